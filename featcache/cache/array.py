@@ -1,0 +1,238 @@
+"""Reading rows of an array by memory map: each index decoded once, one vectorised copy per touched shard."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import mmap
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.cache import codec
+from featcache.cache.layout import ArrayLayout, parse_array
+from featcache.errors import CacheError
+
+Cell = tuple[tuple[int, ...], tuple[int, ...]]
+"""Which part of a row: coordinates of the shard, and of the inner chunk in it, along the row's own axes."""
+
+
+class ShardedArray:
+    """An uncompressed Zarr v3 array (sample, view, ...row), sharded or not, written by anyone.
+
+    Shards are mapped when first touched and kept. Safe to use from several threads; can be pickled.
+    """
+
+    def __init__(self, path: Path, layout: ArrayLayout, *, strict: bool = False) -> None:
+        self.path, self.layout, self._strict = path, layout, strict
+        self._part = functools.lru_cache(maxsize=_most_mapped())(self._open_part)
+
+    @classmethod
+    def open(cls, path: str | Path, *, strict: bool = False) -> ShardedArray:
+        """Open the array in the folder `path`.
+
+        A shard without a file holds the fill value, as in Zarr; with `strict` it is an error, as in a
+        finished cache. Raises CacheError where there is no array, or it is compressed or not supported.
+        """
+        path = Path(path)
+        try:
+            metadata = json.loads((path / "zarr.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise CacheError(
+                f"no Zarr v3 array at {path}", got=error, expected="a folder with zarr.json"
+            ) from None
+        return cls(path, parse_array(metadata, str(path)), strict=strict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(ShardedArray.open, strict=self._strict), (self.path,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(samples, views, ...row)."""
+        return self.layout.shape
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one sample in one view."""
+        return self.layout.row_shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type `gather` gives; uint16 for the bits of bfloat16."""
+        return self.layout.dtype
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether the values are bits of bfloat16."""
+        return self.layout.bfloat16
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values, as in numpy."""
+        return self.shape[0] * self.shape[1] * self.layout.row_bytes
+
+    def gather(self, rows: NDArray[np.int64], view: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Copy rows of one view, in the order asked for (duplicates allowed; sorted rows are fastest).
+
+        `out`, C-contiguous of shape (len(rows), *row_shape) and this dtype, is filled and returned; reuse it,
+        as a fresh buffer costs more than the copy. Raises IndexError for a row or view outside the array,
+        CacheError for a damaged shard.
+        """
+        rows = np.asarray(rows, np.int64)
+        self._check_bounds(rows, view)
+        out = self._buffer(len(rows), out)
+        if out.size:
+            for cell in self._cells:
+                self._gather_cell(rows, view, cell, out)
+        return out
+
+    def _gather_cell(self, rows: NDArray[np.int64], view: int, cell: Cell, out: NDArray[Any]) -> None:
+        order = None if _is_sorted(rows) else np.argsort(rows, kind="stable")
+        wanted = rows if order is None else rows[order]
+        blocks = wanted // self.layout.shard[0]
+        starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+        whole_rows = self.layout.chunk[2:] == self.row_shape
+        direct = out.reshape(len(rows), -1).view(np.uint8) if whole_rows and order is None else None
+        longest = 0 if direct is not None else int(np.diff(starts, append=len(rows)).max())
+        scratch = np.empty((longest, self.layout.piece_bytes), np.uint8)
+        for start, stop in itertools.pairwise([*starts.tolist(), len(rows)]):
+            block = int(blocks[start])
+            part = self._part(block, view, cell)
+            local = wanted[start:stop] - block * self.layout.shard[0]
+            if direct is not None:
+                part.take(local, direct[start:stop])
+                continue
+            target = slice(start, stop) if order is None else order[start:stop]
+            part.take(local, scratch[: stop - start])
+            self._place(scratch[: stop - start], target, cell, out)
+
+    def _place(self, scratch: NDArray[np.uint8], target: Any, cell: Cell, out: NDArray[Any]) -> None:
+        values = scratch.view(self.dtype).reshape(len(scratch), *self.layout.chunk[2:])
+        inside = [slice(0, part.stop - part.start) for part in self._region(cell)]
+        out[(target, *self._region(cell))] = values[(slice(None), *inside)]
+
+    @functools.cached_property
+    def _cells(self) -> list[Cell]:
+        shard, chunk = self.layout.shard[2:], self.layout.chunk[2:]
+        outer = [range(-(-size // piece)) for size, piece in zip(self.row_shape, shard, strict=True)]
+        inner = [range(size // piece) for size, piece in zip(shard, chunk, strict=True)]
+        cells = itertools.product(itertools.product(*outer), itertools.product(*inner))
+        return [cell for cell in cells if all(part.stop > part.start for part in self._region(cell))]
+
+    def _region(self, cell: Cell) -> list[slice]:
+        shard, chunk = self.layout.shard[2:], self.layout.chunk[2:]
+        starts = [o * s + i * c for o, i, s, c in zip(*cell, shard, chunk, strict=True)]
+        return [slice(at, min(at + c, n)) for at, c, n in zip(starts, chunk, self.row_shape, strict=True)]
+
+    def _open_part(self, block: int, view: int, cell: Cell) -> _Part:
+        layout, (outer, inner) = self.layout, cell
+        shard_view, in_shard = divmod(view, layout.shard[1])
+        chunk_view, in_chunk = divmod(in_shard, layout.chunk[1])
+        path = self.path / layout.key((block, shard_view, *outer))
+        rows = min(layout.shard[0], self.shape[0] - block * layout.shard[0])
+        piece = layout.piece_bytes
+        try:
+            data = _map(path)
+        except FileNotFoundError:
+            if self._strict:
+                raise codec.damaged(path, "no such file", f"{rows} rows of view {view}") from None
+            return _Part.empty(rows, piece, self.layout.fill)
+        along: tuple[Any, ...] = (slice(None), chunk_view, *inner)
+        offsets = self._offsets(data, path)[along]
+        local = np.arange(rows)
+        within = (local % layout.chunk[0] * layout.chunk[1] + in_chunk) * piece
+        starts = offsets[local // layout.chunk[0]]
+        return _Part.at(data, np.where(starts < 0, -1, starts + within), piece, self.layout.fill)
+
+    def _offsets(self, data: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
+        if self.layout.sharded:
+            return codec.decode_index(data, self.layout, path)
+        if data.nbytes != self.layout.chunk_bytes:
+            raise codec.damaged(path, f"{data.nbytes:,} bytes", f"{self.layout.chunk_bytes:,} bytes")
+        return np.zeros([1] * len(self.shape), np.int64)
+
+    def _buffer(self, count: int, out: NDArray[Any] | None) -> NDArray[Any]:
+        shape = (count, *self.row_shape)
+        if out is None:
+            return np.empty(shape, self.dtype)
+        if out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
+            got = f"{out.shape} {out.dtype}, contiguous: {out.flags.c_contiguous}"
+            raise ValueError(f"out must be a C-contiguous {shape} {self.dtype}, got {got}")
+        return out
+
+    def _check_bounds(self, rows: NDArray[np.int64], view: int) -> None:
+        if not 0 <= view < self.shape[1]:
+            raise IndexError(f"view {view} is outside the {self.shape[1]} views of {self.path}")
+        if rows.size and not (rows.min() >= 0 and rows.max() < self.shape[0]):
+            raise IndexError(
+                f"rows {rows.min()}..{rows.max()} reach outside the {self.shape[0]} of {self.path}"
+            )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One view's rows in one shard: row r is `table[place[r]]`, or `table[r]` where place is None."""
+
+    table: NDArray[np.uint8]
+    place: NDArray[np.int64] | None
+    absent: NDArray[np.bool_] | None
+    fill: NDArray[Any]
+
+    @classmethod
+    def empty(cls, rows: int, piece: int, fill: NDArray[Any]) -> _Part:
+        return cls(np.empty((0, piece), np.uint8), None, np.ones(rows, np.bool_), fill)
+
+    @classmethod
+    def at(cls, data: NDArray[np.uint8], starts: NDArray[np.int64], piece: int, fill: NDArray[Any]) -> _Part:
+        """The part whose row r begins at byte `starts[r]` of the file (-1: not stored)."""
+        present = starts >= 0
+        if piece == 0 or not present.any():
+            return cls.empty(len(starts), piece, fill)
+        absent = None if present.all() else ~present
+        base = int(starts[present].min())
+        places, rest = np.divmod(starts - base, piece)
+        if rest[present].any():  # gaps between chunks: legal, though no writer we know leaves them
+            windows = np.lib.stride_tricks.sliding_window_view(data, piece)
+            return cls(windows, np.where(present, starts, 0), absent, fill)
+        table = data[base:][: (data.nbytes - base) // piece * piece].reshape(-1, piece)
+        in_order = absent is None and bool((places == np.arange(len(places))).all())
+        return cls(table, None if in_order else np.where(present, places, 0), absent, fill)
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        places = rows if self.place is None else self.place[rows]
+        if not self.table.flags.c_contiguous:
+            out[...] = self.table[places]
+        elif self.table.size:
+            # mode="clip" spares numpy a buffered copy; the bounds have been checked.
+            np.take(self.table, places, axis=0, out=out, mode="clip")
+        if self.absent is not None:
+            out.view(self.fill.dtype)[self.absent[rows]] = self.fill
+
+
+def _is_sorted(rows: NDArray[np.int64]) -> bool:
+    return bool((rows[1:] >= rows[:-1]).all())
+
+
+def _map(path: Path) -> NDArray[np.uint8]:
+    with open(path, "rb") as file:
+        if file.seek(0, 2) == 0:
+            return np.empty(0, np.uint8)
+        if sys.version_info >= (3, 13):
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
+        else:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, np.uint8)
+
+
+def _most_mapped() -> int:
+    """How many shards one array keeps mapped: before Python 3.13 each holds a file descriptor."""
+    if sys.version_info >= (3, 13):
+        return 8192
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 8192 if soft == resource.RLIM_INFINITY else min(max(soft // 8, 8), 8192)

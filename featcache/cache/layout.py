@@ -1,0 +1,206 @@
+"""Where every row lies: units of work, shards, chunks and bytes, as pure arithmetic without I/O."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from featcache.errors import CacheError
+
+MIN_CHUNK_BYTES = 1 << 16
+MAX_BLOCK_ROWS = 4096
+"""A shard is also what a kill costs, so a size in bytes never makes one of more rows than this."""
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_DTYPES = {"bool", "float16", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of work and of commit: rows [start, stop), which are block number `block`, of one view."""
+
+    block: int
+    view: int
+    start: int
+    stop: int
+
+
+def units(rows: int, views: int, block_rows: int) -> Iterator[Unit]:
+    """Every unit of a split, block by block, and the views of a block one after the other.
+
+    >>> [(u.block, u.view, u.start, u.stop) for u in units(rows=5, views=1, block_rows=3)]
+    [(0, 0, 0, 3), (1, 0, 3, 5)]
+    """
+    for block in range(math.ceil(rows / block_rows)):
+        start = block * block_rows
+        for view in range(views):
+            yield Unit(block, view, start, min(start + block_rows, rows))
+
+
+def block_rows(shard_size: str, row_bytes: int) -> int:
+    """Rows in a shard of `shard_size`, given as bytes ("64MB", "1GiB") or as rows ("512"); at least one.
+
+    Rows from bytes are rounded down to a multiple of 64 so that whole chunks of any array fit, and are at
+    most MAX_BLOCK_ROWS. Raises ValueError where the size cannot be read.
+
+    >>> block_rows("1MB", row_bytes=3_000), block_rows("512", row_bytes=3_000)
+    (320, 512)
+    """
+    match = re.fullmatch(r"(\d+)\s*(?:([KMG]i?)?(B))?", shard_size.strip())
+    if match is None or int(match[1]) == 0:
+        raise ValueError("a shard size is bytes like 64MB, 1GB, 1GiB, or a number of rows like 512")
+    if match[3] is None:
+        return int(match[1])
+    rows = min(int(match[1]) * _UNITS[match[2] or ""] // row_bytes, MAX_BLOCK_ROWS)
+    return max(rows - rows % 64 if rows > 64 else rows, 1)
+
+
+def chunk_rows(block: int, row_bytes: int) -> int:
+    """Rows in an inner chunk: the smallest divisor of the block that makes it 64 KiB or more.
+
+    >>> chunk_rows(block=384, row_bytes=302_592), chunk_rows(block=384, row_bytes=1_024)
+    (1, 64)
+    """
+    least = min(math.ceil(MIN_CHUNK_BYTES / row_bytes), block)
+    return next(rows for rows in range(least, block + 1) if block % rows == 0)
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """How one uncompressed, little-endian, C-order Zarr v3 array lies in its files.
+
+    Axes are (sample, view, ...row). An array without shards has `sharded` False and `shard == chunk`.
+    """
+
+    shape: tuple[int, ...]
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: np.dtype[Any]
+    """As read into memory: bfloat16 is held as its bits in uint16."""
+    fill: np.ndarray[Any, Any]
+    """The value of what was never written, as an array without axes."""
+    bfloat16: bool = False
+    sharded: bool = True
+    index_at_end: bool = True
+    index_crc: bool = True
+    key_prefix: str = "c/"
+    key_separator: str = "/"
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one sample in one view."""
+        return self.shape[2:]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample in one view."""
+        return math.prod(self.row_shape) * self.dtype.itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one inner chunk, padding included."""
+        return math.prod(self.chunk) * self.dtype.itemsize
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes that one sample in one view has in one inner chunk, contiguous: the whole row in our own."""
+        return math.prod(self.chunk[2:]) * self.dtype.itemsize
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Inner chunks along each axis of a shard."""
+        return tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True))
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the shard index: offset and size (uint64) per inner chunk, then crc32c."""
+        return 16 * math.prod(self.chunks) + 4 * self.index_crc if self.sharded else 0
+
+    def key(self, shard: Sequence[int]) -> str:
+        """The path, below the array's folder, of the file that holds one shard."""
+        return self.key_prefix + self.key_separator.join(map(str, shard))
+
+    def unit_key(self, unit: Unit) -> str:
+        """The path, below the array's folder, of the file that holds one unit."""
+        return self.key((unit.block, unit.view, *(0 for _ in self.row_shape)))
+
+
+def parse_array(metadata: Mapping[str, Any], where: str) -> ArrayLayout:
+    """Read the `zarr.json` of an array.
+
+    Raises CacheError, naming what was found and what is supported, where the array is compressed, big-endian,
+    transposed, not on a regular grid, or of a type without a fixed size.
+    """
+    if metadata.get("zarr_format") != 3 or metadata.get("node_type") != "array":
+        raise _unsupported(where, f"zarr_format {metadata.get('zarr_format')}, {metadata.get('node_type')}")
+    name, attributes = metadata["data_type"], metadata.get("attributes", {})
+    if not isinstance(name, str) or name not in _DTYPES | {"bfloat16"}:
+        raise _unsupported(where, f"data type {name}")
+    bfloat16 = name == "bfloat16" or attributes.get("featcache_dtype") == "bfloat16"
+    dtype = np.dtype("uint16" if bfloat16 else name).newbyteorder("<")
+    grid, encoding = metadata["chunk_grid"], metadata["chunk_key_encoding"]
+    shape = tuple(metadata["shape"])
+    if grid["name"] != "regular" or encoding["name"] not in ("default", "v2") or len(shape) < 2:
+        raise _unsupported(where, f"{grid['name']} grid, {encoding['name']} keys, {len(shape)} axes")
+    default = encoding["name"] == "default"
+    separator = encoding.get("configuration", {}).get("separator", "/" if default else ".")
+    shard = tuple(grid["configuration"]["chunk_shape"])
+    return ArrayLayout(
+        shape=shape,
+        shard=shard,
+        dtype=dtype,
+        fill=_fill(metadata["fill_value"], dtype, bfloat16),
+        bfloat16=bfloat16,
+        key_prefix=f"c{separator}" if default else "",
+        key_separator=separator,
+        **_codecs(metadata["codecs"], shard, dtype, where),
+    )
+
+
+def _codecs(codecs: list[Any], shard: tuple[int, ...], dtype: np.dtype[Any], where: str) -> dict[str, Any]:
+    (name, options), *rest = map(_codec, codecs)
+    if name != "sharding_indexed":
+        _require_plain_bytes([(name, options), *rest], dtype, where)
+        return {"chunk": shard, "sharded": False}
+    inner, index = (list(map(_codec, options[key])) for key in ("codecs", "index_codecs"))
+    _require_plain_bytes(inner, dtype, where)
+    crc = [name for name, _ in index[1:]] == ["crc32c"]
+    _require_plain_bytes(index[:1] if crc else index, np.dtype("uint64"), where)
+    if rest:
+        raise _unsupported(where, f"codec {rest[0][0]} around the shards")
+    at_end = options.get("index_location", "end") == "end"
+    return {"chunk": tuple(options["chunk_shape"]), "index_at_end": at_end, "index_crc": crc}
+
+
+def _codec(codec: Any) -> tuple[str, dict[str, Any]]:
+    return (codec, {}) if isinstance(codec, str) else (codec["name"], codec.get("configuration", {}))
+
+
+def _require_plain_bytes(codecs: list[tuple[str, dict[str, Any]]], dtype: np.dtype[Any], where: str) -> None:
+    if other := [name for name, _ in codecs if name != "bytes"]:
+        raise _unsupported(where, f"codec {', '.join(other)}")
+    if dtype.itemsize > 1 and codecs[0][1].get("endian", "little") != "little":
+        raise _unsupported(where, "codec bytes, big-endian")
+
+
+def _fill(value: Any, dtype: np.dtype[Any], bfloat16: bool) -> np.ndarray[Any, Any]:
+    if isinstance(value, str) and value.startswith("0x"):
+        return np.frombuffer(int(value, 16).to_bytes(dtype.itemsize, "little"), dtype).reshape(())
+    if bfloat16:
+        return np.array(np.float32(value).view(np.uint32) >> 16, dtype)
+    return np.array(float(value) if isinstance(value, str) else value, dtype)
+
+
+def _unsupported(where: str, found: str) -> CacheError:
+    return CacheError(
+        f"{where} is not an array featcache reads directly",
+        got=found,
+        expected="Zarr v3, uncompressed (codec bytes, little-endian), with or without sharding_indexed",
+        hint="rewrite it with zarr.create_array(..., compressors=None)",
+    )

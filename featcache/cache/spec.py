@@ -1,0 +1,129 @@
+"""What a cache means (CacheSpec, SplitSpec, Shapes) and, apart, how its bytes are laid out (StorageSpec)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from featcache.cache import layout
+from featcache.config import Config
+
+FORMAT = 1
+ValueType = Literal["float16", "bfloat16", "float32"]
+Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+Count = Annotated[int, pydantic.Field(ge=0)]
+
+
+class ViewSpec(Config):
+    """Which views of a sample are cached: the evaluation view first, then the weak and the strong ones.
+
+    >>> ViewSpec(weak=1, strong=2).names()
+    ('eval', 'weak0', 'strong0', 'strong1')
+    """
+
+    weak: Count = 0
+    """Number of weak views: flip and crop (images), token dropout (text)."""
+    strong: Count = 0
+    """Number of strong views: RandAugment and erasing on top of the weak view."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    crop: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.6
+    """Smallest area of a random crop, as a fraction of the image."""
+    magnitude: Count = 9
+    """Magnitude of RandAugment."""
+    num_ops: Count = 2
+    """Operations per strong view in RandAugment."""
+    erase: Fraction = 0.25
+    """Probability of random erasing."""
+    dropout: Fraction = 0.1
+    """Fraction of text tokens dropped."""
+    seed: int = 0
+
+    def names(self) -> tuple[str, ...]:
+        """The views in the order of the cache's view axis."""
+        weak, strong = (f"weak{i}" for i in range(self.weak)), (f"strong{i}" for i in range(self.strong))
+        return ("eval", *weak, *strong)
+
+
+class CacheSpec(Config):
+    """Everything that changes the meaning of the stored numbers; its digest is the cache's fingerprint."""
+
+    format: int = FORMAT
+    encoder: dict[str, str]
+    """The encoder's own spec, field by field: name, weights digest, preprocessing, norm, projection."""
+    layers: Annotated[tuple[int, ...], pydantic.Field(min_length=1)]
+    """Layers counted from the end, -1 the last; the first one is stored as `tokens`."""
+    tokens: Annotated[str, pydantic.Field(pattern=r"^(all|cls|patch|pooled|grid:[1-9]\d*x[1-9]\d*)$")]
+    """Which tokens are kept: all, cls, patch, pooled or grid:HxW."""
+    views: ViewSpec = ViewSpec()
+    dtype: ValueType = "float16"
+    """How values are stored."""
+    amp: ValueType = "float32"
+    """In which type the model computed."""
+    class_names: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over every field."""
+        return self.digest()
+
+
+class SplitSpec(Config):
+    """What the rows of one split are: the source's content digest and its length."""
+
+    source: str
+    rows: Count
+
+
+class StorageSpec(Config):
+    """What changes only the bytes, never the meaning; not part of the fingerprint.
+
+    >>> StorageSpec(shard_size="1GB").block_rows(302_592)
+    3264
+    >>> StorageSpec(shard_size="500").block_rows(302_592)
+    500
+    """
+
+    shard_size: str = "128MB"
+    """Bytes ("64MB", "1GiB") of the largest array's shards, or a plain number of rows ("512")."""
+
+    @pydantic.field_validator("shard_size")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        layout.block_rows(value, 1)
+        return value
+
+    def block_rows(self, row_bytes: int) -> int:
+        """Samples per shard where the largest array has `row_bytes` bytes a row."""
+        return layout.block_rows(self.shard_size, row_bytes)
+
+
+class TokenArray(Config):
+    """The tokens of one layer: `prefix` tokens first, then a row-major grid, if any."""
+
+    layer: int
+    tokens: int
+    dim: int
+    prefix: int = 0
+    grid: tuple[int, int] | None = None
+
+
+class Shapes(Config):
+    """The geometry of a cache, known after the first batch."""
+
+    layers: tuple[TokenArray, ...]
+    """In the order of CacheSpec.layers."""
+    pooled: int
+    """Width of the model's own pooled embedding."""
+    mask: bool = False
+    """Whether samples differ in length, so that a token mask is stored."""
+
+    def by_layer(self) -> dict[str, Any]:
+        """The geometry as a nested mapping, one branch a layer, to name what differs."""
+        layers = {str(layer.layer): layer.model_dump(mode="json") for layer in self.layers}
+        return {"layers": layers, "pooled": self.pooled, "mask": self.mask}
+
+
+def array_name(shapes: Shapes, layer: int) -> str:
+    """A layer's token array: `tokens` for the first layer, `tokens_layer-2` and so on for the others."""
+    return "tokens" if layer == shapes.layers[0].layer else f"tokens_layer{layer}"

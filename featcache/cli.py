@@ -1,0 +1,232 @@
+"""The command line: parse, one stage call, print. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featcache import __version__
+
+if TYPE_CHECKING:
+    from featcache.cache.spec import ViewSpec
+    from featcache.extraction.estimate import Estimate
+    from featcache.stages.extract import Progress, SplitSummary
+
+
+class _Group(click.Group):
+    """Prints a FeatcacheError without a traceback, and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from featcache.errors import FeatcacheError
+
+        try:
+            return super().invoke(ctx)
+        except FeatcacheError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Run a frozen foundation model once, keep its token embeddings, adapt from the cache as often as you like."""
+
+
+@main.command()
+@click.argument("source")
+@click.option("--model", required=True, help="FAMILY:NAME, for example open_clip:ViT-B-32/laion2b_s34b_b79k.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The cache, for example CACHE.zarr."
+)
+@click.option("--split", help="One split of the source [default: all].")
+@click.option("--views", default="", help="Augmented views to cache, for example weak=1,strong=2,flip=0.")
+@click.option("--tokens", default="all", show_default=True, help="all, cls, patch, pooled or grid:HxW.")
+@click.option("--layer", default="-1", show_default=True, help="Layers from the end, for example -1|-2.")
+@click.option(
+    "--dtype", default="float16", show_default=True, type=click.Choice(["float16", "bfloat16", "float32"])
+)
+@click.option(
+    "--amp",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="The type the model computes in.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
+@click.option("--label-column", help="The label column of a table.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1))
+@click.option("--num-workers", type=click.IntRange(0), help="Reading processes [default: half the cores].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--shard-size", default="128MB", show_default=True, help="Bytes, or a number of rows.")
+@click.option("--dry-run", is_flag=True, help="Print shape, bytes and estimated time; write nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing cache.")
+def extract(
+    source: str, out: Path, views: str, layer: str, dry_run: bool, overwrite: bool, **options: Any
+) -> None:
+    """Run a frozen model over SOURCE once and keep its tokens.
+
+    SOURCE is a folder of images, a Parquet, WebDataset, HDF5, NumPy, CSV, JSONL or text file, or `digits`.
+    A rerun of the same command goes on where the last one stopped.
+    """
+    from featcache.stages import extract as stage
+
+    request = stage.ExtractRequest(
+        source, out=out, views=parse_views(views), layers=parse_layers(layer), **options
+    )
+    if dry_run:
+        shapes, estimates = stage.dry_run(request)
+        for array in shapes.layers:
+            click.echo(
+                f"tokens of layer {array.layer}: {array.tokens} x {array.dim}, pooled: {shapes.pooled}"
+            )
+        for name, estimate in estimates.items():
+            click.echo(_estimate_line(name, estimate))
+        return
+    summaries = stage.extract(request, overwrite=overwrite, progress=_progress)
+    for name, summary in summaries.items():
+        click.echo(_summary_text(name, summary))
+    click.echo(f"cache: {out}")
+
+
+@main.command()
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.option("--objective", required=True, help="zero_shot, knn, linear, supervised, twinturbo.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run directory.")
+@click.option("--labels-per-class", type=click.IntRange(1), help="Labels to use of each class.")
+@click.option("--num-labels", type=click.IntRange(1), help="Labels to use in all.")
+@click.option(
+    "--seed", default=0, show_default=True, help="Seeds the label draw, the order and the training."
+)
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option, for example optim.steps=500 or objective.w_ent=0.1.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+def train(cache: Path, out: Path, pairs: tuple[str, ...], device: str, resume: bool, **request: Any) -> None:
+    """Train a projector from CACHE with a few labels, and test it."""
+    from featcache.config import parse_overrides
+    from featcache.stages import train as stage
+
+    result = stage.train(
+        stage.TrainRequest(cache, options=parse_overrides(pairs), **request),
+        out,
+        device=device,
+        resume=resume,
+        say=_say_if_terminal(),
+    )
+    test = result["test"]
+    click.echo(
+        f"{result['objective']}, {result['num_labels']} labels, seed {result['seed']}: "
+        f"accuracy {100 * test['accuracy']:.2f} %, NLL {test['nll']:.3f}, ECE {test['ece']:.3f} "
+        f"on {test['samples']} test samples, {result['seconds']:.1f} s"
+    )
+    click.echo(f"run: {out}")
+
+
+@main.command()
+@click.argument("pipeline")
+@click.option("--out", type=click.Path(path_type=Path), help="Where caches and runs go [default: runs/NAME].")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def run(pipeline: str, out: Path | None, pairs: tuple[str, ...], device: str) -> None:
+    """Extract and train what PIPELINE says: a TOML file, or a bundled one such as quickstart.
+
+    What is done already is skipped. Ends with a table of mean and spread over seeds.
+    """
+    from featcache.config import parse_overrides
+    from featcache.runs import table
+    from featcache.stages.pipeline import run_pipeline
+
+    rows = run_pipeline(
+        pipeline, out=out, overrides=parse_overrides(pairs), device=device, say=click.echo, progress=_progress
+    )
+    click.echo("\n" + table.aligned(table.markdown(rows)), nl=False)
+
+
+@main.command()
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(cache: Path, as_json: bool) -> None:
+    """Print what CACHE is: model, shapes, views, splits, and whether it is whole."""
+    from featcache.stages.info import describe, info
+
+    content = info(cache)
+    click.echo(json.dumps(content, indent=2) if as_json else describe(content))
+
+
+def parse_views(text: str) -> ViewSpec:
+    """`weak=1,strong=2,flip=0` as a ViewSpec; raises ConfigError naming what does not fit.
+
+    >>> parse_views("weak=1,strong=2").names()
+    ('eval', 'weak0', 'strong0', 'strong1')
+    """
+    from featcache.cache.spec import ViewSpec
+    from featcache.config import parse_overrides
+
+    return ViewSpec.parse(parse_overrides(part for part in text.split(",") if part), "--views")
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """`-1|-2` as (-1, -2); raises ConfigError for anything else.
+
+    >>> parse_layers("-1|-2")
+    (-1, -2)
+    """
+    from featcache.errors import ConfigError
+
+    try:
+        layers = tuple(int(part) for part in text.split("|"))
+    except ValueError:
+        layers = ()
+    if not layers or max(layers) >= 0 or len(set(layers)) != len(layers):
+        raise ConfigError(
+            "cannot read --layer", got=text, expected="layers counted from the end, such as -1 or -1|-2"
+        )
+    return layers
+
+
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Progress]:
+    """A bar with rate and time left; silent where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=name, unit=" views", disable=None, smoothing=0.05) as bar:
+        yield bar
+
+
+def _say_if_terminal() -> Callable[[str], None]:
+    return (lambda line: click.echo(line, err=True)) if sys.stderr.isatty() else (lambda line: None)
+
+
+def _estimate_line(name: str, estimate: Estimate) -> str:
+    from featcache.extraction.estimate import human_bytes
+
+    size, views = human_bytes(estimate.nbytes), estimate.views
+    return f"{name}: {estimate.rows} rows x {views} views, {size}, about {estimate.seconds:.0f} s"
+
+
+def _summary_text(name: str, summary: SplitSummary) -> str:
+    from featcache.extraction.estimate import human_bytes
+
+    rate = summary.written / summary.seconds if summary.seconds else 0.0
+    lines = [
+        f"{name}: {summary.rows} rows, {summary.written} views computed in {summary.seconds:.1f} s "
+        f"({rate:.0f}/s), {human_bytes(summary.nbytes)}, {len(summary.failed)} failed",
+        "  "
+        + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
+        + (f"; bound by {summary.bound_by}" if summary.written else ""),
+    ]
+    lines += [f"  failed: {key}: {reason}" for key, reason in list(summary.failed.items())[:10]]
+    if len(summary.failed) > 10:
+        lines.append(f"  and {len(summary.failed) - 10} more")
+    return "\n".join(lines)

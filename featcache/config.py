@@ -1,0 +1,133 @@
+"""Typed, frozen configuration: validated on construction, overridable by `key=value`, with a stable digest."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
+
+import pydantic
+
+from featcache.errors import ConfigError
+
+
+class Config(pydantic.BaseModel):
+    """Base of every typed option set: frozen, unknown keys refused, errors in words.
+
+    >>> class Options(Config):
+    ...     lr: float = 1e-3
+    >>> Options.parse({"lr": "0.1"}).lr
+    0.1
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "options") -> Self:
+        """Validate `values`; raises ConfigError naming the first offending key, its value and what was expected."""
+        try:
+            return cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            raise _explain(cls, error, where) from None
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON form: equal options give equal digests, whatever the key order."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def diff(self, other: Config) -> Iterator[tuple[str, Any, Any]]:
+        """Every leaf that differs, as (dotted name, value here, value there)."""
+        mine, theirs = flatten(self.model_dump(mode="json")), flatten(other.model_dump(mode="json"))
+        for name in [*mine, *(key for key in theirs if key not in mine)]:
+            if mine.get(name) != theirs.get(name):
+                yield name, mine.get(name), theirs.get(name)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as dotted names.
+
+    >>> flatten({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["objective.alpha=4", "optim.lr=1e-3"]` as a nested dict; values are read as TOML, else kept as text.
+
+    >>> parse_overrides(["objective.alpha=4", "projector.pool=mean"])
+    {'objective': {'alpha': 4}, 'projector': {'pool': 'mean'}}
+    """
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (equals and key.strip()):
+            raise ConfigError("an override must be key=value", got=pair, hint="for example objective.tau=0.1")
+        merge(tree, _nest(key.strip().split("."), _value(text.strip())))
+    return tree
+
+
+def merge(into: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `other` over `into`, in place, branch by branch; returns `into`."""
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+    return into
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that suggests the nearest known name, and lists them all.
+
+    >>> did_you_mean("twinturb", ["linear", "twinturbo"])
+    'did you mean `twinturbo`? known: linear, twinturbo'
+    """
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=1)
+    return (f"did you mean `{near[0]}`? " if near else "") + "known: " + ", ".join(options)
+
+
+def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(model: type[Config], error: pydantic.ValidationError, where: str) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"]) or where
+    if first["type"] == "extra_forbidden":
+        known = _fields(model, first["loc"][:-1])
+        return ConfigError(
+            f"unknown key `{name}` in {where}", hint=did_you_mean(str(first["loc"][-1]), known)
+        )
+    return ConfigError(
+        f"`{name}` in {where} does not fit", got=repr(first["input"]), expected=first["msg"].lower()
+    )
+
+
+def _fields(model: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        if issubclass(field.annotation, pydantic.BaseModel):
+            model = field.annotation
+    return list(model.model_fields)

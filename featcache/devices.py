@@ -1,0 +1,24 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+from featcache.errors import ConfigError
+
+
+def resolve(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; raises ConfigError for CUDA where there is none.
+
+    >>> resolve("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            "no CUDA device is visible",
+            got=name,
+            hint="use --device auto or cpu, or install a CUDA build of torch",
+        )
+    return torch.device(name)

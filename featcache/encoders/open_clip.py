@@ -1,0 +1,153 @@
+"""CLIP-like models of open_clip, with their text tower.
+
+- `open_clip:ViT-B-32/laion2b_s34b_b79k`: a pretrained tag (downloaded).
+- `open_clip:ViT-B-32/./mine.pt` or `open_clip:ViT-B-32//absolute/mine.safetensors`: a checkpoint on disk.
+- `open_clip:ViT-B-32/random` or `/random-7`: random weights from seed 0 or 7, on purpose and plainly named.
+- `open_clip:FOLDER`: a folder with `open_clip_config.json` and weights.
+- `open_clip:hf-hub:ORG/REPO`: a repository of that form on the Hugging Face hub (downloaded).
+
+Tokens are CLS and patches, or the feature map of a convolutional tower; pooled is the joint embedding, not
+normalised.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featcache.encoders import tokens
+from featcache.encoders.base import Encoded, EncoderSpec, Inputs
+from featcache.encoders.frozen import (
+    FrozenEncoder,
+    Keyed,
+    block_indices,
+    layer_errors,
+    load_errors,
+    nearest,
+    quiet,
+    random_seed,
+    seeded,
+    weights_digest,
+)
+from featcache.errors import EncoderError
+
+_TEXTS_AT_ONCE = 64
+
+
+def load(name: str) -> OpenClip:
+    """The model that `name` (see above) stands for; raises EncoderError naming what does not fit."""
+    if name.startswith("hf-hub:"):
+        return _build(name, name, require_pretrained=True)
+    if Path(name).is_dir():
+        if not (Path(name) / "open_clip_config.json").is_file():
+            raise EncoderError(
+                "not an open_clip model folder", got=name, expected="open_clip_config.json in it"
+            )
+        return _build(name, f"local-dir:{name}", require_pretrained=True)
+    return _load_named(name)
+
+
+def _load_named(name: str) -> OpenClip:
+    import open_clip
+
+    architecture, _, tag = name.partition("/")
+    if architecture not in open_clip.list_models():
+        hint = nearest(architecture, open_clip.list_models(), "open_clip.list_models()")
+        raise EncoderError("no open_clip model or folder has this name", got=name, hint=hint)
+    seed = random_seed(tag)
+    if seed is not None:
+        return _build(name, architecture, seed=seed, pretrained_text=False)
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags and not Path(tag).is_file():
+        raise EncoderError(
+            f"no weights for open_clip's {architecture}",
+            got=tag or "no tag",
+            expected=", ".join(tags) or "no pretrained tags for this model",
+            hint=f"or a checkpoint that exists, as {architecture}//path/to/it.pt, or {architecture}/random",
+        )
+    return _build(name, architecture, pretrained=tag, require_pretrained=True)
+
+
+def _build(name: str, model: str, seed: int = 0, **options: Any) -> OpenClip:
+    import open_clip
+
+    hint = "the weights must be open_clip's, of this very architecture"
+    with load_errors(f"open_clip:{name}", hint), seeded(seed), quiet():
+        module, _, transform = open_clip.create_model_and_transforms(model, **options)
+    visual = module.visual
+    # An attention pooler comes before the norm, which then has another width.
+    normed = getattr(visual, "attn_pool", None) is None and not hasattr(visual, "attnpool")
+    spec = EncoderSpec(
+        name=f"open_clip:{name}",
+        weights=weights_digest(module),
+        modality="image",
+        preprocess=json.dumps(open_clip.get_model_preprocess_cfg(module), sort_keys=True),
+        norm=("trunk norm" if hasattr(visual, "trunk") else "ln_post") if normed else "none",
+        projection="encode_image, not normalised",
+    )
+    return OpenClip(module, spec, Keyed("image", transform), model, normed)
+
+
+class OpenClip(FrozenEncoder):
+    """Takes `image` (B, 3, H, W) float; every layer has been through the final norm, if any."""
+
+    def __init__(self, module: Any, spec: EncoderSpec, transform: Keyed, model: str, normed: bool) -> None:
+        import open_clip
+
+        super().__init__(module, spec, transform)
+        self.model, self.normed = model, normed
+        self.templates = (
+            "a photo of a {}.",
+            *(fill("{}") for fill in open_clip.SIMPLE_IMAGENET_TEMPLATES),
+        )
+        trunk = getattr(module.visual, "trunk", None)
+        self.prefixed = trunk is None or _has_prefix_option(trunk)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """open_clip's tokenizer for this model; some are downloaded on first use."""
+        import open_clip
+
+        with load_errors(f"the tokenizer of {self.spec.name}", "it may need the network once"), quiet():
+            return open_clip.get_tokenizer(self.model)
+
+    def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
+        """Tokens (B, T, D) by layer and the joint embedding (B, P), in one forward pass."""
+        indices = block_indices(layers)
+        with torch.inference_mode(), layer_errors(self.spec.name, layers):
+            out = self.module.forward_intermediates(
+                image=self.on_device(inputs)["image"],
+                image_indices=indices,
+                normalize=False,
+                normalize_intermediates=self.normed,
+                image_output_extra_tokens=self.prefixed,
+            )
+            maps = out["image_intermediates"]
+            prefixes = out.get("image_intermediates_prefix", [None] * len(maps))
+            every = dict(zip(indices, map(tokens.from_map, maps, prefixes), strict=True))
+        return Encoded(
+            tokens={layer: every[layer][0] for layer in layers},
+            mask=None,
+            pooled=out["image_features"],
+            geometry={layer: every[layer][1] for layer in layers},
+        )
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """(n, P) text embeddings in the space of `pooled`, not normalised."""
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), _TEXTS_AT_ONCE):
+                ids = self.tokenizer(list(texts[start : start + _TEXTS_AT_ONCE])).to(self.device)
+                parts.append(self.module.encode_text(ids, normalize=False))
+        return torch.cat(parts)
+
+
+def _has_prefix_option(trunk: Any) -> bool:
+    return "return_prefix_tokens" in inspect.signature(trunk.forward_intermediates).parameters

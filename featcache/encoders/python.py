@@ -1,0 +1,189 @@
+"""A user's own frozen module: `python:path/to/file.py:factory`.
+
+`factory()` returns `(module, transform)`. `transform` turns one sample (PIL image or str) into a tensor or a
+dict of tensors; `module` (a torch module) takes the stacked tensor, or the dict as keywords, and returns
+
+- tokens (B, T, D), or
+- a feature map (B, C, H, W), or
+- a dict with `tokens` (either of these, or a dict of them by layer: {-1: ..., -2: ...}) and, as far as they
+  apply, `mask` (B, T) bool, `pooled` (B, P), `prefix` (how many tokens come before the grid) and `grid`
+  (rows, columns).
+
+Without `pooled` it is the mean of the last layer's real tokens. A module of text has `modality = "text"`.
+A factory may also return a whole `featcache.encoders.base.Encoder`. It runs from seed 0 of torch's CPU
+generator, and sees installed packages only, not files beside its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import pickle
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from featcache.config import did_you_mean
+from featcache.encoders.base import Encoded, Encoder, EncoderSpec, Geometry, Inputs
+from featcache.encoders.frozen import FrozenEncoder, load_errors, seeded, weights_digest
+from featcache.encoders.tokens import Layer, from_map, masked_mean
+from featcache.errors import EncoderError
+from featcache.sources.base import Modality
+
+_SINGLE = "input"
+_PARTS = {"tokens", "mask", "pooled", "prefix", "grid"}
+_RETURNS = "(module, transform), or an Encoder"
+_ENCODER = ("spec", "transform", "templates", "to", "encode", "encode_text")
+
+
+def load(name: str) -> Encoder:
+    """The encoder that the factory makes; raises EncoderError naming the file and what is wrong with it."""
+    file, colon, attribute = name.rpartition(":")
+    if not (colon and file and attribute):
+        raise EncoderError(
+            "no factory named", got=f"python:{name}", expected="python:path/to/file.py:factory"
+        )
+    path = Path(file)
+    if not path.is_file():
+        raise EncoderError("no such Python file", got=file, expected="python:path/to/file.py:factory")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with load_errors(f"python:{name}", "the error comes from that file"), seeded(0):
+        user = _import(path, digest)
+        if not callable(getattr(user, attribute, None)):
+            hint = did_you_mean(attribute, [key for key in vars(user) if not key.startswith("_")])
+            raise EncoderError(f"{path} has no function `{attribute}`", hint=hint)
+        made = getattr(user, attribute)()
+    return _adopt(name, f"{attribute} of a file with SHA-256 {digest}", made)
+
+
+def _import(path: Path, digest: str) -> ModuleType:
+    import cloudpickle
+
+    key = f"featcache_user_{digest[:16]}"
+    spec = importlib.util.spec_from_file_location(key, path)
+    if spec is None or spec.loader is None:
+        raise EncoderError("not a Python file", got=path, expected="a name that ends in .py")
+    user = importlib.util.module_from_spec(spec)
+    sys.modules[key] = user
+    try:
+        spec.loader.exec_module(user)
+    except BaseException:
+        del sys.modules[key]
+        raise
+    # A worker process cannot import the file by this name, so what it defines travels by value.
+    cloudpickle.register_pickle_by_value(user)
+    return user
+
+
+def _adopt(name: str, preprocess: str, made: Any) -> Encoder:
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1]):
+        module, transform = made
+        modality = getattr(module, "modality", "image")
+        if modality not in get_args(Modality):
+            raise EncoderError(
+                f"python:{name} has an unknown modality", got=modality, expected="image or text"
+            )
+        spec = EncoderSpec(
+            name=f"python:{name}",
+            weights=weights_digest(module),
+            modality=modality,
+            preprocess=preprocess,
+            norm="the module's own",
+            projection="the module's own, or the mean of tokens",
+        )
+        return PythonEncoder(module, spec, Portable(transform))
+    if all(hasattr(made, part) for part in _ENCODER):
+        encoder: Encoder = made
+        encoder.transform = Portable(made.transform)
+        return encoder
+    got = tuple(type(part).__name__ for part in made) if isinstance(made, tuple) else type(made).__name__
+    raise EncoderError(f"python:{name} returned the wrong thing", got=got, expected=_RETURNS)
+
+
+class Portable:
+    """A user's transform that can be sent to a worker process, with one tensor keyed as `input`."""
+
+    def __init__(self, transform: Callable[[Any], Tensor | Mapping[str, Tensor]]) -> None:
+        self.transform = transform
+
+    def __call__(self, data: Any) -> dict[str, Tensor]:
+        made = self.transform(data)
+        if isinstance(made, Tensor):
+            return {_SINGLE: made}
+        if isinstance(made, Mapping) and all(isinstance(value, Tensor) for value in made.values()):
+            return dict(made)
+        raise EncoderError(
+            "a transform returned the wrong thing",
+            got=type(made).__name__,
+            expected="a tensor or a dict of tensors",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import cloudpickle
+
+        return _unpack, (cloudpickle.dumps(self.transform),)
+
+
+def _unpack(data: bytes) -> Portable:
+    return Portable(pickle.loads(data))
+
+
+class PythonEncoder(FrozenEncoder):
+    """Takes what the transform gives, stacked."""
+
+    def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
+        """What the module returns, as tokens by layer, mask, pooled and geometry."""
+        batch = self.on_device(inputs)
+        with torch.inference_mode():
+            out = self.module(batch[_SINGLE]) if batch.keys() == {_SINGLE} else self.module(**batch)
+            return _read(out, layers, self.spec.name)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor | None:
+        """(n, P): `pooled` of the texts where the module is one of text, else None."""
+        if self.spec.modality != "text":
+            return None
+        pooled = []
+        for text in texts:
+            inputs = {key: value.unsqueeze(0) for key, value in self.transform(text).items()}
+            pooled.append(self.encode(inputs, [-1]).pooled)
+        return torch.cat(pooled)
+
+
+def _read(out: Any, layers: Sequence[int], name: str) -> Encoded:
+    parts = dict(out) if isinstance(out, Mapping) else {"tokens": out}
+    if "tokens" not in parts or parts.keys() - _PARTS:
+        raise EncoderError(
+            f"{name} returned the wrong keys",
+            got=", ".join(map(str, parts)),
+            expected=", ".join(sorted(_PARTS)),
+        )
+    given = parts["tokens"] if isinstance(parts["tokens"], Mapping) else {-1: parts["tokens"]}
+    missing = set(layers) - set(given)
+    if missing:
+        raise EncoderError(
+            f"{name} gives no layer {max(missing)}", expected=f"one of {sorted(given, reverse=True)}"
+        )
+    geometry = Geometry(parts.get("prefix", 0), parts.get("grid"))
+    every = {layer: _layer(value, geometry, name) for layer, value in given.items()}
+    mask, pooled = parts.get("mask"), parts.get("pooled")
+    return Encoded(
+        tokens={layer: every[layer][0] for layer in layers},
+        mask=mask,
+        pooled=masked_mean(every[max(every)][0], mask) if pooled is None else pooled,
+        geometry={layer: every[layer][1] for layer in layers},
+    )
+
+
+def _layer(value: Any, geometry: Geometry, name: str) -> Layer:
+    rank = value.ndim if isinstance(value, Tensor) else None
+    if rank == 4:
+        return from_map(value)
+    if rank == 3:
+        return value, geometry
+    got = type(value).__name__ if rank is None else tuple(value.shape)
+    raise EncoderError(f"{name} returned the wrong tokens", got=got, expected="(B, T, D) or (B, C, H, W)")

@@ -1,0 +1,118 @@
+"""Image models of timm.
+
+- `timm:vit_small_patch14_dinov2.lvd142m` or `timm:resnet50`: a pretrained tag, or its default (downloaded).
+- `timm:resnet50/./mine.pth` or `timm:resnet50//absolute/mine.safetensors`: a checkpoint on disk.
+- `timm:resnet50/random` or `/random-7`: random weights from seed 0 or 7, on purpose and plainly named.
+- `timm:hf-hub:ORG/REPO`: a timm model on the Hugging Face hub (downloaded).
+
+Tokens are prefix tokens (CLS, registers) and patches, or the feature map of a convolutional model; pooled is
+what goes into the classifier.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featcache.encoders import tokens
+from featcache.encoders.base import Encoded, EncoderSpec, Inputs
+from featcache.encoders.frozen import (
+    FrozenEncoder,
+    Keyed,
+    block_indices,
+    layer_errors,
+    load_errors,
+    nearest,
+    quiet,
+    random_seed,
+    seeded,
+    weights_digest,
+)
+from featcache.errors import EncoderError
+
+
+def load(name: str) -> Timm:
+    """The model that `name` (see above) stands for; raises EncoderError naming what does not fit."""
+    if name.startswith("hf-hub:"):
+        return _build(name, name, pretrained=True)
+    architecture, slash, weights = name.partition("/")
+    _check_name(architecture)
+    if not slash:
+        return _build(name, architecture, pretrained=True)
+    seed = random_seed(weights)
+    if seed is not None:
+        return _build(name, architecture, seed=seed)
+    if not Path(weights).is_file():
+        raise EncoderError(
+            f"no weights for timm's {architecture}",
+            got=weights or "nothing after the slash",
+            expected="a checkpoint that exists, or random",
+            hint=f"pretrained weights are a tag: timm:{architecture}.TAG",
+        )
+    return _build(name, architecture, checkpoint_path=weights)
+
+
+def _check_name(architecture: str) -> None:
+    import timm
+
+    base, dot, tag = architecture.partition(".")
+    if not timm.is_model(base):
+        hint = nearest(base, timm.list_models(), "timm.list_models()")
+        raise EncoderError("no timm model has this name", got=architecture, hint=hint)
+    known = timm.list_pretrained(f"{base}.*")
+    if dot and architecture not in known:
+        raise EncoderError(
+            f"timm's {base} has no such pretrained tag",
+            got=tag,
+            expected=", ".join(known) or "no tag: this model has no pretrained weights",
+        )
+
+
+def _build(name: str, model: str, seed: int = 0, **options: Any) -> Timm:
+    timm: Any = importlib.import_module(
+        "timm"
+    )  # re-exports its public names without saying so to type checkers
+
+    hint = "the weights must be timm's, of this very architecture"
+    with load_errors(f"timm:{name}", hint), seeded(seed), quiet():
+        module = timm.create_model(model, **options)
+    if not hasattr(module, "forward_intermediates"):
+        raise EncoderError(f"timm's {model} gives no intermediate features", expected="forward_intermediates")
+    config = timm.data.resolve_model_data_config(module)
+    spec = EncoderSpec(
+        name=f"timm:{name}",
+        weights=weights_digest(module),
+        modality="image",
+        preprocess=json.dumps(config, sort_keys=True),
+        norm="the model's final norm",
+        projection="forward_head, before the classifier",
+    )
+    return Timm(module, spec, Keyed("image", timm.data.create_transform(**config, is_training=False)))
+
+
+class Timm(FrozenEncoder):
+    """Takes `image` (B, 3, H, W) float; each layer of a transformer has been through the final norm."""
+
+    def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
+        """Tokens (B, T, D) by layer and the classifier's input (B, P), in one forward pass."""
+        indices, walk = block_indices(layers), self.module.forward_intermediates
+        prefixed = "return_prefix_tokens" in inspect.signature(walk).parameters
+        options = {"return_prefix_tokens": True} if prefixed else {}
+        with torch.inference_mode(), layer_errors(self.spec.name, layers):
+            image = self.on_device(inputs)["image"]
+            final, maps = walk(image, indices=indices, norm=True, output_fmt="NCHW", **options)
+            pooled = self.module.forward_head(final, pre_logits=True)
+            pairs = [each if isinstance(each, tuple) else (each, None) for each in maps]
+            every = dict(zip(indices, (tokens.from_map(*pair) for pair in pairs), strict=True))
+        return Encoded(
+            tokens={layer: every[layer][0] for layer in layers},
+            mask=None,
+            pooled=pooled,
+            geometry={layer: every[layer][1] for layer in layers},
+        )

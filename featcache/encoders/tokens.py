@@ -1,0 +1,166 @@
+"""Which tokens of a frozen model are kept, and whether they are what the model says: pure functions."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from featcache.encoders.base import Encoded, Geometry
+from featcache.errors import EncoderError
+
+Layer = tuple[Tensor, Geometry]
+_CHOICES = "all, cls, patch, pooled or grid:HxW"
+
+
+def from_map(feature_map: Tensor, prefix: Tensor | None = None) -> Layer:
+    """A feature map (B, C, H, W) behind its prefix tokens (B, P, C), as tokens (B, P + H W, C), row by row.
+
+    >>> tokens, geometry = from_map(torch.zeros(2, 5, 3, 4), torch.zeros(2, 1, 5))
+    >>> tuple(tokens.shape), geometry
+    ((2, 13, 5), Geometry(prefix=1, grid=(3, 4)))
+    """
+    grid = (feature_map.shape[-2], feature_map.shape[-1])
+    patches = feature_map.flatten(2).transpose(1, 2)
+    if prefix is None:
+        return patches, Geometry(0, grid)
+    return torch.cat([prefix, patches], dim=1), Geometry(prefix.shape[1], grid)
+
+
+def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean (B, D) over the real tokens of (B, T, D); zeros for a sample without any.
+
+    >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
+    tensor([[2.]])
+    """
+    if mask is None:
+        return tokens.mean(dim=1)
+    total = tokens.masked_fill(~mask.unsqueeze(-1), 0).sum(dim=1)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def select(encoded: Encoded, choice: str) -> Encoded:
+    """Only the tokens that `choice` names, in every layer; `pooled` is kept beside them.
+
+    `all`: every token. `cls`: the first prefix token, (B, 1, D). `patch`: the grid alone, (B, h w, D).
+    `grid:HxW`: the grid averaged down to H by W, as `torch.nn.AdaptiveAvgPool2d` does, (B, H W, D).
+    `pooled`: the model's own embedding as the only token, (B, 1, P).
+
+    Raises EncoderError where the model has no such tokens, or the grid would have to grow.
+    """
+    if choice == "all":
+        return encoded
+    if choice == "pooled":
+        pooled = encoded.pooled.unsqueeze(1)
+        return encoded._replace(
+            tokens=dict.fromkeys(encoded.tokens, pooled),
+            mask=None,
+            geometry=dict.fromkeys(encoded.geometry, Geometry(0, None)),
+        )
+    pick = _picker(choice)
+    picked = {layer: pick(tokens, encoded.geometry[layer]) for layer, tokens in encoded.tokens.items()}
+    return encoded._replace(
+        tokens={layer: tokens for layer, (tokens, _) in picked.items()},
+        mask=None,
+        geometry={layer: geometry for layer, (_, geometry) in picked.items()},
+    )
+
+
+def check(encoded: Encoded) -> None:
+    """Raises EncoderError where shapes disagree with each other or the geometry, or a value is not finite."""
+    batch = encoded.pooled.shape[0]
+    if encoded.pooled.ndim != 2:
+        raise EncoderError("pooled has the wrong rank", got=tuple(encoded.pooled.shape), expected="(B, P)")
+    if not encoded.tokens or encoded.tokens.keys() != encoded.geometry.keys():
+        raise EncoderError(
+            "every layer needs tokens and a geometry",
+            got=f"tokens of {list(encoded.tokens)}, geometry of {list(encoded.geometry)}",
+        )
+    for layer, tokens in encoded.tokens.items():
+        _check_layer(layer, tokens, encoded.geometry[layer], batch)
+        if encoded.mask is not None and encoded.mask.shape != tokens.shape[:2]:
+            raise EncoderError(
+                f"the mask does not fit the tokens of layer {layer}",
+                got=tuple(encoded.mask.shape),
+                expected=tuple(tokens.shape[:2]),
+            )
+    if encoded.mask is not None and encoded.mask.dtype != torch.bool:
+        raise EncoderError("the mask must be boolean", got=encoded.mask.dtype, expected=torch.bool)
+    _check_finite("pooled", encoded.pooled)
+
+
+def _check_layer(layer: int, tokens: Tensor, geometry: Geometry, batch: int) -> None:
+    where = f"tokens of layer {layer}"
+    if tokens.ndim != 3 or 0 in tokens.shape:
+        raise EncoderError(f"{where} have the wrong shape", got=tuple(tokens.shape), expected="(B, T, D)")
+    if tokens.shape[0] != batch:
+        raise EncoderError(f"{where} and pooled differ in batch size", got=tokens.shape[0], expected=batch)
+    if not tokens.is_floating_point():
+        raise EncoderError(f"{where} are not floating point", got=tokens.dtype)
+    prefix, grid = geometry
+    count = prefix + math.prod(grid) if grid else prefix
+    if count > tokens.shape[1] or (grid and count != tokens.shape[1]):
+        raise EncoderError(
+            f"{where} do not fit their geometry",
+            got=f"{tokens.shape[1]} tokens",
+            expected=f"{prefix} prefix tokens and a grid of {_grid_text(grid)}",
+        )
+    _check_finite(where, tokens)
+
+
+def _check_finite(where: str, values: Tensor) -> None:
+    bad = ~values.isfinite().flatten(1).all(dim=1)
+    if bad.any():
+        raise EncoderError(
+            f"{where} are not finite",
+            got=f"NaN or inf in row {int(bad.nonzero()[0])} of the batch",
+            hint="try --amp off, or look at this sample",
+        )
+
+
+def _picker(choice: str) -> Callable[[Tensor, Geometry], Layer]:
+    size = re.fullmatch(r"grid:([1-9]\d*)x([1-9]\d*)", choice)
+    if size:
+        rows, columns = int(size[1]), int(size[2])
+        return lambda tokens, geometry: _smaller_grid(tokens, geometry, rows, columns)
+    if choice not in ("cls", "patch"):
+        raise EncoderError("unknown choice of tokens", got=choice, expected=_CHOICES)
+    return _cls if choice == "cls" else _patches
+
+
+def _cls(tokens: Tensor, geometry: Geometry) -> Layer:
+    if not geometry.prefix:
+        raise EncoderError(
+            "this model has no CLS token", got="no prefix tokens", hint="--tokens pooled or patch"
+        )
+    return tokens[:, :1], Geometry(1, None)
+
+
+def _patches(tokens: Tensor, geometry: Geometry) -> Layer:
+    if geometry.grid is None:
+        raise EncoderError(
+            "this model's tokens have no grid", got=geometry, hint="--tokens all, cls or pooled"
+        )
+    return tokens[:, geometry.prefix :], Geometry(0, geometry.grid)
+
+
+def _smaller_grid(tokens: Tensor, geometry: Geometry, rows: int, columns: int) -> Layer:
+    patches, (_, grid) = _patches(tokens, geometry)
+    if grid is None or rows > grid[0] or columns > grid[1]:
+        raise EncoderError(
+            "the grid can only become smaller",
+            got=f"grid:{rows}x{columns}",
+            expected=f"at most {_grid_text(grid)}",
+        )
+    feature_map = patches.transpose(1, 2).reshape(len(patches), -1, *grid)
+    # In float32: averaging in half precision would lose bits, and the CPU cannot do it.
+    smaller = adaptive_avg_pool2d(feature_map.float(), (rows, columns)).to(tokens.dtype)
+    return from_map(smaller)
+
+
+def _grid_text(grid: tuple[int, int] | None) -> str:
+    return f"{grid[0]}x{grid[1]}" if grid else "any size"

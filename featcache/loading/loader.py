@@ -1,0 +1,166 @@
+"""From a plan to batches on the device: one prefetch thread reads ahead into a ring of reused buffers."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.loading.plan import ReadPlan, choose_views
+from featcache.loading.store import FeatureStore
+from featcache.objectives.base import Batch, Features, Views
+
+RING = 3
+"""Sets of buffers: one in the training step, one ready, one being filled."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One shuffled stream of rows, and the view families to read of each."""
+
+    plan: ReadPlan
+    families: tuple[str, ...]
+
+
+class Loader:
+    """Batches of a split for steps `start` to `stop`, in an order that depends on the plans alone.
+
+    Asking for `steps(start=k)` gives exactly what an uninterrupted loader gives from step k on. A batch's tensors
+    are valid until the next batch is asked for: their buffers are reused.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        labels: NDArray[np.int64],
+        labelled: Stream,
+        unlabelled: Stream | None,
+        device: torch.device,
+    ) -> None:
+        self.store, self.labels, self.device = store, labels, device
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self._pinned = device.type == "cuda"
+
+    @classmethod
+    def build(
+        cls,
+        store: FeatureStore,
+        labels: NDArray[np.int64],
+        rows: tuple[NDArray[np.int64], NDArray[np.int64]],
+        views: Views,
+        *,
+        batch_size: int,
+        uratio: float,
+        seed: int,
+        device: torch.device,
+    ) -> Loader:
+        """Streams over (labelled, unlabelled) `rows`; the unlabelled batch is `uratio` times `batch_size`."""
+        labelled_rows, unlabelled_rows = rows
+        labelled = Stream(ReadPlan(labelled_rows, min(batch_size, len(labelled_rows)), seed), views.labelled)
+        unlabelled = None
+        if views.unlabelled and len(unlabelled_rows):
+            size = min(max(1, round(uratio * batch_size)), len(unlabelled_rows))
+            unlabelled = Stream(ReadPlan(unlabelled_rows, size, seed + 1), views.unlabelled)
+        return cls(store, labels, labelled, unlabelled, device)
+
+    def steps(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps `start` to `stop`, read ahead by one thread; its errors are raised here."""
+        free: queue.Queue[Any] = queue.Queue()
+        ready: queue.Queue[Any] = queue.Queue()
+        for _ in range(RING):
+            free.put(self._buffers())
+        closing = threading.Event()
+        worker = threading.Thread(
+            target=self._fill,
+            args=(start, stop, free, ready, closing),
+            name="featcache-prefetch",
+            daemon=True,
+        )
+        worker.start()
+        try:
+            for _ in range(start, stop):
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                buffers, batch = item
+                yield self._to_device(batch)
+                free.put(buffers)
+        finally:
+            closing.set()
+            free.put(None)
+            worker.join()
+
+    def _fill(
+        self, start: int, stop: int, free: queue.Queue[Any], ready: queue.Queue[Any], closing: threading.Event
+    ) -> None:
+        try:
+            for step in range(start, stop):
+                buffers = free.get()
+                if closing.is_set():
+                    return
+                ready.put((buffers, self._read(step, buffers)))
+        except BaseException as error:  # handed to the consumer, which raises it
+            ready.put(error)
+
+    def _read(self, step: int, buffers: dict[str, list[dict[str, Tensor]]]) -> Batch:
+        rows = self.labelled.plan.batch(step)
+        labelled = self._features(self.labelled, rows, step, buffers["labelled"])
+        unlabelled: tuple[Features, ...] = ()
+        index = np.empty(0, np.int64)
+        if self.unlabelled:
+            index = self.unlabelled.plan.positions(step)
+            unlabelled_rows = self.unlabelled.plan.rows[index]
+            unlabelled = self._features(self.unlabelled, unlabelled_rows, step, buffers["unlabelled"])
+        return Batch(labelled, torch.from_numpy(self.labels[rows]), unlabelled, torch.from_numpy(index))
+
+    def _features(
+        self, stream: Stream, rows: NDArray[np.int64], step: int, buffers: list[dict[str, Tensor]]
+    ) -> tuple[Features, ...]:
+        views = choose_views(stream.families, self.store.view_names, stream.plan.seed, step)
+        return tuple(self.store.gather(rows, view, into) for view, into in zip(views, buffers, strict=True))
+
+    def _buffers(self) -> dict[str, list[dict[str, Tensor]]]:
+        streams = {"labelled": self.labelled, "unlabelled": self.unlabelled}
+        return {
+            name: [self.store.buffers(stream.plan.batch_size, pinned=self._pinned) for _ in stream.families]
+            for name, stream in streams.items()
+            if stream
+        }
+
+    def _to_device(self, batch: Batch) -> Batch:
+        if self.device.type == "cpu":
+            return batch
+        moved = Batch(
+            tuple(self._move(part) for part in batch.labelled),
+            batch.label.to(self.device, non_blocking=True),
+            tuple(self._move(part) for part in batch.unlabelled),
+            batch.unlabelled_index.to(self.device, non_blocking=True),
+        )
+        # The ring may refill these pinned buffers once the consumer comes back: the copies must be done by then.
+        torch.cuda.current_stream(self.device).synchronize()
+        return moved
+
+    def _move(self, part: Features) -> Features:
+        mask = None if part.mask is None else part.mask.to(self.device, non_blocking=True)
+        return Features(
+            part.tokens.to(self.device, non_blocking=True),
+            mask,
+            part.pooled.to(self.device, non_blocking=True),
+        )
+
+
+def read_in_order(
+    store: FeatureStore, rows: NDArray[np.int64], batch_size: int, device: torch.device
+) -> Iterator[Features]:
+    """View 0 of sorted `rows`, batch by batch, for evaluation; tensors are valid until the next batch."""
+    buffers = store.buffers(min(batch_size, max(1, len(rows))))
+    for start in range(0, len(rows), batch_size):
+        part = store.gather(rows[start : start + batch_size], 0, buffers)
+        yield Features(*(None if tensor is None else tensor.to(device) for tensor in part))  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""The rows of one split, wherever they live: read from disk, held in RAM, or held on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.cache.array import ShardedArray
+from featcache.cache.reader import Cache
+from featcache.cache.spec import array_name
+from featcache.errors import ConfigError
+from featcache.objectives.base import Features
+
+Residency = Literal["auto", "stream", "ram", "device"]
+Rows = NDArray[np.int64]
+
+
+class Column:
+    """One array of a split (tokens, mask or pooled) as batches of tensors.
+
+    Streaming gathers from the shards into the caller's buffer; a resident column indexes memory.
+    """
+
+    def __init__(self, array: ShardedArray) -> None:
+        self.array = array
+        self.resident: Tensor | None = None
+
+    def buffer(self, rows: int, *, pinned: bool) -> Tensor:
+        """An empty (rows, *row) tensor to gather into."""
+        storage = np.empty((0,), self.array.dtype)
+        dtype = torch.bfloat16 if self.array.bfloat16 else torch.from_numpy(storage).dtype
+        return torch.empty((rows, *self.array.row_shape), dtype=dtype, pin_memory=pinned)
+
+    def load(self, device: torch.device) -> None:
+        """Hold every row of every view on `device`: (view, sample, *row)."""
+        samples, views = self.array.shape[:2]
+        held = torch.stack([self._read(view, samples) for view in range(views)])
+        self.resident = held.to(device)
+
+    def gather(self, rows: Rows, view: int, out: Tensor) -> Tensor:
+        """The rows (sorted) under one view: into `out`, or from residency on its own device."""
+        if self.resident is None:
+            self.array.gather(rows, view, _numpy(out))
+            return out
+        index = torch.from_numpy(rows).to(self.resident.device)
+        if self.resident.device.type == "cpu":
+            return torch.index_select(self.resident[view], 0, index, out=out)
+        return self.resident[view].index_select(0, index)
+
+    def _read(self, view: int, samples: int) -> Tensor:
+        out = self.buffer(samples, pinned=False)
+        self.array.gather(np.arange(samples), view, _numpy(out))
+        return out
+
+
+@dataclass
+class FeatureStore:
+    """The columns a training or an evaluation reads from one split, and how long its texts are."""
+
+    columns: dict[str, Column]
+    rows: int
+    view_names: tuple[str, ...]
+
+    @classmethod
+    def open(cls, cache: Cache, split_name: str, layer: int | None = None) -> FeatureStore:
+        """One layer's tokens (None: the first), mask and pooled; raises ConfigError when there is no such layer."""
+        split = cache.split(split_name)
+        columns = {
+            "tokens": Column(split.array(token_array(cache, layer))),
+            "pooled": Column(split.array("pooled")),
+        }
+        if cache.shapes.mask:
+            columns["mask"] = Column(split.array("token_mask"))
+        return cls(columns, split.rows, split.views)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows and views, as held in memory."""
+        return sum(column.array.nbytes for column in self.columns.values())
+
+    def load(self, device: torch.device) -> None:
+        """Make every column resident on `device`."""
+        for column in self.columns.values():
+            column.load(device)
+
+    def buffers(self, rows: int, *, pinned: bool = False) -> dict[str, Tensor]:
+        """One set of reusable buffers for `gather`."""
+        return {name: column.buffer(rows, pinned=pinned) for name, column in self.columns.items()}
+
+    def gather(self, rows: Rows, view: int, buffers: dict[str, Tensor]) -> Features:
+        """Features of sorted `rows` under one view, cut to the longest text among them."""
+        got = {
+            name: column.gather(rows, view, buffers[name][: len(rows)])
+            for name, column in self.columns.items()
+        }
+        mask, tokens = got.get("mask"), got["tokens"]
+        if mask is not None and mask.device.type == "cpu":
+            length = int(mask.any(0).nonzero().max()) + 1 if mask.any() else 1
+            mask, tokens = mask[:, :length], tokens[:, :length]
+        return Features(tokens, mask, got["pooled"])
+
+
+def token_array(cache: Cache, layer: int | None) -> str:
+    """The name of the array that holds a layer's tokens (None: the first); raises ConfigError naming the layers."""
+    layers = [shape.layer for shape in cache.shapes.layers]
+    if layer is not None and layer not in layers:
+        raise ConfigError(
+            "the cache does not hold this layer",
+            got=f"layer {layer}",
+            expected=" or ".join(map(str, layers)),
+            hint="train with --set data.layer=..., or extract again with --layer",
+        )
+    return array_name(cache.shapes, layers[0] if layer is None else layer)
+
+
+def reside(stores: list[FeatureStore], residency: Residency, device: torch.device) -> str:
+    """Load the stores where `residency` says (`auto`: device if it fits, else RAM, else stream); says where they are."""
+    needed = sum(store.nbytes for store in stores)
+    where = _choose(needed, device) if residency == "auto" else residency
+    if where != "stream":
+        target = device if where == "device" else torch.device("cpu")
+        for store in stores:
+            store.load(target)
+    return where
+
+
+def _choose(needed: int, device: torch.device) -> str:
+    """Leave room for the training itself: at most 60 % of free device memory, 40 % of available RAM."""
+    if device.type == "cuda" and needed < 0.6 * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    return "ram" if needed < 0.4 * _available_ram() else "stream"
+
+
+def _available_ram() -> int:
+    try:
+        with open("/proc/meminfo") as lines:
+            kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        return kib * 1024
+    except (OSError, StopIteration):
+        return 0
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.generic]:
+    """The same memory as a numpy array; bfloat16 as its bits, which numpy has no name for."""
+    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    array: NDArray[np.generic] = bits.numpy()
+    return array

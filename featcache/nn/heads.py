@@ -1,0 +1,61 @@
+"""Classifier heads on the projected representation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from featcache.errors import TrainError
+from featcache.nn.init import unit
+
+SCALE = 1 / 0.07
+MAX_SCALE = 100.0
+
+
+class CosineHead(nn.Module):
+    """Logits scale * cos(z, w_c) [+ bias], with learned directions w (C, d) and a learned scale in [1, 100].
+
+    The scale starts at 1/0.07 and is kept as its logarithm (CLIP, arXiv 2103.00020, section 2.5); the cosine
+    classifier on few labels is FineSSL's (arXiv 2405.11756). A bias, shared by all classes, is for sigmoid
+    losses only: softmax cannot see it.
+
+    >>> CosineHead(torch.eye(2))(torch.tensor([[3.0, 0.0]])).detach().round(decimals=2)
+    tensor([[14.2900,  0.0000]])
+    """
+
+    def __init__(self, weight: Tensor, scale: float = SCALE, bias: float | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_directions(weight))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale), dtype=self.weight.dtype))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias, dtype=self.weight.dtype))
+
+    @property
+    def scale(self) -> Tensor:
+        """The factor on the cosine, a scalar."""
+        return self.log_scale.clamp(0.0, math.log(MAX_SCALE)).exp()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, d) to (B, C) logits, in the weight's dtype even under autocast: half precision blurs."""
+        with torch.autocast(z.device.type, enabled=False):
+            logits = self.scale * F.linear(unit(z.to(self.weight.dtype)), unit(self.weight))
+            return logits if self.bias is None else logits + self.bias
+
+
+def _directions(weight: Tensor) -> Tensor:
+    """Unit rows; a class of which nothing is known (zeros) starts opposite to the mean of the others.
+
+    There it is not predicted before something speaks for it, and has a gradient, which a zero row has not.
+    """
+    rows = unit(weight.detach().clone().float())
+    unknown = rows.norm(dim=1) < 0.5
+    if bool(unknown.all()):
+        raise TrainError(
+            "no class has a starting direction",
+            got="class embeddings that are all zero",
+            expected="class-name embeddings, or at least one labelled sample",
+        )
+    rows[unknown] = -unit(rows[~unknown].mean(dim=0))
+    return rows

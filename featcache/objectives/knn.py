@@ -1,0 +1,55 @@
+"""k nearest neighbours by cosine similarity, votes weighted by exp(cos / T).
+
+Source: the k-NN evaluation of DINO (arXiv 2104.14294, section 4.2; k = 20, T = 0.07).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.config import Config
+from featcache.objectives._probes import log_probabilities
+from featcache.objectives.base import Probe, ProbeData
+
+
+class KnnOptions(Config):
+    """Options of the nearest-neighbour probe."""
+
+    k: int = pydantic.Field(default=20, ge=1)
+    """Neighbours that vote; all labelled samples where there are fewer."""
+    temperature: float = pydantic.Field(default=0.07, gt=0)
+    """T: the lower, the more the nearest neighbour decides."""
+
+
+class Knn(Probe[KnnOptions]):
+    """Weighted vote of the nearest labelled samples."""
+
+    Options = KnnOptions
+
+    def fit(self, data: ProbeData, seed: int) -> Callable[[Tensor], Tensor]:
+        from sklearn.neighbors import KNeighborsClassifier
+
+        def weights(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+            # Relative to the nearest, so that a low temperature does not underflow every vote.
+            gap = distance.min(axis=1, keepdims=True) - distance
+            vote: NDArray[np.float64] = np.exp(gap / self.options.temperature)
+            return vote
+
+        model = KNeighborsClassifier(
+            min(self.options.k, len(data.label)), weights=weights, metric="cosine", algorithm="brute"
+        )
+        model.fit(data.pooled.double().cpu().numpy(), data.label.cpu().numpy())
+
+        def predict(pooled: Tensor) -> Tensor:
+            votes = model.predict_proba(pooled.double().cpu().numpy())
+            return log_probabilities(votes, model.classes_, data.num_classes).to(pooled.device)
+
+        return predict
+
+
+objective = Knn

@@ -1,0 +1,73 @@
+"""Linear probe: L2-regularised multinomial logistic regression on the frozen pooled embedding.
+
+Source: the linear probe of CLIP (arXiv 2103.00020, section 3.2 and appendix A.3: L-BFGS, regularisation
+swept); the solver is scikit-learn's. Embeddings are brought to length one, centred on the labelled mean and
+divided by one common standard deviation: per-feature deviations are noise when there are a few labels per
+class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.config import Config
+from featcache.nn.init import unit
+from featcache.objectives._probes import log_probabilities
+from featcache.objectives.base import Probe, ProbeData
+
+
+class LinearOptions(Config):
+    """Options of the linear probe."""
+
+    C: float | None = pydantic.Field(default=None, gt=0)
+    """Inverse regularisation strength; chosen by stratified cross-validation of the labelled log-likelihood
+    where every labelled class has two samples or more, else 1.0."""
+    folds: int = pydantic.Field(default=3, ge=2)
+    """Folds of that cross-validation; at most the size of the smallest class."""
+    max_iter: int = pydantic.Field(default=1000, ge=1)
+    """Most iterations of the solver."""
+
+
+class Linear(Probe[LinearOptions]):
+    """Logistic regression; the baseline that every projector must beat."""
+
+    Options = LinearOptions
+
+    def fit(self, data: ProbeData, seed: int) -> Callable[[Tensor], Tensor]:
+        """A labelled set of one class gives that class."""
+        raw, label = _unit(data.pooled), data.label.cpu().numpy()
+        mean, deviation = raw.mean(axis=0), float(raw.std(axis=0).mean()) or 1.0
+        classes = np.unique(label)
+        model = self._model(label, seed).fit((raw - mean) / deviation, label) if len(classes) > 1 else None
+
+        def predict(pooled: Tensor) -> Tensor:
+            x = (_unit(pooled) - mean) / deviation
+            probability = np.ones((len(x), 1)) if model is None else model.predict_proba(x)
+            return log_probabilities(probability, classes, data.num_classes).to(pooled.device)
+
+        return predict
+
+    def _model(self, label: NDArray[np.int64], seed: int) -> Any:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+        model = LogisticRegression(C=self.options.C or 1.0, max_iter=self.options.max_iter)
+        smallest = int(np.unique(label, return_counts=True)[1].min())
+        if self.options.C is not None or smallest < 2:
+            return model
+        folds = StratifiedKFold(min(self.options.folds, smallest), shuffle=True, random_state=seed)
+        return GridSearchCV(model, {"C": np.logspace(-4, 1, 6)}, scoring="neg_log_loss", cv=folds)
+
+
+def _unit(pooled: Tensor) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = unit(pooled.double()).cpu().numpy()
+    return array
+
+
+objective = Linear

@@ -1,0 +1,66 @@
+"""Image files on disk, read by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.errors import SampleError
+
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".avif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Reads whole files below `root`; an absolute name stands for itself. Holds no handle."""
+
+    root: str
+    names: Sequence[str]
+
+    def __call__(self, row: int) -> bytes:
+        try:
+            return Path(self.root, self.names[row]).read_bytes()
+        except OSError as error:
+            raise SampleError("the file cannot be read", got=error.strerror or type(error).__name__) from None
+
+
+def image_files(root: Path) -> Iterator[str]:
+    """Posix paths, relative to `root`, of the image files below it; hidden ones are left out, links are
+    followed.
+    """
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back up would go round for ever
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        base = Path(folder).relative_to(root)
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                yield (base / name).as_posix()
+
+
+def printable(name: str) -> str:
+    """`name` as valid Unicode: file names need not be UTF-8, ids are."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,131 @@
+"""Labels as found in files, turned into class indices."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.config import did_you_mean
+from featcache.errors import SourceError
+from featcache.sources.base import UNLABELLED
+
+LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "fine_label", "y")
+_MAX_INDEX = 99_999
+# `3.0` is what pandas writes for an integer in a column with gaps; `007` is a name, not the number 7.
+_INDEX = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0)?")
+
+Label = int | str | None
+Columns = dict[str, list[Label]]
+
+
+def label_column_of(columns: Sequence[str], asked: str | None, origin: str) -> str | None:
+    """The column with the labels: the one asked for, else the first with a usual name, else None
+    (unlabelled).
+    """
+    if asked is None:
+        return next((name for name in LABEL_COLUMNS if name in columns), None)
+    if asked not in columns:
+        raise SourceError(
+            f"{origin} has no column `{asked}`",
+            got=f"columns {', '.join(columns)}",
+            hint=f"pass another --label-column ({did_you_mean(asked, columns)})",
+        )
+    return asked
+
+
+def refuse_label_column(asked: str | None, origin: str) -> None:
+    """Raise SourceError where a label column is asked of a format that has no columns."""
+    if asked is not None:
+        raise SourceError(f"{origin}, not in a column", got=f"--label-column {asked}", hint="leave it out")
+
+
+def encode(
+    columns: Mapping[str, tuple[Sequence[str], Sequence[object]]], class_names: Sequence[str] | None
+) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
+    """Class indices by split, and the class names, from (ids, labels) by split.
+
+    With `class_names`, a label is a name or an index of one. Without, whole numbers are indices as they are,
+    and anything else is a name, numbered in sorted order over all splits together. None, "", NaN and -1 are
+    unlabelled.
+
+    >>> encode({"train": (["a", "b", "c"], ["dog", "", "cat"])}, None)
+    ({'train': array([ 1, -1,  0])}, ('cat', 'dog'))
+    """
+    cleaned: Columns = {
+        split: [_clean(value, split, row, ids) for row, value in enumerate(values)]
+        for split, (ids, values) in columns.items()
+    }
+    if class_names is None:
+        cleaned, names = _derive(cleaned)
+    else:
+        names = tuple(class_names)
+    index_of = {name: index for index, name in enumerate(names)}
+    if len(index_of) < len(names):
+        raise SourceError("a class name occurs twice", got=", ".join(names), expected="distinct class names")
+    encoded = {
+        split: np.array(
+            [_index(label, index_of, split, row, columns[split][0]) for row, label in enumerate(labels)],
+            np.int64,
+        )
+        for split, labels in cleaned.items()
+    }
+    return encoded, names
+
+
+def _clean(value: object, split: str, row: int, ids: Sequence[str]) -> Label:
+    if isinstance(value, bytes):
+        value = value.decode(errors="backslashreplace")
+    if isinstance(value, str):
+        return None if value.strip() in ("", "-1", "-1.0") else value.strip()
+    if value is None or value == UNLABELLED or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    raise SourceError(
+        "a label is neither a whole number nor a name",
+        got=f"{value!r} in {_where(split, row, ids)}",
+        expected="one class index or class name for each sample, or nothing",
+        hint="pass another --label-column",
+    )
+
+
+def _derive(cleaned: Columns) -> tuple[Columns, tuple[str, ...]]:
+    """The labels, all numbers or all names, and the class names they imply."""
+    distinct = {label for labels in cleaned.values() for label in labels if label is not None}
+    indices = [index for label in distinct if (index := _as_index(label)) is not None]
+    if len(indices) == len(distinct):
+        return cleaned, tuple(str(index) for index in range(min(max(indices, default=-1), _MAX_INDEX) + 1))
+    as_names: Columns = {
+        split: [None if label is None else str(label) for label in labels]
+        for split, labels in cleaned.items()
+    }
+    return as_names, tuple(sorted({str(label) for label in distinct}))
+
+
+def _as_index(label: Label) -> int | None:
+    if isinstance(label, str):
+        return int(label.removesuffix(".0")) if _INDEX.fullmatch(label) else None
+    return label
+
+
+def _index(label: Label, index_of: Mapping[str, int], split: str, row: int, ids: Sequence[str]) -> int:
+    if label is None:
+        return UNLABELLED
+    index = index_of.get(label, _as_index(label)) if isinstance(label, str) else label
+    if index is not None and 0 <= index < len(index_of):
+        return index
+    known = ", ".join([*index_of][:10]) + (", ..." if len(index_of) > 10 else "")
+    raise SourceError(
+        "a label is outside the classes",
+        got=f"{label!r} in {_where(split, row, ids)}",
+        expected=f"an index from 0 to {len(index_of) - 1}, or a name of {known}",
+        hint="mark unlabelled samples by -1 or an empty label, and sparse numbers by names",
+    )
+
+
+def _where(split: str, row: int, ids: Sequence[str]) -> str:
+    return f"row {row} of split `{split}` (`{ids[row]}`)"

@@ -1,0 +1,75 @@
+"""Paths that stand for several files: a folder, a glob pattern, or braces as in WebDataset's shard lists."""
+
+from __future__ import annotations
+
+import glob
+import re
+from pathlib import Path
+
+from featcache.errors import SourceError
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def matches(path: Path, suffix: str) -> bool:
+    """Whether `path` is a file with that suffix, a pattern of at least one, or a folder with some, at most
+    two levels down.
+    """
+    if path.is_dir():
+        return any(True for pattern in (f"*{suffix}", f"*/*{suffix}") for _ in path.glob(pattern))
+    return path.suffix == suffix and any(file.is_file() for file in _spelled(path))
+
+
+def expand(path: Path, suffix: str) -> tuple[Path, list[Path]]:
+    """The folder that ids are relative to, and the files that `path` stands for, in order.
+
+    Raises SourceError where there are none, or where one that the pattern spells out is missing.
+    """
+    if path.is_dir():
+        root, files = path, sorted(file for file in path.glob(f"**/*{suffix}") if file.is_file())
+    else:
+        root, files = _fixed_parent(path), _spelled(path)
+    if not files:
+        raise SourceError(f"no {suffix} files found", got=str(path), expected=f"at least one {suffix} file")
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise SourceError(
+            f"{len(missing)} of {len(files)} files are missing",
+            got=", ".join(missing[:5]),
+            expected=str(path),
+        )
+    return root, files
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Every name that a brace pattern spells.
+
+    >>> expand_braces("{train,val}-{08..10}.tar")[:4]
+    ['train-08.tar', 'train-09.tar', 'train-10.tar', 'val-08.tar']
+    """
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        return [pattern]
+    head, tail = pattern[: braces.start()], pattern[braces.end() :]
+    return [head + middle + rest for middle in _alternatives(braces[1]) for rest in expand_braces(tail)]
+
+
+def _alternatives(inside: str) -> list[str]:
+    bounds = _RANGE.fullmatch(inside)
+    if bounds is None:
+        return inside.split(",")
+    first, last = bounds.groups()
+    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+
+
+def _spelled(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return [Path(name) for word in expand_braces(str(path)) for name in sorted(glob.glob(word)) or [word]]
+
+
+def _fixed_parent(path: Path) -> Path:
+    if path.is_file():
+        return path.parent
+    return next(parent for parent in path.parents if not any(sign in str(parent) for sign in "*?[{"))

@@ -1,0 +1,137 @@
+"""The one implementation of a source: ids and labels in memory, content fetched by a reader, row by row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import SampleError, SourceError
+from featcache.sources._labels import encode
+from featcache.sources._splits import in_order
+from featcache.sources.base import Modality, Source, digest_samples
+
+Content = bytes | str | NDArray[Any]
+"""An encoded image, a text, or an image as an array (H, W[, C])."""
+
+Reader = Callable[[int], Content]
+"""Content by row; picklable. Raises SampleError without naming the sample."""
+
+T = TypeVar("T")
+
+
+class Samples:
+    """One split, as a `Source`. The digest covers content as stored (encoded bytes, text, raw pixels)."""
+
+    def __init__(
+        self,
+        modality: Modality,
+        ids: Sequence[str],
+        labels: NDArray[np.int64],
+        class_names: tuple[str, ...],
+        reader: Reader,
+    ) -> None:
+        self.modality: Modality = modality
+        self.ids: Sequence[str] = ids
+        self.labels = labels
+        self.class_names = class_names
+        self._reader = reader
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Any:
+        row = range(len(self))[index]
+        try:
+            content = self._reader(row)
+            return content if isinstance(content, str) else _image(content)
+        except SampleError as error:
+            name = self.ids[row]
+            got = name if error.got is None else f"{name}: {error.got}"
+            raise SampleError(error.what, got=got, expected=error.expected, hint=error.hint) from None
+
+    def digest(self) -> str:
+        return digest_samples(self, lambda row: _stored_bytes(self._reader(row)))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split before its labels are numbered: ids, labels as found (None where there is none), reader."""
+
+    ids: Sequence[str]
+    labels: Sequence[object]
+    reader: Reader
+
+
+def assemble(
+    modality: Modality, parts: Mapping[str, Part], class_names: Sequence[str] | None, origin: str
+) -> dict[str, Source]:
+    """Splits with labels numbered over all of them together.
+
+    Raises SourceError for a split without samples, an id that occurs twice, or a label without a class.
+    """
+    if not parts:
+        raise SourceError("the source holds no samples", got=origin, hint="check the path and the format")
+    for split, part in parts.items():
+        if not part.ids:
+            raise SourceError(
+                f"split `{split}` holds no samples", got=f"0 rows in {origin}", expected="1 or more"
+            )
+        _check_unique(split, part.ids)
+    labels, names = encode({split: (part.ids, part.labels) for split, part in parts.items()}, class_names)
+    splits: dict[str, Source] = {
+        split: Samples(modality, part.ids, labels[split], names, part.reader) for split, part in parts.items()
+    }
+    return in_order(splits)
+
+
+class Lazy(Generic[T]):
+    """`make(*args)`, called on first use and once in each process: never pickled, never carried across a
+    fork.
+    """
+
+    def __init__(self, make: Callable[..., T], *args: object) -> None:
+        self._make, self._args = make, args
+        self._made: tuple[int, T] | None = None
+
+    def __call__(self) -> T:
+        # No lock, which a fork could copy while held: two threads may both make one, and the later one stays.
+        made = self._made
+        if made is None or made[0] != os.getpid():
+            made = self._made = (os.getpid(), self._make(*self._args))
+        return made[1]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Lazy, (self._make, *self._args)
+
+
+def _check_unique(split: str, ids: Sequence[str]) -> None:
+    if len(set(ids)) == len(ids):
+        return
+    first: dict[str, int] = {}
+    for row, name in enumerate(ids):
+        if name in first:
+            raise SourceError(
+                f"two samples of split `{split}` have the same id",
+                got=f"`{name}` in rows {first[name]} and {row}",
+                expected="one row for each id",
+            )
+        first[name] = row
+
+
+def _image(content: bytes | NDArray[Any]) -> Any:
+    from featcache.sources import _image as image
+
+    return image.decode(content) if isinstance(content, bytes) else image.from_array(content)
+
+
+def _stored_bytes(content: Content) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, str):
+        return content.encode("utf-8", "surrogatepass")
+    return f"{content.dtype.str}{content.shape}".encode() + content.tobytes()

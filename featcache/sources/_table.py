@@ -1,0 +1,164 @@
+"""CSV, TSV and JSON Lines files: records in order, and any one of them again by its place in the file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from featcache.errors import SourceError
+from featcache.sources._splits import split_name, split_of
+
+PATH_COLUMNS = (
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "image",
+    "img",
+    "image_path",
+)
+TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "question", "utterance", "query")
+SPLIT_COLUMNS = ("split", "subset")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_BOM = b"\xef\xbb\xbf"
+
+Record = Mapping[str, Any]
+
+
+def is_table(path: Path) -> bool:
+    """A CSV, TSV or JSONL file, by its suffix."""
+    return path.suffix.lower() in (*_DELIMITERS, ".jsonl") and path.is_file()
+
+
+def split_of_record(record: Record, path: Path) -> str:
+    """The split that a record's split column names, else the one its file's name speaks of."""
+    value = next((value for name in SPLIT_COLUMNS if (value := record.get(name)) not in (None, "")), None)
+    return split_of(path) if value is None else split_name(str(value)) or str(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file of records; picklable, opened anew for each read."""
+
+    path: Path
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """(byte offset, values by column) of each record; raises SourceError naming the line that is
+        malformed.
+        """
+        with self._open() as stream:
+            if self._delimiter is None:
+                yield from self._json(_Lines(stream, self.path))
+            else:
+                lines = _Lines(stream, self.path)
+                header = self._header(lines)
+                yield from self._csv(lines, header)
+
+    def at(self, offset: int, columns: Sequence[str]) -> Record:
+        """The record at `offset`, as `records` gave it; `columns` is the CSV header, in order."""
+        with self._open() as stream:
+            stream.seek(offset)
+            lines = _Lines(stream, self.path)
+            found = self._json(lines) if self._delimiter is None else self._csv(lines, columns)
+            for _, record in found:
+                return record
+        raise SourceError("a record is gone", got=f"{self.path} ends before byte {offset}")
+
+    def columns(self) -> tuple[str, ...]:
+        """The CSV header, or every key that some JSON record has."""
+        if self._delimiter is None:
+            return tuple(dict.fromkeys(key for _, record in self.records() for key in record))
+        with self._open() as stream:
+            return self._header(_Lines(stream, self.path))
+
+    def first_columns(self) -> tuple[str, ...]:
+        """The columns as far as the first record tells: cheap."""
+        if self._delimiter is None:
+            return next((tuple(record) for _, record in self.records()), ())
+        return self.columns()
+
+    @property
+    def _delimiter(self) -> str | None:
+        return _DELIMITERS.get(self.path.suffix.lower())
+
+    def _open(self) -> BinaryIO:
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise SourceError("the file cannot be opened", got=f"{self.path}: {error.strerror}") from None
+
+    def _header(self, lines: _Lines) -> tuple[str, ...]:
+        header = tuple(name.strip() for name in next(csv.reader(lines, delimiter=self._delimiter or ","), []))
+        if not header:
+            raise SourceError(
+                "the file is empty", got=str(self.path), expected="a header and at least one row"
+            )
+        if len(set(header)) < len(header):
+            raise SourceError("a column name occurs twice", got=f"{', '.join(header)} in {self.path}")
+        return header
+
+    def _csv(self, lines: _Lines, header: Sequence[str]) -> Iterator[tuple[int, Record]]:
+        reader = csv.reader(lines, delimiter=self._delimiter or ",", strict=True)
+        while True:
+            offset = lines.offset
+            try:
+                values = next(reader, None)
+            except csv.Error as error:
+                raise lines.malformed(
+                    str(error), "quoted CSV in UTF-8; JSONL takes what CSV cannot"
+                ) from None
+            if values is None:
+                return
+            if values and len(values) != len(header):
+                raise lines.malformed(f"{len(values)} values", f"{len(header)}: {', '.join(header)}")
+            if values:
+                yield offset, dict(zip(header, values, strict=True))
+
+    def _json(self, lines: _Lines) -> Iterator[tuple[int, Record]]:
+        while True:
+            offset = lines.offset
+            line = next(lines, None)
+            if line is None:
+                return
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise lines.malformed(error.msg, "one JSON object on each line") from None
+            if not isinstance(record, dict):
+                raise lines.malformed(type(record).__name__, "one JSON object on each line")
+            yield offset, record
+
+
+class _Lines:
+    """Text lines of a byte stream that know where they are: `csv` takes as many as a quoted record needs."""
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream, self._path = stream, path
+        self.offset, self._number = stream.tell(), 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline()
+        if not line:
+            raise StopIteration
+        start, self.offset = self.offset, self.offset + len(line)
+        self._number += 1
+        try:
+            return (line.removeprefix(_BOM) if start == 0 else line).decode()
+        except UnicodeDecodeError:
+            raise self.malformed("bytes that are not UTF-8", "UTF-8 text") from None
+
+    def malformed(self, got: str, expected: str) -> SourceError:
+        return SourceError(
+            f"line {self._number} of {self._path.name} is malformed", got=got, expected=expected
+        )

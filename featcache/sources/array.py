@@ -1,0 +1,114 @@
+"""NumPy arrays of images, (N, H, W[, C]): one .npy file, or an .npz with named arrays.
+
+- `.npy`: labels are in the file beside it with `y` for `x`, or `labels` for `images`, in its name
+  (`x_train.npy`, `y_train.npy`), if there is one.
+- `.npz`: names are read as in `_arrays` (`x_train`, `y_train`, `images`, `labels`, ...); `class_names` is
+  optional.
+
+Arrays are mapped, not loaded, except those of a compressed .npz, which has no random access.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import SourceError
+from featcache.sources._arrays import assemble_arrays
+from featcache.sources._samples import Lazy, Reader
+from featcache.sources.base import Source
+
+_LABELS_OF = {"x": "y", "images": "labels"}
+
+
+def match(path: Path) -> bool:
+    """An .npy or .npz file."""
+    return path.suffix in (".npy", ".npz") and path.is_file()
+
+
+def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+    """The splits in the file; `label_column` names the labels in an .npz. Raises SourceError as
+    `assemble_arrays`.
+    """
+    file = Path(path)
+    if file.suffix == ".npz":
+        with _load(path) as archive:
+            arrays = {name: _member(path, name) for name in archive.files}
+        return assemble_arrays(file, arrays, label_column, lambda name: _reader(_member, path, name))
+    if label_column is not None:
+        raise SourceError(
+            "an .npy file has its labels in the file beside it, not in a column",
+            got=f"--label-column {label_column}",
+            hint="call the files x.npy and y.npy",
+        )
+    arrays = {"images": _load(path)}
+    labels = _labels_beside(file)
+    if labels is not None:
+        arrays["labels"] = _load(str(labels))
+    return assemble_arrays(file, arrays, None, lambda name: _reader(_load, path))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    array: Lazy[NDArray[Any]]
+
+    def __call__(self, row: int) -> NDArray[Any]:
+        return np.asarray(self.array()[row])
+
+
+def _reader(make: Any, *args: str) -> Reader:
+    return _Reader(Lazy(make, *args))
+
+
+def _labels_beside(file: Path) -> Path | None:
+    words = re.split(r"([_.-])", file.stem)
+    renamed = "".join(_LABELS_OF.get(word, word) for word in words)
+    labels = file.with_name(renamed + file.suffix)
+    return labels if labels != file and labels.is_file() else None
+
+
+def _load(path: str) -> Any:
+    with _readable(path):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _member(path: str, name: str) -> NDArray[Any]:
+    """One array of an .npz, mapped where it is stored as it is (NumPy itself maps none of them)."""
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        if info.compress_type == zipfile.ZIP_STORED:
+            return _mapped(path, info.header_offset)
+        with archive.open(info) as stream:
+            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def _mapped(path: str, header_offset: int) -> NDArray[Any]:
+    with Path(path).open("rb") as stream:
+        # A local zip header is 30 bytes and two fields more, whose lengths stand at 26 and 28.
+        stream.seek(header_offset + 26)
+        stream.seek(sum(struct.unpack("<HH", stream.read(4))), 1)
+        old = np.lib.format.read_magic(stream) == (1, 0)
+        header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(stream)
+        start = stream.tell()
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
+    mapped: NDArray[Any] = np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+    return mapped
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise SourceError("the file cannot be read as NumPy arrays", got=f"{path}: {error}") from None

@@ -1,0 +1,65 @@
+"""HDF5 with a dataset of images (N, H, W[, C]) and one of labels; groups called train, test, ... are splits.
+
+Names are read as in `_arrays`; an optional dataset `class_names` names the classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from featcache.errors import SampleError, SourceError
+from featcache.sources._arrays import assemble_arrays
+from featcache.sources._samples import Lazy, Reader
+from featcache.sources.base import Source
+
+_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
+
+
+def match(path: Path) -> bool:
+    """A file with an HDF5 suffix."""
+    return path.suffix.lower() in _SUFFIXES and path.is_file()
+
+
+def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+    """The splits in the file; `label_column` names the labels' dataset. Raises SourceError as
+    `assemble_arrays`.
+    """
+    import h5py
+
+    with _open_file(path) as file:
+        arrays: dict[str, Any] = {}
+        file.visititems(
+            lambda name, item: arrays.update({name: item} if isinstance(item, h5py.Dataset) else {})
+        )
+        handle = Lazy(_open_file, path)
+
+        def reader_of(name: str) -> Reader:
+            return _Reader(handle, name)
+
+        return assemble_arrays(Path(path), arrays, label_column, reader_of)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    handle: Lazy[Any]
+    name: str
+
+    def __call__(self, row: int) -> NDArray[Any]:
+        try:
+            pixels: NDArray[Any] = self.handle()[self.name][row]
+        except (OSError, KeyError) as error:
+            raise SampleError("the row cannot be read from the HDF5 file", got=type(error).__name__) from None
+        return pixels
+
+
+def _open_file(path: str) -> Any:
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise SourceError("the file cannot be read as HDF5", got=f"{path}: {error}") from None

@@ -1,0 +1,222 @@
+"""Hugging Face style parquet: an image column (struct of bytes and path, or plain bytes) or a text column.
+
+Class names come from the `huggingface` schema metadata (ClassLabel). Files are read one row group at a time,
+and the groups read last are kept up to 64 MB; writers should keep groups small (100 to 1,000 rows), because
+one sample costs the whole group it is in. Ids are the images' paths where these are unique and relative, else
+`file:row`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
+
+from featcache.errors import SampleError, SourceError
+from featcache.sources._files import printable
+from featcache.sources._labels import label_column_of
+from featcache.sources._paths import expand, matches
+from featcache.sources._samples import Lazy, Part, assemble
+from featcache.sources._splits import group_files
+from featcache.sources._table import PATH_COLUMNS, TEXT_COLUMNS
+from featcache.sources.base import Modality, Source
+
+_IMAGE_COLUMNS = (*PATH_COLUMNS, "jpg", "jpeg", "png", "webp", "bytes")
+_CACHED_BYTES = 64 * 2**20
+
+
+def match(path: Path) -> bool:
+    """A .parquet file, a pattern of such files, or a folder that holds some (at most two levels down)."""
+    return matches(path, ".parquet")
+
+
+def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+    """The splits that the files' names speak of; raises SourceError for a column, a class or rows that are
+    missing.
+    """
+    root, files = expand(Path(path), ".parquet")
+    layout = _layout(files[0], label_column)
+    for file in files[1:]:
+        if (other := _layout(file, label_column)) != layout:
+            got = f"{other} in {file.name}, {layout} in {files[0].name}"
+            raise SourceError("the files do not agree on columns or class names", got=got)
+    groups = group_files(root, files)
+    parts = {split: _part(root, shards, layout) for split, shards in groups.items()}
+    return assemble(layout.modality, parts, layout.class_names, path)
+
+
+class _Layout(NamedTuple):
+    modality: Modality
+    column: str
+    content: str
+    """The leaf with the bytes or the text, for example `image.bytes`."""
+    name: str | None
+    """The leaf with the images' paths."""
+    label: str | None
+    class_names: tuple[str, ...] | None
+
+
+def _layout(file: Path, label_column: str | None) -> _Layout:
+    schema = _open_file(file).schema_arrow
+    label = label_column_of(schema.names, label_column, file.name)
+    features = _features(schema, file)
+    names = features.get(label, {}).get("names") if label else None
+    classes = None if names is None else tuple(map(str, names))
+    kinds = {field.name: _kind(field.type) for field in schema if field.name != label}
+    image = _choose(
+        [name for name, kind in kinds.items() if kind in ("struct", "bytes")], _IMAGE_COLUMNS, file
+    )
+    if image is not None and kinds[image] == "struct":
+        path = f"{image}.path" if schema.field(image).type.get_field_index("path") >= 0 else None
+        return _Layout("image", image, f"{image}.bytes", path, label, classes)
+    if image is not None:
+        return _Layout("image", image, image, None, label, classes)
+    text = _choose([name for name, kind in kinds.items() if kind == "text"], TEXT_COLUMNS, file)
+    if text is not None:
+        return _Layout("text", text, text, None, label, classes)
+    raise SourceError(
+        f"{file.name} has no image and no text column",
+        got=", ".join(f"{field.name}: {field.type}" for field in schema),
+        expected="struct<bytes, path> or binary for images, string for texts",
+    )
+
+
+def _kind(arrow_type: Any) -> str | None:
+    import pyarrow.types as types
+
+    if types.is_struct(arrow_type):
+        return "struct" if arrow_type.get_field_index("bytes") >= 0 else None
+    if types.is_binary(arrow_type) or types.is_large_binary(arrow_type):
+        return "bytes"
+    return "text" if types.is_string(arrow_type) or types.is_large_string(arrow_type) else None
+
+
+def _choose(candidates: list[str], usual: Sequence[str], file: Path) -> str | None:
+    named = [name for name in usual if name in candidates]
+    if not named and len(candidates) > 1:
+        raise SourceError(
+            f"{file.name} has several columns that may hold the samples",
+            got=", ".join(candidates),
+            expected=f"one, or one called {', '.join(usual)}",
+        )
+    return next(iter(named or candidates), None)
+
+
+def _features(schema: Any, file: Path) -> Mapping[str, Any]:
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text is None:
+        return {}
+    try:
+        features = json.loads(text)["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        raise SourceError(
+            f"the `huggingface` metadata of {file.name} is not what `datasets` writes",
+            got=repr(text[:80]),
+            expected='{"info": {"features": {COLUMN: {"names": [...]}}}}',
+        ) from None
+    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+
+
+def _part(root: Path, shards: list[Path], layout: _Layout) -> Part:
+    ids: list[str] = []
+    names: list[str | None] = []
+    labels: list[object] = []
+    starts = [0]
+    for shard in shards:
+        file = _open_file(shard)
+        rows = file.metadata.num_rows
+        relative = shard.relative_to(root).as_posix()
+        ids += [printable(f"{relative}:{row}") for row in range(rows)]
+        names += _column(file, layout.name, rows)
+        labels += _column(file, layout.label, rows)
+        starts.append(starts[-1] + rows)
+    if _are_ids(names):
+        ids = [printable(str(name)) for name in names]
+    return Part(
+        ids, labels, _Reader(tuple(starts), tuple(Lazy(_Groups, shard, layout.content) for shard in shards))
+    )
+
+
+def _column(file: Any, leaf: str | None, rows: int) -> list[Any]:
+    if leaf is None:
+        return [None] * rows
+    values = file.read(columns=[leaf], use_threads=False).column(0).to_pylist()
+    field = leaf.rpartition(".")[2]
+    return [value[field] if isinstance(value, dict) else value for value in values]
+
+
+def _are_ids(names: Sequence[str | None]) -> bool:
+    present = {name for name in names if name}
+    absolute = any(
+        PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute() for name in present
+    )
+    return len(present) == len(names) and not absolute
+
+
+def _open_file(path: Path) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise SourceError("the file cannot be read as parquet", got=f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Reader:
+    starts: tuple[int, ...]
+    shards: tuple[Lazy[_Groups], ...]
+
+    def __call__(self, row: int) -> bytes | str:
+        shard = bisect_right(self.starts, row) - 1
+        value = self.shards[shard]().value(row - self.starts[shard])
+        if value is None:
+            raise SampleError("the row is empty", got="null", expected="image bytes or text")
+        return value
+
+
+class _Groups:
+    """One open file; the row groups read last stay in memory."""
+
+    def __init__(self, path: Path, leaf: str) -> None:
+        self._file, self._leaf = _open_file(path), leaf
+        metadata = self._file.metadata
+        self._starts = [0]
+        for group in range(metadata.num_row_groups):
+            self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
+        self._groups: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def value(self, row: int) -> bytes | str | None:
+        group = bisect_right(self._starts, row) - 1
+        with self._lock:
+            if group not in self._groups:
+                self._groups[group] = self._read(group)
+                while (
+                    len(self._groups) > 1
+                    and sum(kept.nbytes for kept in self._groups.values()) > _CACHED_BYTES
+                ):
+                    self._groups.popitem(last=False)
+            self._groups.move_to_end(group)
+            column = self._groups[group]
+        value: bytes | str | None = column[row - self._starts[group]].as_py()
+        return value
+
+    def _read(self, group: int) -> Any:
+        import pyarrow
+        import pyarrow.compute
+
+        try:
+            table = self._file.read_row_group(group, columns=[self._leaf], use_threads=False)
+        except (pyarrow.ArrowException, OSError):
+            raise SampleError("the row group is damaged", got=f"row group {group}") from None
+        column = table.column(0)
+        if pyarrow.types.is_struct(column.type):
+            column = pyarrow.compute.struct_field(column, "bytes")
+        return column.combine_chunks()

@@ -1,0 +1,178 @@
+"""WebDataset: tar shards whose members with the same name up to the first dot are one sample.
+
+A sample has an image (`.jpg`, `.png`, ...) and may have a label: `.cls` (an index or a name) or a key of its
+`.json`. Other members (captions, masks) are left alone. `classes.txt` beside the shards names the classes,
+one a line. The shards' headers are walked once, on opening; from then on every sample is one seek and one
+read. Ids are `shard/key`.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from featcache.errors import SampleError, SourceError
+from featcache.sources._files import IMAGE_SUFFIXES, printable
+from featcache.sources._labels import LABEL_COLUMNS
+from featcache.sources._paths import expand, matches
+from featcache.sources._samples import Part, assemble
+from featcache.sources._splits import group_files
+from featcache.sources.base import Source
+
+_LABEL_MEMBERS = ("cls", "json")
+
+
+def match(path: Path) -> bool:
+    """A .tar file, a glob or brace pattern of such files, or a folder that holds some (at most two levels
+    down).
+    """
+    return matches(path, ".tar")
+
+
+def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+    """The splits that the shards' names speak of. `label_column` is a member's extension or a key of the
+    `.json`.
+
+    Raises SourceError for a shard that is missing, cut short or compressed, and for a label that no sample
+    has.
+    """
+    root, files = expand(Path(path), ".tar")
+    groups = group_files(root, files)
+    asked = _Label(label_column)
+    parts = {split: _part(root, shards, asked) for split, shards in groups.items()}
+    asked.check_found(path)
+    return assemble("image", parts, _class_names(root), path)
+
+
+class _Member(NamedTuple):
+    start: int
+    size: int
+
+
+@dataclass
+class _Label:
+    """Where labels are looked for, and what was seen meanwhile, for the error if it is nowhere."""
+
+    asked: str | None
+    found: bool = False
+    seen: set[str] = field(default_factory=set)
+
+    def of(self, extras: dict[str, bytes], where: str) -> object:
+        self.seen |= set(extras)
+        if self.asked is not None and self.asked in extras:
+            self.found = True
+            return extras[self.asked]
+        if self.asked is None and "cls" in extras:
+            return extras["cls"]
+        record = _record(extras["json"], where) if "json" in extras else {}
+        self.seen |= {f"json:{key}" for key in record}
+        keys = [key for key in ((self.asked,) if self.asked else (*LABEL_COLUMNS, "cls")) if key in record]
+        self.found |= bool(keys)
+        return record[keys[0]] if keys else None
+
+    def check_found(self, origin: str) -> None:
+        if self.asked is not None and not self.found:
+            raise SourceError(
+                f"no sample has a label `{self.asked}`",
+                got=f"{', '.join(sorted(self.seen)) or 'no label members'} in {origin}",
+                hint="pass the extension of a member, or a key of the .json, as --label-column",
+            )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Holds offsets, not handles: a shard is opened for each read, so threads and workers share nothing."""
+
+    shards: tuple[Path, ...]
+    shard_of: array[int]
+    starts: array[int]
+    sizes: array[int]
+
+    def __call__(self, row: int) -> bytes:
+        if self.sizes[row] < 0:
+            raise SampleError(
+                "the sample has no image", expected=f"one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+            )
+        try:
+            with self.shards[self.shard_of[row]].open("rb") as stream:
+                stream.seek(self.starts[row])
+                return stream.read(self.sizes[row])
+        except OSError as error:
+            raise SampleError("the shard cannot be read", got=error.strerror) from None
+
+
+def _part(root: Path, shards: list[Path], asked: _Label) -> Part:
+    ids: list[str] = []
+    labels: list[object] = []
+    reader = _Reader(tuple(shards), array("q"), array("q"), array("q"))
+    for number, shard in enumerate(shards):
+        name = shard.relative_to(root).as_posix()
+        for key, image, extras in _samples(shard, asked.asked):
+            ids.append(printable(f"{name}/{key}"))
+            labels.append(asked.of(extras, ids[-1]))
+            reader.shard_of.append(number)
+            reader.starts.append(image.start)
+            reader.sizes.append(image.size)
+    return Part(ids, labels, reader)
+
+
+def _samples(shard: Path, label: str | None) -> Iterator[tuple[str, _Member, dict[str, bytes]]]:
+    """(key, image, label members) of each sample; a sample with a label but no image has size -1."""
+    images: dict[str, _Member] = {}
+    extras: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                key, extension = _split(member.name)
+                if not member.isreg() or not extension:
+                    continue
+                if f".{extension}" in IMAGE_SUFFIXES:
+                    _check_new(key not in images, member.name, shard)
+                    images[key] = _Member(member.offset_data, member.size)
+                elif extension in (label, *_LABEL_MEMBERS) and (stream := tar.extractfile(member)):
+                    extras.setdefault(key, {})[extension] = stream.read()
+    except (tarfile.TarError, OSError) as error:
+        raise SourceError(
+            "the shard cannot be read as a tar file",
+            got=f"{shard}: {error}",
+            expected="a whole, uncompressed tar",
+        ) from None
+    for key in dict.fromkeys((*images, *extras)):
+        yield key, images.get(key, _Member(0, -1)), extras.get(key, {})
+
+
+def _split(name: str) -> tuple[str, str]:
+    path = PurePosixPath(name)
+    stem, _, extension = path.name.partition(".")
+    return (path.parent / stem).as_posix(), extension.lower() if stem else ""
+
+
+def _check_new(new: bool, name: str, shard: Path) -> None:
+    if not new:
+        raise SourceError(
+            "a sample has two images", got=f"{name} in {shard}", expected="one image for each key"
+        )
+
+
+def _record(data: bytes, where: str) -> dict[str, object]:
+    try:
+        record = json.loads(data)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise SourceError(
+            "a .json member is malformed", got=f"{data[:40]!r} in {where}", expected="a JSON object"
+        )
+    return record
+
+
+def _class_names(folder: Path) -> list[str] | None:
+    file = folder / "classes.txt"
+    if not file.is_file():
+        return None
+    return [name for line in file.read_text("utf-8-sig").splitlines() if (name := line.strip())]

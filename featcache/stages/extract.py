@@ -1,0 +1,257 @@
+"""`featcache extract`: a source and a frozen model become a cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+
+from featcache import encoders
+from featcache.cache.reader import Cache, read_attributes
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, ValueType, ViewSpec
+from featcache.cache.writer import CacheWriter
+from featcache.config import did_you_mean
+from featcache.devices import resolve
+from featcache.encoders.base import Encoder
+from featcache.encoders.views import ViewTransform
+from featcache.errors import CacheError, ConfigError
+from featcache.extraction import estimate
+from featcache.extraction.feed import ViewDataset, auto_workers, feed
+from featcache.extraction.forward import Forward
+from featcache.extraction.walk import Clock, plan_batches, walk
+from featcache.sources import open_source
+from featcache.sources.base import Source, limit
+
+
+@dataclass(frozen=True)
+class ExtractRequest:
+    """One extraction, fully said. The first block decides what the cache means, the second only how it is made."""
+
+    source: str
+    model: str
+    out: Path
+    split: str | None = None
+    """One split of the source; all of them by default."""
+    views: ViewSpec = field(default_factory=ViewSpec)
+    tokens: str = "all"
+    layers: tuple[int, ...] = (-1,)
+    dtype: ValueType = "float16"
+    amp: ValueType = "float32"
+    limit: int | None = None
+    """Only the first N samples of each split."""
+    label_column: str | None = None
+
+    shard_size: str = "128MB"
+    batch_size: int = 64
+    num_workers: int | None = None
+    """None: half the cores, and none for a small job."""
+    device: str = "auto"
+
+
+@dataclass
+class SplitSummary:
+    """What an extraction did for one split."""
+
+    rows: int
+    written: int
+    """Views computed now; the others were there."""
+    nbytes: int
+    """Bytes of the split's arrays."""
+    failed: dict[str, str]
+    """Why, by sample id."""
+    seconds: float
+    stages: dict[str, float]
+    bound_by: str
+
+
+class Progress(Protocol):
+    """Told about views done; tqdm is one."""
+
+    def update(self, n: int) -> object: ...
+
+
+MakeProgress = Callable[[str, int], AbstractContextManager[Progress]]
+
+
+def extract(
+    request: ExtractRequest, *, overwrite: bool = False, progress: MakeProgress | None = None
+) -> dict[str, SplitSummary]:
+    """Write (or go on writing) the cache of `request`; returns a summary by split.
+
+    The model's output is checked before anything is written. A rerun computes only what is missing. Raises a
+    FeatcacheError when the source, the model or the cache at `out` do not fit; what is committed stays.
+    """
+    job = _Job(request)
+    summaries: dict[str, SplitSummary] = {}
+    with CacheWriter(
+        request.out,
+        job.spec,
+        storage=StorageSpec.parse({"shard_size": request.shard_size}, "the options"),
+        overwrite=overwrite,
+        command=_command(request),
+    ) as writer:
+        shapes = writer.shapes or job.shapes()
+        estimate.require_room(request.out, job.missing_bytes(writer, shapes))
+        for name, source in job.sources.items():
+            summaries[name] = job.write(name, source, writer, shapes, progress or _no_progress)
+        if (text := _class_text(job.encoder, job.spec.class_names)) is not None:
+            writer.class_text(text.numpy(), job.encoder.templates)
+    return summaries
+
+
+def dry_run(request: ExtractRequest) -> tuple[Shapes, dict[str, estimate.Estimate]]:
+    """Shapes, bytes and seconds by split, from a short timed pilot; writes nothing.
+
+    Raises CacheError when the disk cannot hold the cache.
+    """
+    job = _Job(request)
+    shapes = job.shapes()
+    estimates = {name: job.estimate(source, shapes) for name, source in job.sources.items()}
+    estimate.require_room(request.out, sum(e.nbytes for e in estimates.values()))
+    return shapes, estimates
+
+
+class _Job:
+    """The source, the model and the meaning of the cache they give, opened and checked."""
+
+    def __init__(self, request: ExtractRequest) -> None:
+        self.request = request
+        self.sources = _sources(request)
+        self.encoder = encoders.load(request.model)
+        _require_modality(self.encoder, self.sources)
+        self.device = resolve(request.device)
+        self.encoder.to(self.device)
+        self.spec = CacheSpec.parse(
+            {
+                "encoder": self.encoder.spec.model_dump(),
+                "layers": request.layers,
+                "tokens": request.tokens,
+                "views": request.views,
+                "dtype": request.dtype,
+                "amp": request.amp,
+                "class_names": _class_names(self.sources, request.out),
+            },
+            "the options",
+        )
+        self.forward = Forward(self.encoder, request.layers, request.tokens, request.amp, self.device)
+        self.views = request.views.names()
+
+    def shapes(self) -> Shapes:
+        return self.forward.shapes(next(iter(self.sources.values())))
+
+    def missing_bytes(self, writer: CacheWriter, shapes: Shapes) -> int:
+        new = [source for name, source in self.sources.items() if not writer.has_split(name)]
+        return sum(self.nbytes(source, shapes) for source in new)
+
+    def nbytes(self, source: Source, shapes: Shapes) -> int:
+        return estimate.cache_bytes(shapes, len(source), len(self.views), self.spec.dtype)
+
+    def estimate(self, source: Source, shapes: Shapes) -> estimate.Estimate:
+        views = len(self.views)
+        batches = estimate.pilot_batches(len(source), views, self.request.batch_size)
+        dataset = ViewDataset(source, self._transform(), self.views, batches)
+        rate = estimate.pilot(dataset, self.forward, self.device)
+        return estimate.Estimate(len(source), views, self.nbytes(source, shapes), rate * views * len(source))
+
+    def write(
+        self, name: str, source: Source, writer: CacheWriter, shapes: Shapes, progress: MakeProgress
+    ) -> SplitSummary:
+        start = time.perf_counter()
+        split_spec = SplitSpec(source=source.digest(), rows=len(source))
+        split = writer.split(name, split_spec, source.ids, source.labels, shapes)
+        units = split.missing()
+        batches = list(plan_batches(units, self.request.batch_size))
+        todo = sum(len(batch.rows) * len(batch.views) for batch in batches)
+        workers = self.request.num_workers
+        dataset = ViewDataset(source, self._transform(), self.views, batches)
+        clock = Clock()
+        with progress(name, todo) as bar:
+            arriving = feed(dataset, auto_workers(todo) if workers is None else workers, self.device)
+            walk(arriving, self.forward, split, units, clock, bar.update)
+        failed = Cache.open(self.request.out).split(name).failures()
+        _require_some(name, failed, len(source))
+        return SplitSummary(
+            rows=len(source),
+            written=todo,
+            nbytes=self.nbytes(source, shapes),
+            failed={source.ids[row]: reason for row, reason in failed.items()},
+            seconds=time.perf_counter() - start,
+            stages={"read": clock.read, "wait": clock.wait, "forward": clock.forward, "write": clock.write},
+            bound_by=clock.bound_by(),
+        )
+
+    def _transform(self) -> ViewTransform:
+        return ViewTransform(self.encoder.transform, self.encoder.spec.modality, self.request.views)
+
+
+def _sources(request: ExtractRequest) -> dict[str, Source]:
+    found: Mapping[str, Source] = open_source(request.source, label_column=request.label_column)
+    if request.split is not None:
+        if request.split not in found:
+            raise ConfigError(
+                "the source has no such split", got=request.split, hint=did_you_mean(request.split, found)
+            )
+        found = {request.split: found[request.split]}
+    if request.limit is not None:
+        found = {name: limit(source, request.limit) for name, source in found.items()}
+    return dict(found)
+
+
+def _class_names(sources: Mapping[str, Source], out: Path) -> tuple[str, ...]:
+    """The source's class names; an unlabelled source added to a labelled cache takes that cache's."""
+    names = next(iter(sources.values())).class_names
+    if names or read_attributes(out) is None:
+        return names
+    return Cache.open(out).class_names
+
+
+def _class_text(encoder: Encoder, class_names: tuple[str, ...]) -> torch.Tensor | None:
+    """(C, P) float32: per class, the unit-length mean of its unit-length prompts (CLIP, 2103.00020, section 3.1.4)."""
+    prompts = [t.format(name.replace("_", " ")) for name in class_names for t in encoder.templates]
+    with torch.inference_mode():
+        embedded = encoder.encode_text(prompts) if prompts else None
+    if embedded is None:
+        return None
+    by_class = F.normalize(embedded.float().cpu(), dim=1).reshape(
+        len(class_names), len(encoder.templates), -1
+    )
+    return F.normalize(by_class.mean(1), dim=1)
+
+
+def _require_modality(encoder: Encoder, sources: Mapping[str, Source]) -> None:
+    for name, source in sources.items():
+        if source.modality != encoder.spec.modality:
+            raise ConfigError(
+                f"the model cannot read the split `{name}`",
+                got=f"a source of {source.modality} samples",
+                expected=f"{encoder.spec.modality} samples, which {encoder.spec.name} reads",
+            )
+
+
+def _require_some(name: str, failed: Mapping[int, str], rows: int) -> None:
+    if len(failed) == rows:
+        raise CacheError(
+            f"not one of the {rows} samples of `{name}` could be read",
+            got=next(iter(failed.values()), ""),
+            hint="mend the files, then extract again with --overwrite",
+        )
+
+
+def _command(request: ExtractRequest) -> str:
+    """How the cache was asked for. Without its own place: two caches of one content are equal byte for byte."""
+    return f"featcache extract {request.source} --model {request.model}"
+
+
+def _no_progress(name: str, total: int) -> AbstractContextManager[Progress]:
+    return nullcontext(_Quiet())
+
+
+class _Quiet:
+    def update(self, n: int) -> None:
+        """Say nothing."""

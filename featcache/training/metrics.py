@@ -1,0 +1,53 @@
+"""How good predictions are: accuracy in its several forms, negative log-likelihood and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics as sk
+
+Floats = NDArray[np.float64]
+
+
+def evaluate(log_probs: Floats, labels: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
+    """Every figure of a test: `log_probs` (N, C) in nats, `labels` (N,) without -1.
+
+    Returns accuracy, balanced_accuracy (over the classes present), macro_f1, nll (nats), ece, per_class (accuracy by
+    class name) and confusion (row: true class, column: predicted).
+
+    >>> good = evaluate(np.log(np.array([[0.9, 0.1], [0.2, 0.8]])), np.array([0, 1]), ("cat", "dog"))
+    >>> good["accuracy"], round(good["nll"], 3)
+    (1.0, 0.164)
+    """
+    classes = np.arange(len(class_names))
+    predicted = log_probs.argmax(1)
+    confusion = sk.confusion_matrix(labels, predicted, labels=classes)
+    support = confusion.sum(1)
+    recall = np.divide(confusion.diagonal(), support, out=np.full(len(classes), np.nan), where=support > 0)
+    present = classes[support > 0]
+    return {
+        "accuracy": float((predicted == labels).mean()),
+        "balanced_accuracy": float(recall[present].mean()),
+        "macro_f1": float(sk.f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0)),
+        "nll": float(-log_probs[np.arange(len(labels)), labels].mean()),
+        "ece": expected_calibration_error(log_probs, labels),
+        "samples": len(labels),
+        "per_class": {class_names[c]: float(recall[c]) for c in present},
+        "confusion": confusion.tolist(),
+    }
+
+
+def expected_calibration_error(log_probs: Floats, labels: NDArray[np.int64], bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of confidence (Guo et al., 1706.04599, Eq. 3).
+
+    >>> expected_calibration_error(np.log(np.array([[0.75, 0.25]] * 4)), np.array([0, 0, 0, 1]))
+    0.0
+    """
+    confidence = np.exp(log_probs.max(1))
+    correct = log_probs.argmax(1) == labels
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = np.bincount(index, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gap).sum() / len(labels))

@@ -1,0 +1,63 @@
+"""Every option of a training, typed; `--set optim.steps=500` reaches any of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from featcache.config import Config
+from featcache.nn.projector import ProjectorOptions
+
+
+class OptimOptions(Config):
+    """How the projector, heads and critics are optimised."""
+
+    steps: int = Field(default=300, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    """Labelled samples a step (fewer where there are fewer labels)."""
+    uratio: float = Field(default=3.0, gt=0)
+    """Unlabelled samples for each labelled one (mu)."""
+    lr: float = Field(default=5e-4, gt=0)
+    critic_lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero; then it falls as a cosine."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of all weights, used for evaluation; 0 is off."""
+    amp: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    """Compile the projector with torch.compile."""
+
+
+class DataOptions(Config):
+    """What is read from the cache, and from where."""
+
+    train: str = "train"
+    """The split to learn from."""
+    test: str = "test"
+    """The split to report on; its labels are read once, at the end."""
+    layer: int | None = None
+    """The layer whose tokens are used; by default the first the cache was extracted with."""
+    residency: Literal["auto", "stream", "ram", "device"] = "auto"
+
+
+class LogOptions(Config):
+    """How often a training writes."""
+
+    every: int = Field(default=10, ge=1)
+    """Steps between lines of metrics."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Steps between checkpoints."""
+
+
+class TrainOptions(Config):
+    """The options of one training; `objective` is parsed by the objective itself."""
+
+    objective: dict[str, Any] = Field(default_factory=dict)
+    projector: ProjectorOptions = Field(default_factory=ProjectorOptions)
+    optim: OptimOptions = Field(default_factory=OptimOptions)
+    data: DataOptions = Field(default_factory=DataOptions)
+    log: LogOptions = Field(default_factory=LogOptions)

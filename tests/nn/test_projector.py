@@ -1,0 +1,138 @@
+"""The projector starts as the frozen representation, learns everywhere, and never sees padding."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featcache.errors import ConfigError
+from featcache.nn.aggregate import Pool
+from featcache.nn.projector import Projector, ProjectorOptions
+from featcache.objectives.base import Features
+
+POOLS = get_args(Pool)
+HALF = (torch.float16, torch.bfloat16)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(
+    pool: Pool = "mean",
+    dim: int = 8,
+    pooled_dim: int = 8,
+    depth: int = 1,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> Projector:
+    options = ProjectorOptions(pool=pool, heads=2, depth=depth, dropout=dropout)
+    return Projector(options, dim, pooled_dim, seeded(seed))
+
+
+def features(
+    lengths: list[int] | None = None, dim: int = 8, pooled_dim: int = 8, dtype: torch.dtype = torch.float32
+) -> Features:
+    rows = len(lengths or [5, 5, 5])
+    mask = None if lengths is None else torch.arange(5) < torch.tensor(lengths).unsqueeze(1)
+    tokens = torch.randn(rows, 5, dim, generator=seeded(1)).to(dtype)
+    return Features(tokens, mask, torch.randn(rows, pooled_dim, generator=seeded(2)).to(dtype))
+
+
+def take_a_step(projector: Projector, batch: Features, steps: int = 1) -> None:
+    target = torch.randn(batch.pooled.shape, generator=seeded(3))
+    optimiser = torch.optim.Adam(projector.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (projector(batch) - target).square().sum().backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@given(
+    lengths=st.none() | st.lists(st.integers(0, 5), min_size=1, max_size=4),
+    dims=st.tuples(st.sampled_from([4, 8, 12]), st.integers(1, 12)),
+    depth=st.integers(1, 2),
+    dtype=st.sampled_from([torch.float32, *HALF]),
+)
+@settings(max_examples=25, deadline=None)
+def test_starts_exactly_as_the_frozen_embedding(
+    pool: Pool, lengths: list[int] | None, dims: tuple[int, int], depth: int, dtype: torch.dtype
+) -> None:
+    batch = features(lengths, *dims, dtype=dtype)
+    z = build(pool, *dims, depth=depth, dropout=0.5)(batch)
+    assert z.dtype == torch.float32
+    assert torch.equal(z, batch.pooled.float())
+
+
+def test_starts_exactly_as_the_frozen_embedding_under_autocast() -> None:
+    batch = features([2, 5], dim=8, pooled_dim=6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(build("attention", 8, 6)(batch), batch.pooled)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("junk", [1e4, float("inf"), float("nan")])
+def test_padding_has_no_influence(pool: Pool, junk: float) -> None:
+    batch = features([2, 5, 3])
+    projector = build(pool, depth=2)
+    take_a_step(projector, batch, steps=3)
+    assert batch.mask is not None
+    dirty = batch._replace(tokens=batch.tokens.masked_fill(~batch.mask.unsqueeze(-1), junk))
+    assert torch.equal(projector(dirty), projector(batch))
+    alone = Features(batch.tokens[:1, :2], None, batch.pooled[:1])
+    torch.testing.assert_close(projector(alone), projector(batch)[:1])
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pooled_dim", [8, 5, 11])
+def test_gradients_reach_every_parameter_after_one_step(pool: Pool, pooled_dim: int) -> None:
+    batch = features([2, 5, 3], pooled_dim=pooled_dim)
+    projector = build(pool, pooled_dim=pooled_dim, depth=2)
+    take_a_step(projector, batch, steps=1)
+    projector.zero_grad()
+    projector(batch).square().sum().backward()
+    for name, parameter in projector.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_sample_of_padding_only_stays_finite(pool: Pool) -> None:
+    batch = features([0, 5])
+    projector = build(pool)
+    take_a_step(projector, batch, steps=2)
+    assert all(torch.isfinite(p).all() for p in projector.parameters())
+    assert torch.isfinite(projector(batch)).all()
+
+
+def test_the_generator_decides_and_the_global_one_is_untouched() -> None:
+    before = torch.get_rng_state()
+    one, same, other = (build(dim=8, pooled_dim=5, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["blocks.0.qkv.weight"], other["blocks.0.qkv.weight"])
+
+
+def test_the_map_to_another_width_starts_orthogonal() -> None:
+    weight = build(dim=4, pooled_dim=8).widen.weight
+    torch.testing.assert_close(weight.T @ weight, torch.eye(4))
+
+
+def test_permuting_the_batch_permutes_the_result() -> None:
+    batch, order = features([2, 5, 3]), torch.tensor([2, 0, 1])
+    assert batch.mask is not None
+    projector = build("attention")
+    take_a_step(projector, batch)
+    shuffled = Features(batch.tokens[order], batch.mask[order], batch.pooled[order])
+    torch.testing.assert_close(projector(shuffled), projector(batch)[order])
+
+
+def test_heads_that_do_not_fit_name_those_that_do() -> None:
+    with pytest.raises(ConfigError, match=r"heads=4, width 10[\s\S]*\[1, 2, 5, 10\][\s\S]*projector.heads=2"):
+        Projector(ProjectorOptions(heads=4), 10, 10, seeded(0))
