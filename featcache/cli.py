@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Group(click.Group):
-    """Prints a FeatcacheError without a traceback, and exits with 1."""
+    """Prints a FeatcacheError without a traceback and exits with 1; an interrupted command exits with 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from featcache.errors import FeatcacheError
@@ -30,12 +30,18 @@ class _Group(click.Group):
         except FeatcacheError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo(
+                "interrupted: what is written stays; the same command (train: with --resume) goes on",
+                err=True,
+            )
+            ctx.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
-    """Run a frozen foundation model once, keep its token embeddings, adapt from the cache as often as you like."""
+    """Run a frozen foundation model once, keep its token embeddings, adapt from the cache."""
 
 
 @main.command()
@@ -49,7 +55,11 @@ def main() -> None:
 @click.option("--tokens", default="all", show_default=True, help="all, cls, patch, pooled or grid:HxW.")
 @click.option("--layer", default="-1", show_default=True, help="Layers from the end, for example -1|-2.")
 @click.option(
-    "--dtype", default="float16", show_default=True, type=click.Choice(["float16", "bfloat16", "float32"])
+    "--dtype",
+    default="float16",
+    show_default=True,
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    help="The type values are stored in.",
 )
 @click.option(
     "--amp",
@@ -60,7 +70,9 @@ def main() -> None:
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
 @click.option("--label-column", help="The label column of a table.")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Views in a forward pass."
+)
 @click.option("--num-workers", type=click.IntRange(0), help="Reading processes [default: half the cores].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--shard-size", default="128MB", show_default=True, help="Bytes, or a number of rows.")
@@ -80,7 +92,7 @@ def extract(
         source, out=out, views=parse_views(views), layers=parse_layers(layer), **options
     )
     if dry_run:
-        shapes, estimates = stage.dry_run(request)
+        shapes, estimates = stage.dry_run(request, overwrite=overwrite)
         for array in shapes.layers:
             click.echo(
                 f"tokens of layer {array.layer}: {array.tokens} x {array.dim}, pooled: {shapes.pooled}"
@@ -172,8 +184,12 @@ def parse_views(text: str) -> ViewSpec:
     """
     from featcache.cache.spec import ViewSpec
     from featcache.config import parse_overrides
+    from featcache.errors import ConfigError
 
-    return ViewSpec.parse(parse_overrides(part for part in text.split(",") if part), "--views")
+    parts = [part for part in text.split(",") if part]
+    if wrong := [part for part in parts if "=" not in part]:
+        raise ConfigError("cannot read --views", got=wrong[0], expected="NAME=VALUE, such as weak=1,strong=2")
+    return ViewSpec.parse(parse_overrides(parts), "--views")
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -218,13 +234,13 @@ def _estimate_line(name: str, estimate: Estimate) -> str:
 def _summary_text(name: str, summary: SplitSummary) -> str:
     from featcache.extraction.estimate import human_bytes
 
-    rate = summary.written / summary.seconds if summary.seconds else 0.0
+    rate = summary.computed / summary.seconds
     lines = [
-        f"{name}: {summary.rows} rows, {summary.written} views computed in {summary.seconds:.1f} s "
+        f"{name}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s "
         f"({rate:.0f}/s), {human_bytes(summary.nbytes)}, {len(summary.failed)} failed",
         "  "
         + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
-        + (f"; bound by {summary.bound_by}" if summary.written else ""),
+        + (f"; bound by {summary.bound_by}" if summary.computed else ""),
     ]
     lines += [f"  failed: {key}: {reason}" for key, reason in list(summary.failed.items())[:10]]
     if len(summary.failed) > 10:

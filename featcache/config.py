@@ -1,4 +1,4 @@
-"""Typed, frozen configuration: validated on construction, overridable by `key=value`, with a stable digest."""
+"""Typed, frozen configuration: validated when made, overridable by `key=value`, with a stable digest."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin
 
 import pydantic
+from pydantic_core import ErrorDetails
 
 from featcache.errors import ConfigError
 
@@ -27,14 +28,14 @@ class Config(pydantic.BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "options") -> Self:
-        """Validate `values`; raises ConfigError naming the first offending key, its value and what was expected."""
+        """Validate `values`; raises ConfigError with the first offending key, its value and what was due."""
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
-            raise _explain(cls, error, where) from None
+            raise _explain(cls, error, values, where) from None
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON form: equal options give equal digests, whatever the key order."""
+        """SHA-256 (hex) of the canonical JSON form: equal options, in whatever order, give equal digests."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -82,17 +83,20 @@ def merge(into: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             merge(into[key], value)
         else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
+            # A branch is copied, so that laying more over it leaves `other` as it was.
+            into[key] = merge({}, value) if isinstance(value, Mapping) else value
     return into
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests the nearest known name, and lists them all.
+    """A sentence that suggests the nearest known name, and lists them all; empty where none is known.
 
     >>> did_you_mean("twinturb", ["linear", "twinturbo"])
     'did you mean `twinturbo`? known: linear, twinturbo'
     """
     options = sorted(known)
+    if not options:
+        return ""
     near = difflib.get_close_matches(name, options, n=1)
     return (f"did you mean `{near[0]}`? " if near else "") + "known: " + ", ".join(options)
 
@@ -110,24 +114,37 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(model: type[Config], error: pydantic.ValidationError, where: str) -> ConfigError:
+def _explain(
+    model: type[Config], error: pydantic.ValidationError, values: Mapping[str, Any], where: str
+) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"]) or where
+    name = _name(first, values) or where
     if first["type"] == "extra_forbidden":
-        known = _fields(model, first["loc"][:-1])
-        return ConfigError(
-            f"unknown key `{name}` in {where}", hint=did_you_mean(str(first["loc"][-1]), known)
-        )
-    return ConfigError(
-        f"`{name}` in {where} does not fit", got=repr(first["input"]), expected=first["msg"].lower()
-    )
+        known = did_you_mean(str(first["loc"][-1]), _fields(model, first["loc"][:-1]))
+        return ConfigError(f"unknown key `{name}` in {where}", hint=known or None)
+    if first["type"] == "missing":
+        return ConfigError(f"`{name}` is missing in {where}")
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return ConfigError(f"`{name}` in {where} does not fit", got=repr(first["input"]), expected=expected)
 
 
-def _fields(model: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
+def _name(error: ErrorDetails, values: Any) -> str:
+    """The dotted name of what is wrong, without the names pydantic gives to the members of a union."""
+    parts = []
+    for part in error["loc"]:
+        if part in values if isinstance(values, Mapping) else isinstance(part, int):
+            values = values[part]
+            parts.append(str(part))
+        elif error["type"] == "missing":
+            parts.append(str(part))
+    return ".".join(parts)
+
+
+def _fields(model: Any, path: tuple[int | str, ...]) -> list[str]:
+    """The keys of the table at `path`, also through tables of tables (`dict[str, Config]`)."""
     for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type):
-            return []
-        if issubclass(field.annotation, pydantic.BaseModel):
-            model = field.annotation
-    return list(model.model_fields)
+        if get_origin(model) is dict:
+            model = get_args(model)[1]
+        elif hasattr(model, "model_fields") and part in model.model_fields:
+            model = model.model_fields[part].annotation
+    return list(getattr(model, "model_fields", ()))

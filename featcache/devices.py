@@ -8,7 +8,7 @@ from featcache.errors import ConfigError
 
 
 def resolve(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; raises ConfigError for CUDA where there is none.
+    """`auto` is CUDA where there is one, else the CPU; raises ConfigError for a device that is not there.
 
     >>> resolve("cpu")
     device(type='cpu')
@@ -21,4 +21,7 @@ def resolve(name: str) -> torch.device:
             got=name,
             hint="use --device auto or cpu, or install a CUDA build of torch",
         )
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError("no such device", got=name, expected="auto, cpu, cuda or cuda:N") from None

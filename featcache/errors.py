@@ -1,4 +1,4 @@
-"""The errors featcache raises on purpose: what was wrong, what was there, what was expected, what to do next."""
+"""The errors featcache raises on purpose: what was wrong, what was got, what was expected, what is next."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Finding the one file that implements a source, an encoder or an objective.
 
-The file's name is its key: `featcache/objectives/twinturbo.py` is `twinturbo`. Packages from outside add their own
-under the entry-point groups `featcache.sources`, `featcache.encoders` and `featcache.objectives`, each entry naming
-a module. There is no registry to edit.
+The file's name is its key: `featcache/objectives/twinturbo.py` is `twinturbo`. Packages from outside add
+their own under the entry-point groups `featcache.sources`, `featcache.encoders` and `featcache.objectives`,
+each entry naming a module. There is no registry to edit.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class ShardFile:
         Returns None, or the flat position of the first NaN or infinity, before which writing stopped.
         """
         values = rows.reshape(-1)
-        # Piece by piece, so that each is still in the processor's cache when it is summed and written: a quarter
-        # slower than writing alone, where one pass after the other over a batch takes twice as long.
+        # Piece by piece, so that each is still in the processor's cache when it is summed and written: a
+        # quarter slower than writing alone, whereas passes over the whole batch take twice as long.
         step = _PIECE // values.itemsize
         for start in range(0, values.size, step):
             piece = values[start : start + step]

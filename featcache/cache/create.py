@@ -147,8 +147,16 @@ def _group_metadata(attributes: Mapping[str, Any]) -> bytes:
 def _create_array(path: Path, *, fill_value: Any = 0, **options: Any) -> Any:
     import zarr
 
+    # Labels may all be the fill value (nothing is labelled): they get their file all the same.
     return zarr.create_array(
-        path, zarr_format=3, compressors=None, filters=None, fill_value=fill_value, overwrite=True, **options
+        path,
+        zarr_format=3,
+        compressors=None,
+        filters=None,
+        fill_value=fill_value,
+        overwrite=True,
+        config={"write_empty_chunks": True},
+        **options,
     )
 
 

@@ -74,7 +74,7 @@ def _explain(error: OSError, path: Path, needed: int) -> CacheError:
         return CacheError(
             f"the disk (or a quota or file-size limit) is full while writing {path}",
             got=f"{reason}; {free:,} bytes free",
-            expected=f"room for {needed:,} more bytes for this shard",
+            expected=f"room for {needed:,} more bytes for this shard" if needed else None,
             hint="free some space and rerun the same command: it continues with the first missing shard",
         )
     if error.errno in _DENIED:

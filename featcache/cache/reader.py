@@ -142,13 +142,16 @@ class Split:
         return [unit for unit in self.units if not self._is_whole(unit)]
 
     def complete(self) -> bool:
-        """Whether every row of every view is written and in place."""
+        """Whether every row of every view is written and in place; `check` says what is not."""
         return not self.missing()
 
     def check(self) -> None:
         """Raise CacheError, naming the first missing or truncated shard, unless the split is complete."""
         entries = [ledger.read(self.path, unit) for unit in self.units]
-        for entry in filter(None, [ledger.read(self.path), *entries]):
+        rows = ledger.read(self.path)
+        if rows is None:
+            raise codec.damaged(ledger.path(self.path), "no such file", "the entry of labels and sample ids")
+        for entry in filter(None, [rows, *entries]):
             if damage := ledger.damage(self.path, entry):
                 file, found, expected = damage
                 got = "no such file" if found is None else f"{found:,} bytes"

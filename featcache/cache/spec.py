@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -117,11 +117,6 @@ class Shapes(Config):
     """Width of the model's own pooled embedding."""
     mask: bool = False
     """Whether samples differ in length, so that a token mask is stored."""
-
-    def by_layer(self) -> dict[str, Any]:
-        """The geometry as a nested mapping, one branch a layer, to name what differs."""
-        layers = {str(layer.layer): layer.model_dump(mode="json") for layer in self.layers}
-        return {"layers": layers, "pooled": self.pooled, "mask": self.mask}
 
 
 def array_name(shapes: Shapes, layer: int) -> str:

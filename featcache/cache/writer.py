@@ -48,10 +48,9 @@ class CacheWriter:
         self._storage, self._command = storage or StorageSpec(), command
         self._lock = WriterLock(self.path)
         try:
-            self._cache = _existing(self.path)
-            self._replaces = overwrite and self._cache is not None
-            if self._replaces:
-                self._cache = None
+            found = _is_cache(self.path)
+            self._replaces = found and overwrite
+            self._cache = Cache.open(self.path) if found and not overwrite else None
             if self._cache is not None:
                 require_same(self.path, self._cache.spec, spec)
         except BaseException:
@@ -98,11 +97,15 @@ class CacheWriter:
             raise CacheError(
                 "class texts do not fit", got=len(embedding), expected=f"{len(names)} class names"
             )
-        stored = read_attributes(path)
-        if stored is None:
+        if self.needs_class_text(templates):
             with files.explained(path):
                 create.create_class_text(path, np.asarray(embedding, np.float32), names, templates)
-        elif stored["templates"] != list(templates):
+
+    def needs_class_text(self, templates: Sequence[str]) -> bool:
+        """Whether `class_text` is still to be called; raises CacheMismatch as it does."""
+        path = self.path / _CLASS_TEXT
+        stored = read_attributes(path)
+        if stored is not None and stored["templates"] != list(templates):
             hint = "write to another place with --out, or replace this cache with --overwrite"
             raise CacheMismatch(
                 f"{path} was made by other templates",
@@ -110,6 +113,7 @@ class CacheWriter:
                 expected=list(templates),
                 hint=hint,
             )
+        return stored is None
 
     def close(self) -> None:
         """Release the lock."""
@@ -267,7 +271,7 @@ class UnitWriter:
         row, value = self._next + at // (values.size // len(values)), float(values.reshape(-1)[at])
         sample = f"`{name}` of sample {self._split.ids[row]} (row {row})"
         if np.isfinite(value):
-            hint = "--dtype bfloat16 or --dtype float32"
+            hint = "--dtype bfloat16 or --dtype float32, with --overwrite"
             raise CacheError(
                 f"{dtype} cannot hold {value:.4g}, in {sample}", expected="a smaller value", hint=hint
             )
@@ -275,13 +279,14 @@ class UnitWriter:
         raise CacheError(f"the model gave {value}, in {sample}", expected="finite values", hint=hint)
 
 
-def _existing(path: Path) -> Cache | None:
+def _is_cache(path: Path) -> bool:
+    """Whether there is a cache at `path`, or nothing; raises CacheError where there is something else."""
     if read_attributes(path) is not None:
-        return Cache.open(path)
+        return True
     with files.explained(path):
         ours = {files.partial(path / "zarr.json").name}
         if not path.exists() or (path.is_dir() and set(os.listdir(path)) <= ours):
-            return None
+            return False
     raise CacheError(
         f"{path} exists and is not a featcache cache; it is left as it is",
         got="a folder" if path.is_dir() else "a file",

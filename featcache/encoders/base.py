@@ -19,7 +19,8 @@ class EncoderSpec(Config):
     """Everything about a frozen model that changes the numbers it gives; part of a cache's identity."""
 
     name: str
-    """As the user wrote it, for example `open_clip:ViT-B-32/laion2b_s34b_b79k`."""
+    """As the user wrote it, for example `open_clip:ViT-B-32/laion2b_s34b_b79k`; of a path the last part only,
+    so that a moved checkpoint is the same model still."""
     weights: str
     """SHA-256 over the parameters and buffers."""
     modality: Modality
@@ -59,7 +60,8 @@ class Encoder(Protocol):
     templates: tuple[str, ...]
     """Prompt templates for class names, each with one `{}`."""
 
-    def to(self, device: torch.device) -> None: ...
+    def to(self, device: torch.device) -> None:
+        """Move the model; `encode` then takes inputs from anywhere."""
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
         """Run the frozen model; `layers` counts from the end: -1 is the last."""

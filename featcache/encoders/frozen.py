@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,6 +98,24 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
+
+
+def portable(name: str) -> str:
+    """A model's name without the place it has on this machine: of a path, the last part.
+
+    `name` is a file or folder, or an architecture, a slash and a file; any other name is given back.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+    ...     portable(f"ViT-B-32/{file.name}") == f"ViT-B-32/{Path(file.name).name}"
+    True
+    >>> portable("ViT-B-32/laion2b_s34b_b79k")
+    'ViT-B-32/laion2b_s34b_b79k'
+    """
+    if Path(name).exists():
+        return Path(name).resolve().name
+    architecture, slash, file = name.partition("/")
+    return f"{architecture}/{Path(file).name}" if slash and Path(file).is_file() else name
 
 
 def random_seed(tag: str) -> int | None:

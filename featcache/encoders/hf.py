@@ -35,6 +35,7 @@ from featcache.encoders.frozen import (
     block_indices,
     layer_errors,
     load_errors,
+    portable,
     quiet,
     seeded,
     weights_digest,
@@ -49,6 +50,7 @@ _HINT = "an id on the hub, or a folder with config.json, weights, and an image p
 def load(name: str) -> HfImage | HfText:
     """The model that `name` (see above) means; raises EncoderError, or MissingExtra without transformers."""
     path, length = _split(name)
+    own = portable(path) + name.removeprefix(path)
     if path.startswith((".", "/", "~")) and not Path(path).is_dir():
         raise EncoderError("no such model folder", got=path, expected=_HINT)
     transformers = _transformers()
@@ -63,13 +65,13 @@ def load(name: str) -> HfImage | HfText:
             if length:
                 raise EncoderError("only text models take a length", got=f"hf:{name}", hint=f"hf:{path}")
             processor = transformers.AutoImageProcessor.from_pretrained(path)
-            return HfImage(module, name, path, processor, trained_pooler=not info["missing_keys"])
+            return HfImage(module, own, path, processor, trained_pooler=not info["missing_keys"])
         if module.main_input_name != "input_ids":
             got = f"a model of {module.main_input_name}"
             raise EncoderError("neither images nor text", got=got, expected="pixel_values or input_ids")
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         text = TextTransform(_right_padded(tokenizer), _length(name, module, tokenizer, length))
-        return HfText(module, name, text, _pooling(path))
+        return HfText(module, own, text, _pooling(path))
 
 
 class HfImage(FrozenEncoder):

@@ -31,6 +31,7 @@ from featcache.encoders.frozen import (
     layer_errors,
     load_errors,
     nearest,
+    portable,
     quiet,
     random_seed,
     seeded,
@@ -85,7 +86,7 @@ def _build(name: str, model: str, seed: int = 0, **options: Any) -> OpenClip:
     # An attention pooler comes before the norm, which then has another width.
     normed = getattr(visual, "attn_pool", None) is None and not hasattr(visual, "attnpool")
     spec = EncoderSpec(
-        name=f"open_clip:{name}",
+        name=f"open_clip:{portable(name)}",
         weights=weights_digest(module),
         modality="image",
         preprocess=json.dumps(open_clip.get_model_preprocess_cfg(module), sort_keys=True),

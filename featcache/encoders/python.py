@@ -58,7 +58,7 @@ def load(name: str) -> Encoder:
             hint = did_you_mean(attribute, [key for key in vars(user) if not key.startswith("_")])
             raise EncoderError(f"{path} has no function `{attribute}`", hint=hint)
         made = getattr(user, attribute)()
-    return _adopt(name, f"{attribute} of a file with SHA-256 {digest}", made)
+    return _adopt(f"python:{path.name}:{attribute}", f"{attribute} of a file with SHA-256 {digest}", made)
 
 
 def _import(path: Path, digest: str) -> ModuleType:
@@ -85,11 +85,9 @@ def _adopt(name: str, preprocess: str, made: Any) -> Encoder:
         module, transform = made
         modality = getattr(module, "modality", "image")
         if modality not in get_args(Modality):
-            raise EncoderError(
-                f"python:{name} has an unknown modality", got=modality, expected="image or text"
-            )
+            raise EncoderError(f"{name} has an unknown modality", got=modality, expected="image or text")
         spec = EncoderSpec(
-            name=f"python:{name}",
+            name=name,
             weights=weights_digest(module),
             modality=modality,
             preprocess=preprocess,
@@ -102,7 +100,7 @@ def _adopt(name: str, preprocess: str, made: Any) -> Encoder:
         encoder.transform = Portable(made.transform)
         return encoder
     got = tuple(type(part).__name__ for part in made) if isinstance(made, tuple) else type(made).__name__
-    raise EncoderError(f"python:{name} returned the wrong thing", got=got, expected=_RETURNS)
+    raise EncoderError(f"{name} returned the wrong thing", got=got, expected=_RETURNS)
 
 
 class Portable:

@@ -29,6 +29,7 @@ from featcache.encoders.frozen import (
     layer_errors,
     load_errors,
     nearest,
+    portable,
     quiet,
     random_seed,
     seeded,
@@ -86,7 +87,7 @@ def _build(name: str, model: str, seed: int = 0, **options: Any) -> Timm:
         raise EncoderError(f"timm's {model} gives no intermediate features", expected="forward_intermediates")
     config = timm.data.resolve_model_data_config(module)
     spec = EncoderSpec(
-        name=f"timm:{name}",
+        name=f"timm:{portable(name)}",
         weights=weights_digest(module),
         modality="image",
         preprocess=json.dumps(config, sort_keys=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -70,11 +70,13 @@ def select(encoded: Encoded, choice: str) -> Encoded:
     )
 
 
-def check(encoded: Encoded) -> None:
-    """Raises EncoderError where shapes disagree with each other or the geometry, or a value is not finite."""
-    batch = encoded.pooled.shape[0]
+def check(encoded: Encoded, ids: Sequence[str] | None = None) -> None:
+    """Raises EncoderError where shapes disagree with each other or the geometry, or a value is not finite; it
+    names the sample where the `ids` of the batch are given.
+    """
     if encoded.pooled.ndim != 2:
         raise EncoderError("pooled has the wrong rank", got=tuple(encoded.pooled.shape), expected="(B, P)")
+    batch = encoded.pooled.shape[0]
     if not encoded.tokens or encoded.tokens.keys() != encoded.geometry.keys():
         raise EncoderError(
             "every layer needs tokens and a geometry",
@@ -82,6 +84,7 @@ def check(encoded: Encoded) -> None:
         )
     for layer, tokens in encoded.tokens.items():
         _check_layer(layer, tokens, encoded.geometry[layer], batch)
+        _check_finite(f"tokens of layer {layer}", tokens, ids)
         if encoded.mask is not None and encoded.mask.shape != tokens.shape[:2]:
             raise EncoderError(
                 f"the mask does not fit the tokens of layer {layer}",
@@ -90,7 +93,7 @@ def check(encoded: Encoded) -> None:
             )
     if encoded.mask is not None and encoded.mask.dtype != torch.bool:
         raise EncoderError("the mask must be boolean", got=encoded.mask.dtype, expected=torch.bool)
-    _check_finite("pooled", encoded.pooled)
+    _check_finite("pooled", encoded.pooled, ids)
 
 
 def _check_layer(layer: int, tokens: Tensor, geometry: Geometry, batch: int) -> None:
@@ -109,16 +112,16 @@ def _check_layer(layer: int, tokens: Tensor, geometry: Geometry, batch: int) -> 
             got=f"{tokens.shape[1]} tokens",
             expected=f"{prefix} prefix tokens and a grid of {_grid_text(grid)}",
         )
-    _check_finite(where, tokens)
 
 
-def _check_finite(where: str, values: Tensor) -> None:
+def _check_finite(where: str, values: Tensor, ids: Sequence[str] | None) -> None:
     bad = ~values.isfinite().flatten(1).all(dim=1)
     if bad.any():
+        row = int(bad.nonzero()[0])
         raise EncoderError(
             f"{where} are not finite",
-            got=f"NaN or inf in row {int(bad.nonzero()[0])} of the batch",
-            hint="try --amp off, or look at this sample",
+            got="NaN or inf in " + (f"row {row} of the batch" if ids is None else f"sample {ids[row]}"),
+            hint="try --amp float32, or look at this sample",
         )
 
 

@@ -24,19 +24,32 @@ class ViewOptions(Protocol):
     """What a view needs to know; `featcache.cache.spec.ViewSpec` is one."""
 
     @property
-    def flip(self) -> float: ...  # probability of a horizontal flip
+    def flip(self) -> float:
+        """Probability of a horizontal flip."""
+
     @property
-    def crop(self) -> float: ...  # smallest area of a crop, as a part of the image
+    def crop(self) -> float:
+        """Smallest area of a crop, as a part of the image."""
+
     @property
-    def magnitude(self) -> int: ...  # of RandAugment, 0 to 30
+    def magnitude(self) -> int:
+        """Magnitude of RandAugment, 0 to 30."""
+
     @property
-    def num_ops(self) -> int: ...  # of RandAugment
+    def num_ops(self) -> int:
+        """Operations per strong view in RandAugment."""
+
     @property
-    def erase(self) -> float: ...  # probability of random erasing
+    def erase(self) -> float:
+        """Probability of random erasing."""
+
     @property
-    def dropout(self) -> float: ...  # probability of dropping a word; twice that in strong views
+    def dropout(self) -> float:
+        """Probability of dropping a word; twice that in strong views."""
+
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Of everything that is drawn."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from featcache.cache.spec import Shapes, ValueType
 from featcache.errors import CacheError
-from featcache.extraction.feed import Rows, ViewDataset, feed
+from featcache.extraction.feed import ViewDataset, feed
 from featcache.extraction.forward import Forward
 
 PILOT_BATCHES = 3
@@ -38,12 +37,12 @@ def cache_bytes(shapes: Shapes, rows: int, views: int, dtype: ValueType) -> int:
     return rows * (views * ((tokens + shapes.pooled) * value + mask + 1) + 8)
 
 
-def pilot(dataset: ViewDataset, forward: Forward, device: torch.device) -> float:
-    """Seconds per view, from the first batches: reading and forward pass overlap, so the slower one counts.
+def pilot(dataset: ViewDataset, forward: Forward, device: torch.device, num_workers: int) -> float:
+    """Seconds per view with that many workers, from the dataset's first batches; nothing is written.
 
-    The dataset's own batches are used, in this process; nothing is written.
+    They are read and computed in this process, one after the other, and timed apart.
     """
-    read, computed, views = [], [], []
+    timed = []
     for loaded in itertools.islice(feed(dataset, 0, device), PILOT_BATCHES):
         if not loaded.inputs:
             continue
@@ -51,18 +50,29 @@ def pilot(dataset: ViewDataset, forward: Forward, device: torch.device) -> float
         forward(loaded.inputs)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        read.append(loaded.seconds)
-        computed.append(time.perf_counter() - start)
-        views.append(len(loaded.rows) * len(loaded.views))
-    kept = slice(1, None) if len(views) > 1 else slice(None)
-    return float((np.sum(read[kept]) + np.sum(computed[kept])) / max(1, np.sum(views[kept])))
+        views = len(loaded.rows) * len(dataset.view_names)
+        timed.append((loaded.seconds, time.perf_counter() - start, views))
+    kept = timed[1:] or timed
+    if not kept:
+        return 0.0
+    read, computed, count = (sum(column) for column in zip(*kept, strict=True))
+    return pace(float(read), float(computed), num_workers) / int(count)
 
 
-def pilot_batches(rows: int, views: int, batch_size: int) -> list[Rows]:
-    """The first few batches of a split."""
+def pace(read: float, forward: float, num_workers: int) -> float:
+    """Seconds in all: workers share the reading, beside the forward pass; without any, the two take turns.
+
+    >>> pace(read=6.0, forward=2.0, num_workers=0), pace(read=6.0, forward=2.0, num_workers=2)
+    (8.0, 3.0)
+    """
+    return max(read / num_workers, forward) if num_workers else read + forward
+
+
+def pilot_batches(rows: int, views: int, batch_size: int) -> list[range]:
+    """The rows of the first few batches of a split."""
     step = max(1, batch_size // views)
     starts = range(0, min(rows, PILOT_BATCHES * step), step)
-    return [Rows(range(start, min(start + step, rows)), tuple(range(views))) for start in starts]
+    return [range(start, min(start + step, rows)) for start in starts]
 
 
 def require_room(path: Path, nbytes: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from featcache.encoders.views import ViewTransform
-from featcache.errors import SampleError
+from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError
 from featcache.sources.base import Source
 
 MAX_WORKERS = 8
@@ -22,19 +24,10 @@ WORTH_WORKERS = 2_000
 """Below this many views, starting worker processes costs more than they save."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one batch, all of one block, and the views (indices) still to be written of them."""
-
-    rows: range
-    views: tuple[int, ...]
-
-
 class Loaded(NamedTuple):
     """A batch ready for the encoder."""
 
     rows: range
-    views: tuple[int, ...]
     inputs: dict[str, Tensor]
     """Each (views * readable rows, ...), view by view; empty when no row could be read."""
     failed: dict[int, str]
@@ -43,11 +36,11 @@ class Loaded(NamedTuple):
     """Time spent reading and transforming, in whichever process."""
 
 
-class ViewDataset(Dataset[Loaded]):
+class ViewDataset(Dataset[Loaded | FeatcacheError]):
     """Reads and transforms a whole batch at a time: each sample is decoded once for all its views."""
 
     def __init__(
-        self, source: Source, transform: ViewTransform, view_names: Sequence[str], batches: Sequence[Rows]
+        self, source: Source, transform: ViewTransform, view_names: Sequence[str], batches: Sequence[range]
     ) -> None:
         self.source, self.transform = source, transform
         self.view_names, self.batches = tuple(view_names), batches
@@ -55,22 +48,35 @@ class ViewDataset(Dataset[Loaded]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> Loaded:
+    def __getitem__(self, index: int) -> Loaded | FeatcacheError:
+        # An error is handed over as a value: raised in a worker process, it would arrive as a traceback.
+        try:
+            return self._load(self.batches[index])
+        except FeatcacheError as error:
+            return error
+
+    def _load(self, rows: range) -> Loaded:
         start = time.perf_counter()
-        rows, views = self.batches[index].rows, self.batches[index].views
         failed: dict[int, str] = {}
         samples: list[list[dict[str, Tensor]]] = []
         for row in rows:
             try:
-                samples.append(self._sample(row, views))
+                samples.append(self._sample(row))
             except SampleError as error:
-                failed[row] = str(error.what)
-        inputs = _stack([sample[v] for v in range(len(views)) for sample in samples])
-        return Loaded(rows, views, inputs, failed, time.perf_counter() - start)
+                failed[row] = _reason(error, self.source.ids[row])
+        inputs = _stack([sample[v] for v in range(len(self.view_names)) for sample in samples])
+        return Loaded(rows, inputs, failed, time.perf_counter() - start)
 
-    def _sample(self, row: int, views: tuple[int, ...]) -> list[dict[str, Tensor]]:
+    def _sample(self, row: int) -> list[dict[str, Tensor]]:
         data, key = self.source[row], self.source.ids[row]
-        return [self.transform(data, key, self.view_names[view]) for view in views]
+        try:
+            return [self.transform(data, key, view) for view in self.view_names]
+        except FeatcacheError:
+            raise
+        except Exception as error:
+            # A reason is stored, so it may not hold what differs from run to run.
+            said = re.sub("0x[0-9a-fA-F]+", "...", f"{type(error).__name__}: {error}")
+            raise SampleError("the model's transform fails", got=said) from error
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # cloudpickle carries a user's own transform, defined in a file that workers cannot import, by value.
@@ -79,17 +85,36 @@ class ViewDataset(Dataset[Loaded]):
 
 
 def feed(dataset: ViewDataset, num_workers: int, device: torch.device) -> Iterator[Loaded]:
-    """Every batch, in order; workers are spawned, never forked, so that no lock is copied in mid-air."""
-    loader: Iterable[Loaded] = DataLoader(
+    """Every batch, in order; workers are never forks of this process, so that no lock is copied in mid-air.
+
+    Raises EncoderError where the transform gives what cannot be a batch, SourceError where a worker dies.
+    """
+    num_workers = min(num_workers, len(dataset))
+    loader: Iterable[Loaded | FeatcacheError] = DataLoader(
         dataset,
         batch_size=None,
         collate_fn=_as_is,
         num_workers=num_workers,
         prefetch_factor=2 if num_workers else None,
-        multiprocessing_context=_start_method() if num_workers else None,
+        multiprocessing_context=_context() if num_workers else None,
         pin_memory=device.type == "cuda",
     )
-    return iter(loader)
+    try:
+        for loaded in loader:
+            if isinstance(loaded, FeatcacheError):
+                raise loaded
+            yield loaded
+    except (RuntimeError, OSError, EOFError) as error:
+        if not num_workers:
+            raise
+        # What a dead process leaves behind depends on what it was about to send.
+        said = [type(error).__name__, *str(error).strip().splitlines()[-1:]]
+        raise SourceError(
+            "a reading process died",
+            got=": ".join(said),
+            expected="enough memory for --num-workers and --batch-size",
+            hint="rerun with fewer --num-workers or a smaller --batch-size: it goes on where it stopped",
+        ) from error
 
 
 def auto_workers(views: int) -> int:
@@ -97,17 +122,35 @@ def auto_workers(views: int) -> int:
     return 0 if views < WORTH_WORKERS else max(1, min(MAX_WORKERS, (os.cpu_count() or 2) // 2))
 
 
+def _reason(error: SampleError, sample_id: str) -> str:
+    detail = str(error.got or "").removeprefix(sample_id).removeprefix(": ")
+    return f"{error.what} ({detail})" if detail else error.what
+
+
 def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _start_method() -> str:
-    return "forkserver" if "forkserver" in torch.multiprocessing.get_all_start_methods() else "spawn"
+def _context() -> BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Workers are forks of a process that has done nothing but import: seconds, which each would spend anew.
+    context.set_forkserver_preload(["__main__", __name__, "torchvision.transforms.v2"])
+    return context
 
 
 def _stack(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     if not samples:
         return {}
+    shapes = {tuple((name, *value.shape) for name, value in sorted(sample.items())) for sample in samples}
+    if len(shapes) > 1:
+        raise EncoderError(
+            "the model's transform gives tensors of different shapes",
+            got=" and ".join(map(str, sorted(shapes)[:2])),
+            expected="the same shape for every sample",
+            hint="resize or crop (images), pad or cut (text) in the transform",
+        )
     return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 

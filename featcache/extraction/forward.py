@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from featcache.cache.spec import Shapes, TokenArray, ValueType
 from featcache.encoders import tokens
 from featcache.encoders.base import Encoded, Encoder, Inputs
-from featcache.errors import SampleError, SourceError
+from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError
 from featcache.sources.base import Source
 
 
@@ -35,20 +37,26 @@ class Forward:
     device: torch.device
 
     def __call__(self, inputs: Inputs) -> Encoded:
-        """The chosen tokens of a batch, on the device."""
+        """The chosen tokens of a batch, on the device; raises EncoderError where the model cannot take it."""
         dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": None}[self.amp]
         moved = {name: value.to(self.device, non_blocking=True) for name, value in inputs.items()}
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            return tokens.select(self.encoder.encode(moved, self.layers), self.choice)
+        autocast = torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+        with torch.inference_mode(), autocast, _explained():
+            encoded = self.encoder.encode(moved, self.layers)
+            _require_batch(encoded, len(next(iter(inputs.values()))))
+            return tokens.select(encoded, self.choice)
 
     def shapes(self, source: Source) -> Shapes:
         """The geometry, found and checked by running the first readable sample; nothing is written.
 
         Raises SourceError when no sample can be read, EncoderError when the output is not what a cache holds.
         """
-        sample = self.encoder.transform(_first_readable(source))
-        encoded = self({name: value.unsqueeze(0) for name, value in sample.items()})
-        tokens.check(encoded)
+        key, data = _first_readable(source)
+        with _explained():
+            sample = self.encoder.transform(data)
+        # Twice: a model that answers one sample may still not answer a batch.
+        encoded = self({name: torch.stack([value, value]) for name, value in sample.items()})
+        tokens.check(encoded, [key, key])
         arrays = []
         for layer in self.layers:
             (_, count, dim), geometry = encoded.tokens[layer].shape, encoded.geometry[layer]
@@ -60,7 +68,7 @@ class Forward:
 
 
 def split_views(encoded: Encoded, views: int, rows: int, readable: NDArray[np.int64]) -> list[Arrays]:
-    """A batch of `views * len(readable)` outputs as `views` batches of `rows`, zeros where a row is not readable."""
+    """A batch of `views * len(readable)` outputs as `views` batches of `rows`, zeros in rows not readable."""
 
     def spread(values: torch.Tensor) -> NDArray[Any]:
         values = values.float() if values.is_floating_point() else values
@@ -90,11 +98,39 @@ def empty_views(shapes: Shapes, views: int, rows: int) -> list[Arrays]:
     return [Arrays(by_layer, np.zeros((rows, shapes.pooled), np.float32), mask)] * views
 
 
-def _first_readable(source: Source) -> Any:
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever a model or its transform raises, in words."""
+    try:
+        yield
+    except FeatcacheError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise EncoderError(
+            "the device has no room for a batch",
+            got=str(error).splitlines()[0],
+            hint="a smaller --batch-size; what is written already stays",
+        ) from error
+    except Exception as error:
+        raise EncoderError("the model fails", got=f"{type(error).__name__}: {error}") from error
+
+
+def _require_batch(encoded: Encoded, samples: int) -> None:
+    given = {"pooled": encoded.pooled} | {f"tokens of layer {n}": x for n, x in encoded.tokens.items()}
+    for name, values in given.items():
+        if values.shape[:1] != (samples,):
+            raise EncoderError(
+                "the model's output does not follow its batch",
+                got=f"{name} of shape {tuple(values.shape)}",
+                expected=f"({samples}, ...) for {samples} samples",
+            )
+
+
+def _first_readable(source: Source) -> tuple[str, Any]:
     reason = ""
     for row in range(len(source)):
         try:
-            return source[row]
+            return source.ids[row], source[row]
         except SampleError as error:
             reason = reason or f"{source.ids[row]}: {error.what}"
     raise SourceError(

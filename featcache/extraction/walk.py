@@ -1,4 +1,4 @@
-"""The walk of one split: samples -> views -> tokens -> shards, with reading, forward pass and writing side by side."""
+"""The walk of one split: samples -> views -> tokens -> shards, all three steps side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +15,7 @@ import numpy as np
 
 from featcache.cache.layout import Unit
 from featcache.cache.writer import SplitWriter, UnitWriter
-from featcache.extraction.feed import Loaded, Rows
+from featcache.extraction.feed import Loaded
 from featcache.extraction.forward import Arrays, Forward, empty_views, split_views
 
 READ_AHEAD = 2
@@ -31,30 +31,32 @@ class Clock:
     """The forward pass waited this long for samples."""
     forward: float = 0.0
     write: float = 0.0
-    failed: dict[int, str] = field(default_factory=dict)
+    stall: float = 0.0
+    """The forward pass waited this long for the writer."""
 
     def bound_by(self) -> str:
         """The stage that set the pace."""
         stages = {
             "reading and preprocessing": self.wait,
             "the forward pass": self.forward,
-            "writing": self.write,
+            "writing": self.stall,
         }
         return max(stages, key=lambda name: stages[name])
 
 
-def plan_batches(units: Iterable[Unit], batch_size: int) -> Iterator[Rows]:
-    """Batches of at most `batch_size` views (full across the views of a sample), none across a block's border.
+def plan_batches(units: Iterable[Unit], views: int, batch_size: int) -> Iterator[range]:
+    """The rows of each batch: at most `batch_size` views of them, none across a block's border.
 
-    >>> list(plan_batches([Unit(0, 0, 0, 3), Unit(0, 1, 0, 3)], 4))
-    [Rows(rows=range(0, 2), views=(0, 1)), Rows(rows=range(2, 3), views=(0, 1))]
+    A block with any unit missing is computed again in all its views: the last bits of a sample's values
+    depend on the batch it is in, so only the same batches give the same bytes after a kill.
+
+    >>> list(plan_batches([Unit(0, 1, 0, 3), Unit(2, 0, 6, 8)], views=2, batch_size=4))
+    [range(0, 2), range(2, 3), range(6, 8)]
     """
-    for _, group in groupby(units, key=lambda unit: unit.block):
-        block = list(group)
-        views = tuple(unit.view for unit in block)
-        step = max(1, batch_size // len(views))
-        for start in range(block[0].start, block[0].stop, step):
-            yield Rows(range(start, min(start + step, block[0].stop)), views)
+    step = max(1, batch_size // views)
+    for (start, stop), _ in groupby(units, key=lambda unit: (unit.start, unit.stop)):
+        for first in range(start, stop, step):
+            yield range(first, min(first + step, stop))
 
 
 def walk(
@@ -73,13 +75,14 @@ def walk(
             arrays = _encode(loaded, forward, split)
             clock.forward += time.perf_counter() - start
             clock.read += loaded.seconds
-            clock.failed |= loaded.failed
+            start = time.perf_counter()
             writer.put(loaded, arrays)
-            advance(len(loaded.rows) * len(loaded.views))
+            clock.stall += time.perf_counter() - start
+            advance(len(loaded.rows) * len(arrays))
 
 
 def _encode(loaded: Loaded, forward: Forward, split: SplitWriter) -> list[Arrays]:
-    rows, views = loaded.rows, len(loaded.views)
+    rows, views = loaded.rows, len(split.spec.views.names())
     if not loaded.inputs:
         return empty_views(split.shapes, views, len(rows))
     readable = np.array([i for i, row in enumerate(rows) if row not in loaded.failed], np.int64)
@@ -94,7 +97,7 @@ def _timed(arriving: Iterator[Loaded], clock: Clock) -> Loaded | None:
 
 
 class _WriterThread:
-    """Appends batches to the open units of a block and commits them; its errors surface at the next `put`."""
+    """Appends batches to the units of a block and commits them; its errors surface at the next `put`."""
 
     def __init__(self, split: SplitWriter, units: list[Unit], clock: Clock) -> None:
         self._split, self._clock = split, clock
@@ -109,7 +112,7 @@ class _WriterThread:
         """Hand over one batch; waits while the writer is behind."""
         if self._error:
             raise self._error
-        self._queue.put((loaded.rows, loaded.views, arrays, loaded.failed))
+        self._queue.put((loaded.rows, arrays, loaded.failed))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -136,12 +139,13 @@ class _WriterThread:
                 self._error = error
             self._clock.write += time.perf_counter() - start
 
-    def _write(
-        self, rows: range, views: tuple[int, ...], arrays: list[Arrays], failed: dict[int, str]
-    ) -> None:
-        for view, values in zip(views, arrays, strict=True):
+    def _write(self, rows: range, arrays: list[Arrays], failed: dict[int, str]) -> None:
+        for view, values in enumerate(arrays):
             if (unit := self._units.get((rows.start, view))) is not None:
                 self._open[view] = self._split.begin(unit)
+            if view not in self._open:
+                continue  # this view of the block is there already
             self._open[view].append(values.tokens, values.pooled, values.mask, failed)
             if (view, rows.stop) in self._stops:
-                self._open.pop(view).commit()
+                self._open[view].commit()
+                del self._open[view]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ class Stream:
 class Loader:
     """Batches of a split for steps `start` to `stop`, in an order that depends on the plans alone.
 
-    Asking for `steps(start=k)` gives exactly what an uninterrupted loader gives from step k on. A batch's tensors
-    are valid until the next batch is asked for: their buffers are reused.
+    Asking for `steps(start=k)` gives exactly what an uninterrupted loader gives from step k on. A batch's
+    tensors are valid until the next batch is asked for: their buffers are reused.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Loader:
             unlabelled = Stream(ReadPlan(unlabelled_rows, size, seed + 1), views.unlabelled)
         return cls(store, labels, labelled, unlabelled, device)
 
-    def steps(self, start: int, stop: int) -> Iterator[Batch]:
+    def steps(self, start: int, stop: int) -> Generator[Batch]:
         """The batches of steps `start` to `stop`, read ahead by one thread; its errors are raised here."""
         free: queue.Queue[Any] = queue.Queue()
         ready: queue.Queue[Any] = queue.Queue()
@@ -143,7 +143,7 @@ class Loader:
             tuple(self._move(part) for part in batch.unlabelled),
             batch.unlabelled_index.to(self.device, non_blocking=True),
         )
-        # The ring may refill these pinned buffers once the consumer comes back: the copies must be done by then.
+        # The ring may refill these pinned buffers once the consumer comes back: copies must be done by then.
         torch.cuda.current_stream(self.device).synchronize()
         return moved
 

@@ -1,7 +1,7 @@
 """Which rows are read when: a pure function of (rows, seed, step, rank, world). No I/O and no hidden state.
 
-The order is an index permutation seeded by (seed, epoch) (the idea of google/grain), so there is no shuffle buffer to
-save: any step can be asked for at once, and resuming is asking for the next one.
+The order is an index permutation seeded by (seed, epoch) (the idea of google/grain), so there is no shuffle
+buffer to save: any step can be asked for at once, and resuming is asking for the next one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from featcache.errors import TrainError
 
 Rows = NDArray[np.int64]
 
@@ -62,7 +64,8 @@ def permutation(size: int, seed: int, epoch: int) -> Rows:
 def choose_views(families: tuple[str, ...], names: tuple[str, ...], seed: int, step: int) -> tuple[int, ...]:
     """For each asked-for family, the index of one cached view of it, drawn by (seed, step).
 
-    A family asked for twice gives two different views where two are cached.
+    A family asked for twice gives two different views where two are cached. Raises TrainError for a family
+    of which none is.
 
     >>> choose_views(("eval", "weak"), ("eval", "weak0", "weak1"), seed=0, step=0)[0]
     0
@@ -70,7 +73,22 @@ def choose_views(families: tuple[str, ...], names: tuple[str, ...], seed: int, s
     rng = np.random.default_rng([seed, step, len(names)])
     chosen: list[int] = []
     for family in families:
-        members = [i for i, name in enumerate(names) if name.rstrip("0123456789") == family]
+        members = [i for i, name in enumerate(names) if family_of(name) == family]
+        if not members:
+            raise TrainError(
+                f"the objective reads `{family}` views, and the cache holds none",
+                got=", ".join(names),
+                hint=f"extract again with --views {family}=1",
+            )
         fresh = [i for i in members if i not in chosen] or members
         chosen.append(int(rng.choice(fresh)))
     return tuple(chosen)
+
+
+def family_of(view: str) -> str:
+    """The family a cached view belongs to.
+
+    >>> family_of("strong1")
+    'strong'
+    """
+    return view.rstrip("0123456789")

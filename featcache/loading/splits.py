@@ -32,10 +32,10 @@ def draw_labels(
     num_labels: int | None = None,
     usable: NDArray[np.bool_] | None = None,
 ) -> LabelSplit:
-    """Draw a labelled set, the same number per class (`labels_per_class`) or in proportion to the classes (`num_labels`).
+    """Draw a labelled set: `labels_per_class` of each class, or `num_labels` in proportion to the classes.
 
-    Draws with one seed are nested: more labels per class only adds rows. Rows that are not `usable` (failed in
-    extraction) are in neither set. Raises TrainError when a class has too few labels, or there are none at all.
+    Draws with one seed are nested: more labels per class only adds rows. Rows that are not `usable` (failed
+    in extraction) are in neither set. Raises TrainError when a class has too few labels, or there are none.
 
     >>> labels = np.array([0, 0, 0, 1, 1, -1])
     >>> draw_labels(labels, ("cat", "dog"), seed=0, labels_per_class=1).labelled.size
@@ -47,7 +47,7 @@ def draw_labels(
     if sizes.sum() == 0:
         raise TrainError(
             "this training split has no labels to draw from",
-            got=f"{len(labels)} rows, {int(usable.sum())} usable, {int((labels != UNLABELLED).sum())} labelled",
+            got=f"{len(labels)} rows, {usable.sum()} usable, {(labels != UNLABELLED).sum()} labelled",
             hint="extract a source with labels (--label-column for a table), or check the failed rows",
         )
     wanted = _per_class(sizes, class_names, labels_per_class, num_labels)
@@ -82,9 +82,9 @@ def _refuse_too_few(sizes: NDArray[np.int64], class_names: Sequence[str], wanted
     smallest = int(sizes.argmin())
     if wanted < 1 or sizes[smallest] < wanted:
         raise TrainError(
-            f"class `{class_names[smallest]}` has fewer labelled samples than asked for",
-            got=f"--labels-per-class {wanted}",
-            expected=f"1 to {sizes[smallest]}, the size of the smallest class",
+            f"cannot draw that many labels of the class `{class_names[smallest]}`",
+            got=f"--labels-per-class {wanted}, where the class has {sizes[smallest]}",
+            expected="at least one label, and as many samples in every class",
             hint="ask for fewer labels per class, or use --num-labels for a draw in proportion",
         )
 

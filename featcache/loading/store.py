@@ -18,6 +18,8 @@ from featcache.objectives.base import Features
 
 Residency = Literal["auto", "stream", "ram", "device"]
 Rows = NDArray[np.int64]
+LOADED = 4096
+"""Rows at a time on their way into residency: what they take beside it stays small."""
 
 
 class Column:
@@ -32,15 +34,18 @@ class Column:
 
     def buffer(self, rows: int, *, pinned: bool) -> Tensor:
         """An empty (rows, *row) tensor to gather into."""
-        storage = np.empty((0,), self.array.dtype)
-        dtype = torch.bfloat16 if self.array.bfloat16 else torch.from_numpy(storage).dtype
-        return torch.empty((rows, *self.array.row_shape), dtype=dtype, pin_memory=pinned)
+        return torch.empty((rows, *self.array.row_shape), dtype=self._dtype(), pin_memory=pinned)
 
     def load(self, device: torch.device) -> None:
         """Hold every row of every view on `device`: (view, sample, *row)."""
         samples, views = self.array.shape[:2]
-        held = torch.stack([self._read(view, samples) for view in range(views)])
-        self.resident = held.to(device)
+        held = torch.empty((views, samples, *self.array.row_shape), dtype=self._dtype(), device=device)
+        staging = self.buffer(min(samples, LOADED), pinned=False)
+        for view in range(views):
+            for start in range(0, samples, LOADED):
+                rows = np.arange(start, min(start + LOADED, samples))
+                held[view, start : start + len(rows)] = self.gather(rows, view, staging[: len(rows)])
+        self.resident = held
 
     def gather(self, rows: Rows, view: int, out: Tensor) -> Tensor:
         """The rows (sorted) under one view: into `out`, or from residency on its own device."""
@@ -52,10 +57,10 @@ class Column:
             return torch.index_select(self.resident[view], 0, index, out=out)
         return self.resident[view].index_select(0, index)
 
-    def _read(self, view: int, samples: int) -> Tensor:
-        out = self.buffer(samples, pinned=False)
-        self.array.gather(np.arange(samples), view, _numpy(out))
-        return out
+    def _dtype(self) -> torch.dtype:
+        return (
+            torch.bfloat16 if self.array.bfloat16 else torch.from_numpy(np.empty(0, self.array.dtype)).dtype
+        )
 
 
 @dataclass
@@ -68,7 +73,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, cache: Cache, split_name: str, layer: int | None = None) -> FeatureStore:
-        """One layer's tokens (None: the first), mask and pooled; raises ConfigError when there is no such layer."""
+        """One layer's tokens (None: the first), mask and pooled; raises ConfigError for a layer not held."""
         split = cache.split(split_name)
         columns = {
             "tokens": Column(split.array(token_array(cache, layer))),
@@ -106,7 +111,7 @@ class FeatureStore:
 
 
 def token_array(cache: Cache, layer: int | None) -> str:
-    """The name of the array that holds a layer's tokens (None: the first); raises ConfigError naming the layers."""
+    """The array that holds a layer's tokens (None: the first); raises ConfigError naming the layers."""
     layers = [shape.layer for shape in cache.shapes.layers]
     if layer is not None and layer not in layers:
         raise ConfigError(
@@ -118,14 +123,11 @@ def token_array(cache: Cache, layer: int | None) -> str:
     return array_name(cache.shapes, layers[0] if layer is None else layer)
 
 
-def reside(stores: list[FeatureStore], residency: Residency, device: torch.device) -> str:
-    """Load the stores where `residency` says (`auto`: device if it fits, else RAM, else stream); says where they are."""
-    needed = sum(store.nbytes for store in stores)
-    where = _choose(needed, device) if residency == "auto" else residency
+def reside(store: FeatureStore, residency: Residency, device: torch.device) -> str:
+    """Load the store where `residency` says (`auto`: device if it fits, else RAM, else stream) and say it."""
+    where = _choose(store.nbytes, device) if residency == "auto" else residency
     if where != "stream":
-        target = device if where == "device" else torch.device("cpu")
-        for store in stores:
-            store.load(target)
+        store.load(device if where == "device" else torch.device("cpu"))
     return where
 
 

@@ -1,0 +1,1 @@
+"""The small trainable parts: the projector, its aggregation, heads and critics."""

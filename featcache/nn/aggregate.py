@@ -1,27 +1,40 @@
 """Token aggregation: (B, T, D) tokens and a (B, T) mask to one (B, D) vector per sample.
 
 Tokens outside the mask never count. Every sample needs one real token at least; the projector sees to it.
+Each aggregation also says how it would have read the tokens before its first step (`start`), which is what the
+projector subtracts to begin at the frozen representation.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Pool = Literal["cls", "mean", "attention", "gem"]
+GAIN = 3000.0
+"""Factor on the attention score; divided by D, since the score sums over D coordinates that learn at one rate."""
 
 
-class Cls(nn.Module):
+class Aggregation(nn.Module):
+    """(B, T, D) tokens and their (B, T) mask to (B, D)."""
+
+    def start(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """What `forward` gives with the parameters it is made with."""
+        return cast(Tensor, self(tokens, mask))
+
+
+class Cls(Aggregation):
     """The first token, which is the class token of every encoder that has one."""
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         return tokens[:, 0]
 
 
-class Mean(nn.Module):
+class Mean(Aggregation):
     """The mean over real tokens.
 
     >>> Mean()(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
@@ -29,17 +42,16 @@ class Mean(nn.Module):
     """
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:
-            return tokens.mean(dim=1)
-        kept = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
-        return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        return masked_mean(tokens, mask)
 
 
-class Attention(nn.Module):
-    """A softmax-weighted mean: weight of token t proportional to exp(<query, e_t> / sqrt(D)).
+class Attention(Aggregation):
+    """A softmax-weighted mean: the weight of token t is proportional to exp(GAIN <query, norm(e_t)> / D).
 
     The learned query starts at zero, where this is the mean. Source: attention-based pooling with one head
-    (Ilse et al., arXiv 1802.04712, eq. 7, with a linear score).
+    (Ilse et al., arXiv 1802.04712, eq. 7, with a linear score). The gain is ours: which tokens matter is the
+    one thing about the tokens that a few labels and many unlabelled samples can settle, so the query must be
+    able to move much faster than the weights of the transformer, whatever the width and scale of the tokens.
     """
 
     def __init__(self, dim: int) -> None:
@@ -47,12 +59,16 @@ class Attention(nn.Module):
         self.query = nn.Parameter(torch.zeros(dim))
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        score = _hide(tokens @ self.query / math.sqrt(tokens.shape[-1]), mask)
+        normed = F.layer_norm(tokens, tokens.shape[-1:])
+        score = _hide(normed @ self.query * (GAIN / tokens.shape[-1]), mask)
         weight = score.softmax(dim=1)
         return (weight.unsqueeze(-1) * tokens).sum(dim=1)
 
+    def start(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        return masked_mean(tokens, mask)
 
-class GeM(nn.Module):
+
+class GeM(Aggregation):
     """A generalised mean for signed values: log(mean_t exp(p e_t)) / p per coordinate, one learned p > 0.
 
     The generalised mean (mean_t u_t^p)^(1/p) of GeM (Radenovic et al., arXiv 1711.02512, eq. 3) needs u > 0.
@@ -67,15 +83,20 @@ class GeM(nn.Module):
         self.log_p = nn.Parameter(torch.zeros(()))
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        p = self.log_p.clamp(min=math.log(0.01)).exp()
+        return self._pool(tokens, mask, self.log_p.clamp(min=math.log(0.01)).exp())
+
+    def start(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        return self._pool(tokens, mask, torch.ones_like(self.log_p))
+
+    def _pool(self, tokens: Tensor, mask: Tensor | None, p: Tensor) -> Tensor:
         if mask is None:
             return ((p * tokens).logsumexp(dim=1) - math.log(tokens.shape[1])) / p
         total = _hide(p * tokens, mask.unsqueeze(-1)).logsumexp(dim=1)
         return (total - mask.sum(dim=1, keepdim=True, dtype=total.dtype).log()) / p
 
 
-def make(pool: Pool, dim: int) -> nn.Module:
-    """The aggregation called `pool`, over tokens of width `dim`: a module from (tokens, mask) to (B, dim)."""
+def make(pool: Pool, dim: int) -> Aggregation:
+    """The aggregation called `pool`, over tokens of width `dim`."""
     match pool:
         case "cls":
             return Cls()
@@ -85,6 +106,14 @@ def make(pool: Pool, dim: int) -> nn.Module:
             return Attention(dim)
         case "gem":
             return GeM()
+
+
+def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean (B, D) over real tokens."""
+    if mask is None:
+        return tokens.mean(dim=1)
+    kept = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+    return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 def _hide(score: Tensor, mask: Tensor | None) -> Tensor:

@@ -16,7 +16,9 @@ MAX_SCALE = 100.0
 
 
 class CosineHead(nn.Module):
-    """Logits scale * cos(z, w_c) [+ bias], with learned directions w (C, d) and a learned scale in [1, 100].
+    """Logits scale * cos(z - m, w_c) [+ bias], with a fixed centre m (d,), zero by default.
+
+    The directions w (C, d) and the scale, in [1, 100], are learned.
 
     The scale starts at 1/0.07 and is kept as its logarithm (CLIP, arXiv 2103.00020, section 2.5); the cosine
     classifier on few labels is FineSSL's (arXiv 2405.11756). A bias, shared by all classes, is for sigmoid
@@ -26,9 +28,16 @@ class CosineHead(nn.Module):
     tensor([[14.2900,  0.0000]])
     """
 
-    def __init__(self, weight: Tensor, scale: float = SCALE, bias: float | None = None) -> None:
+    center: Tensor
+
+    def __init__(
+        self, weight: Tensor, center: Tensor | None = None, scale: float = SCALE, bias: float | None = None
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(_directions(weight))
+        self.register_buffer(
+            "center", torch.zeros_like(self.weight[0]) if center is None else center.detach().clone()
+        )
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale), dtype=self.weight.dtype))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(bias, dtype=self.weight.dtype))
 
@@ -40,7 +49,8 @@ class CosineHead(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(B, d) to (B, C) logits, in the weight's dtype even under autocast: half precision blurs."""
         with torch.autocast(z.device.type, enabled=False):
-            logits = self.scale * F.linear(unit(z.to(self.weight.dtype)), unit(self.weight))
+            direction = unit(z.to(self.weight.dtype) - self.center)
+            logits = self.scale * F.linear(direction, unit(self.weight))
             return logits if self.bias is None else logits + self.bias
 
 

@@ -25,7 +25,7 @@ class ProjectorOptions(Config):
     """Attention heads; must divide the token width."""
     mlp_ratio: float = pydantic.Field(default=2.0, gt=0)
     """Width of the hidden layer of each block, as a multiple of the token width."""
-    pool: aggregate.Pool = "mean"
+    pool: aggregate.Pool = "attention"
     """How tokens become one vector: `cls` (the first token), `mean`, `attention` or `gem`."""
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Share of each residual branch's outputs dropped in training; drawn from torch's global generator."""
@@ -67,11 +67,12 @@ class Block(nn.Module):
 class Projector(nn.Module):
     """Tokens E (B, T, D) and the cached pooled embedding z* (B, P) to the adapted representation z (B, P).
 
-        z = z* + W (agg(E') - agg(E))
+        z = z* + W (agg(E') - agg_0(E))
 
-    where E' is E through the transformer. Its branches start at zero, so E' = E and z = z* exactly before the
-    first step, whatever the aggregation: training starts from the frozen model. W is the identity where D = P
-    and otherwise a learned matrix that starts orthogonal.
+    where E' is E through the transformer and agg_0 is the aggregation as it was before training. The
+    transformer's branches start at zero, so E' = E and z = z* exactly before the first step, whatever the
+    aggregation: training starts from the frozen model. W is the identity where D = P and otherwise a learned
+    matrix that starts orthogonal.
 
     >>> projector = Projector(ProjectorOptions(), 8, 8, torch.Generator().manual_seed(0))
     >>> features = Features(torch.randn(2, 5, 8), None, torch.randn(2, 8))
@@ -112,5 +113,5 @@ class Projector(nn.Module):
 
     def combine(self, pooled: Tensor, tokens: Tensor, adapted: Tensor, mask: Tensor | None) -> Tensor:
         """z from z*, E and E': the formula of the class."""
-        change = self.aggregate(adapted, mask) - self.aggregate(tokens, mask)
+        change = self.aggregate(adapted, mask) - self.aggregate.start(tokens, mask)
         return pooled + cast(Tensor, self.widen(change))

@@ -54,8 +54,12 @@ class Task:
     num_unlabelled: int
     label_counts: Tensor
     """(C,) labelled samples per class."""
+    center: Tensor
+    """(d,): mean of z over the unlabelled samples at step 0. Features of one model share a large common part
+    (after a ReLU, for one, all are positive), which cosines should not see."""
     class_init: Tensor
-    """(C, d): class-name embeddings where there is a text tower, else labelled class means of z at step 0."""
+    """(C, d): labelled class means of z - center, a class-name embedding (where there is one) counting as one
+    more sample; zeros for a class of which nothing is known."""
     seed: int = 0
     """Seeds the initial values of critics."""
 

@@ -8,6 +8,7 @@ class.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,12 @@ class Linear(Probe[LinearOptions]):
         raw, label = _unit(data.pooled), data.label.cpu().numpy()
         mean, deviation = raw.mean(axis=0), float(raw.std(axis=0).mean()) or 1.0
         classes = np.unique(label)
-        model = self._model(label, seed).fit((raw - mean) / deviation, label) if len(classes) > 1 else None
+        model = self._model(label, seed) if len(classes) > 1 else None
+        if model is not None:
+            with warnings.catch_warnings():
+                # A label or two for each class is what we are for.
+                warnings.filterwarnings("ignore", message="The number of unique classes is greater than")
+                model.fit((raw - mean) / deviation, label)
 
         def predict(pooled: Tensor) -> Tensor:
             x = (_unit(pooled) - mean) / deviation

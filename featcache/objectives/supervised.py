@@ -35,7 +35,7 @@ class Supervised(Objective[SupervisedOptions]):
 
     def __init__(self, options: SupervisedOptions, task: Task) -> None:
         super().__init__(options, task)
-        self.head = CosineHead(task.class_init)
+        self.head = CosineHead(task.class_init, task.center)
 
     def views(self, available: Sequence[str]) -> Views:
         return Views(labelled=("weak" if "weak" in available else "eval",))

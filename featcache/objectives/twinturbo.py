@@ -52,7 +52,7 @@ class TwinTurboOptions(Config):
     """Weight of -CE_marg; keep it below w_y, or q(y) is driven away from p(y)."""
     w_y: float = pydantic.Field(default=1.0, ge=0)
     """Weight of KL_y."""
-    w_ent: float = pydantic.Field(default=0.3, ge=0)
+    w_ent: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the conditional entropy on unlabelled samples."""
     w_z: float = pydantic.Field(default=0.1, ge=0)
     """Weight of align + uniform."""
@@ -84,7 +84,9 @@ class TwinTurbo(Objective[TwinTurboOptions]):
         generator = torch.Generator().manual_seed(task.seed)
         self.posterior = POSTERIORS[options.posterior]
         # A sigmoid per class starts near "no", as nearly all are (SigLIP, arXiv 2303.15343, section 3.2).
-        self.head = CosineHead(task.class_init, bias=-SCALE if options.posterior == "binary" else None)
+        self.head = CosineHead(
+            task.class_init, task.center, bias=-SCALE if options.posterior == "binary" else None
+        )
         self.h = isometry(task.dim, task.pooled_dim, generator)
         self.critic_y = self._critic(task.num_classes, generator) if options.kl_y == "critic" else None
         self.critic_z = self._critic(task.pooled_dim, generator) if options.w_kz > 0 else None

@@ -1,0 +1,1 @@
+"""One public function per command: extract, train, run a pipeline, info."""

@@ -31,7 +31,7 @@ from featcache.sources.base import Source, limit
 
 @dataclass(frozen=True)
 class ExtractRequest:
-    """One extraction, fully said. The first block decides what the cache means, the second only how it is made."""
+    """One extraction, fully said: the first block decides what the cache means, the second how it is made."""
 
     source: str
     model: str
@@ -59,10 +59,10 @@ class SplitSummary:
     """What an extraction did for one split."""
 
     rows: int
-    written: int
+    computed: int
     """Views computed now; the others were there."""
     nbytes: int
-    """Bytes of the split's arrays."""
+    """Bytes of the split on disk."""
     failed: dict[str, str]
     """Why, by sample id."""
     seconds: float
@@ -73,7 +73,8 @@ class SplitSummary:
 class Progress(Protocol):
     """Told about views done; tqdm is one."""
 
-    def update(self, n: int) -> object: ...
+    def update(self, n: int) -> object:
+        """`n` more views are done."""
 
 
 MakeProgress = Callable[[str, int], AbstractContextManager[Progress]]
@@ -87,41 +88,40 @@ def extract(
     The model's output is checked before anything is written. A rerun computes only what is missing. Raises a
     FeatcacheError when the source, the model or the cache at `out` do not fit; what is committed stays.
     """
-    job = _Job(request)
+    job = _Job(request, overwrite)
+    shapes = job.shapes()
     summaries: dict[str, SplitSummary] = {}
     with CacheWriter(
-        request.out,
-        job.spec,
-        storage=StorageSpec.parse({"shard_size": request.shard_size}, "the options"),
-        overwrite=overwrite,
-        command=_command(request),
+        request.out, job.spec, storage=job.storage, overwrite=overwrite, command=_command(request)
     ) as writer:
-        shapes = writer.shapes or job.shapes()
-        estimate.require_room(request.out, job.missing_bytes(writer, shapes))
+        job.require_room(shapes)
         for name, source in job.sources.items():
             summaries[name] = job.write(name, source, writer, shapes, progress or _no_progress)
-        if (text := _class_text(job.encoder, job.spec.class_names)) is not None:
-            writer.class_text(text.numpy(), job.encoder.templates)
+        job.write_class_text(writer)
+    for name, summary in summaries.items():
+        _require_some(name, summary)
     return summaries
 
 
-def dry_run(request: ExtractRequest) -> tuple[Shapes, dict[str, estimate.Estimate]]:
+def dry_run(
+    request: ExtractRequest, *, overwrite: bool = False
+) -> tuple[Shapes, dict[str, estimate.Estimate]]:
     """Shapes, bytes and seconds by split, from a short timed pilot; writes nothing.
 
     Raises CacheError when the disk cannot hold the cache.
     """
-    job = _Job(request)
+    job = _Job(request, overwrite)
     shapes = job.shapes()
-    estimates = {name: job.estimate(source, shapes) for name, source in job.sources.items()}
-    estimate.require_room(request.out, sum(e.nbytes for e in estimates.values()))
-    return shapes, estimates
+    job.require_room(shapes)
+    return shapes, {name: job.estimate(source, shapes) for name, source in job.sources.items()}
 
 
 class _Job:
     """The source, the model and the meaning of the cache they give, opened and checked."""
 
-    def __init__(self, request: ExtractRequest) -> None:
-        self.request = request
+    def __init__(self, request: ExtractRequest, overwrite: bool) -> None:
+        self.request, self.overwrite = request, overwrite
+        self.storage = StorageSpec.parse({"shard_size": request.shard_size}, "the options")
         self.sources = _sources(request)
         self.encoder = encoders.load(request.model)
         _require_modality(self.encoder, self.sources)
@@ -135,7 +135,7 @@ class _Job:
                 "views": request.views,
                 "dtype": request.dtype,
                 "amp": request.amp,
-                "class_names": _class_names(self.sources, request.out),
+                "class_names": self._class_names(),
             },
             "the options",
         )
@@ -145,19 +145,20 @@ class _Job:
     def shapes(self) -> Shapes:
         return self.forward.shapes(next(iter(self.sources.values())))
 
-    def missing_bytes(self, writer: CacheWriter, shapes: Shapes) -> int:
-        new = [source for name, source in self.sources.items() if not writer.has_split(name)]
-        return sum(self.nbytes(source, shapes) for source in new)
-
-    def nbytes(self, source: Source, shapes: Shapes) -> int:
-        return estimate.cache_bytes(shapes, len(source), len(self.views), self.spec.dtype)
+    def require_room(self, shapes: Shapes) -> None:
+        """Raise CacheError where the disk cannot hold what is not there yet."""
+        out = self.request.out
+        kept = [out] if self.overwrite else [out / name for name in self.sources]
+        there = sum(map(_disk_bytes, kept)) if read_attributes(out) is not None else 0
+        needed = sum(self._nbytes(source, shapes) for source in self.sources.values())
+        estimate.require_room(out, needed - there)
 
     def estimate(self, source: Source, shapes: Shapes) -> estimate.Estimate:
-        views = len(self.views)
-        batches = estimate.pilot_batches(len(source), views, self.request.batch_size)
+        views, rows = len(self.views), len(source)
+        batches = estimate.pilot_batches(rows, views, self.request.batch_size)
         dataset = ViewDataset(source, self._transform(), self.views, batches)
-        rate = estimate.pilot(dataset, self.forward, self.device)
-        return estimate.Estimate(len(source), views, self.nbytes(source, shapes), rate * views * len(source))
+        rate = estimate.pilot(dataset, self.forward, self.device, self._workers(views * rows))
+        return estimate.Estimate(rows, views, self._nbytes(source, shapes), rate * views * rows)
 
     def write(
         self, name: str, source: Source, writer: CacheWriter, shapes: Shapes, progress: MakeProgress
@@ -166,25 +167,45 @@ class _Job:
         split_spec = SplitSpec(source=source.digest(), rows=len(source))
         split = writer.split(name, split_spec, source.ids, source.labels, shapes)
         units = split.missing()
-        batches = list(plan_batches(units, self.request.batch_size))
-        todo = sum(len(batch.rows) * len(batch.views) for batch in batches)
-        workers = self.request.num_workers
+        batches = list(plan_batches(units, len(self.views), self.request.batch_size))
+        todo = sum(map(len, batches)) * len(self.views)
         dataset = ViewDataset(source, self._transform(), self.views, batches)
         clock = Clock()
         with progress(name, todo) as bar:
-            arriving = feed(dataset, auto_workers(todo) if workers is None else workers, self.device)
+            arriving = feed(dataset, self._workers(todo), self.device)
             walk(arriving, self.forward, split, units, clock, bar.update)
         failed = Cache.open(self.request.out).split(name).failures()
-        _require_some(name, failed, len(source))
         return SplitSummary(
             rows=len(source),
-            written=todo,
-            nbytes=self.nbytes(source, shapes),
+            computed=todo,
+            nbytes=_disk_bytes(split.path),
             failed={source.ids[row]: reason for row, reason in failed.items()},
             seconds=time.perf_counter() - start,
             stages={"read": clock.read, "wait": clock.wait, "forward": clock.forward, "write": clock.write},
             bound_by=clock.bound_by(),
         )
+
+    def write_class_text(self, writer: CacheWriter) -> None:
+        """Embeddings of the class names, where there is a text tower and they are not there yet."""
+        templates = self.encoder.templates
+        if not (templates and self.spec.class_names and writer.needs_class_text(templates)):
+            return
+        if (text := _class_text(self.encoder, self.spec.class_names)) is not None:
+            writer.class_text(text.numpy(), templates)
+
+    def _class_names(self) -> tuple[str, ...]:
+        """The source's class names; an unlabelled source added to a labelled cache takes that cache's."""
+        names = next(iter(self.sources.values())).class_names
+        if names or self.overwrite or read_attributes(self.request.out) is None:
+            return names
+        return Cache.open(self.request.out).class_names
+
+    def _nbytes(self, source: Source, shapes: Shapes) -> int:
+        return estimate.cache_bytes(shapes, len(source), len(self.views), self.spec.dtype)
+
+    def _workers(self, views: int) -> int:
+        asked = self.request.num_workers
+        return auto_workers(views) if asked is None else asked
 
     def _transform(self) -> ViewTransform:
         return ViewTransform(self.encoder.transform, self.encoder.spec.modality, self.request.views)
@@ -203,16 +224,8 @@ def _sources(request: ExtractRequest) -> dict[str, Source]:
     return dict(found)
 
 
-def _class_names(sources: Mapping[str, Source], out: Path) -> tuple[str, ...]:
-    """The source's class names; an unlabelled source added to a labelled cache takes that cache's."""
-    names = next(iter(sources.values())).class_names
-    if names or read_attributes(out) is None:
-        return names
-    return Cache.open(out).class_names
-
-
 def _class_text(encoder: Encoder, class_names: tuple[str, ...]) -> torch.Tensor | None:
-    """(C, P) float32: per class, the unit-length mean of its unit-length prompts (CLIP, 2103.00020, section 3.1.4)."""
+    """(C, P) float32: by class, the unit-length mean of its unit-length prompts (arXiv 2103.00020, 3.1.4)."""
     prompts = [t.format(name.replace("_", " ")) for name in class_names for t in encoder.templates]
     with torch.inference_mode():
         embedded = encoder.encode_text(prompts) if prompts else None
@@ -234,17 +247,21 @@ def _require_modality(encoder: Encoder, sources: Mapping[str, Source]) -> None:
             )
 
 
-def _require_some(name: str, failed: Mapping[int, str], rows: int) -> None:
-    if len(failed) == rows:
+def _disk_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _require_some(name: str, summary: SplitSummary) -> None:
+    if len(summary.failed) == summary.rows:
         raise CacheError(
-            f"not one of the {rows} samples of `{name}` could be read",
-            got=next(iter(failed.values()), ""),
+            f"not one of the {summary.rows} samples of `{name}` could be read",
+            got=next(iter(summary.failed.values())),
             hint="mend the files, then extract again with --overwrite",
         )
 
 
 def _command(request: ExtractRequest) -> str:
-    """How the cache was asked for. Without its own place: two caches of one content are equal byte for byte."""
+    """How the cache was asked for, without its own place: caches of one content are equal byte for byte."""
     return f"featcache extract {request.source} --model {request.model}"
 
 

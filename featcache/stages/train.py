@@ -14,14 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featcache import plugins
-from featcache.cache.reader import WRITTEN, Cache
+from featcache.cache.reader import WRITTEN, Cache, Split
+from featcache.config import Config
 from featcache.devices import resolve
 from featcache.errors import TrainError
 from featcache.loading.loader import Loader
-from featcache.loading.splits import LabelSplit, draw_labels
+from featcache.loading.plan import family_of
+from featcache.loading.splits import draw_labels
 from featcache.loading.store import FeatureStore, reside
 from featcache.nn.projector import Projector
-from featcache.objectives.base import Features, Objective, Probe, ProbeData, Task
+from featcache.objectives.base import Objective, Probe, ProbeData, Task
 from featcache.runs.run import RESULT, MetricLog, Run
 from featcache.training import evaluate
 from featcache.training.loop import fit, predictor
@@ -55,21 +57,36 @@ def train(
 ) -> dict[str, Any]:
     """Train one objective on a cache and write a run to `out`; returns the content of its result.json.
 
-    Test labels are read once, at the end. Raises a FeatcacheError, before anything is written, when the cache is not
-    whole, the labels do not suffice, an option does not fit, or `out` holds something else.
+    Test labels are read once, at the end. Raises a FeatcacheError, before anything is written, when the cache
+    is not whole, the labels do not suffice, an option does not fit, or `out` holds something else.
     """
     job = _Job(request, resolve(device), say)
-    run = Run.begin(out, job.config(), resume=resume)
+    run = Run.at(out, job.config(), resume=resume)
     if (done := run.result()) is not None:
         say(f"{out} is done already")
         return done
-    run.write("labels.json", job.label_record())
     start = time.perf_counter()
-    predict = job.probe() if job.is_probe else job.fit(run)
+    learner = job.probe() if issubclass(job.kind, Probe) else job.state()
+    run.begin(job.config())
+    run.write("labels.json", job.label_record())
+    predict = job.fit(learner, run) if isinstance(learner, TrainState) else learner
     seconds = time.perf_counter() - start
     result = job.result(predict, seconds)
     run.write(RESULT, result)
     return result
+
+
+def objective_class(objective: str) -> type[Objective[Any]] | type[Probe[Any]]:
+    """The class that implements an objective; raises ConfigError with the nearest known name."""
+    kind: type[Objective[Any]] | type[Probe[Any]] = plugins.find("objectives", objective).objective
+    return kind
+
+
+def parse_options(objective: str, options: Mapping[str, Any]) -> TrainOptions:
+    """Every option of a training, its objective's included; raises ConfigError for one that does not fit."""
+    parsed = TrainOptions.parse(options, "the training options")
+    own = objective_class(objective).Options.parse(parsed.objective, f"the options of `{objective}`")
+    return parsed.model_copy(update={"objective": own.model_dump(mode="json")})
 
 
 class _Job:
@@ -77,19 +94,14 @@ class _Job:
 
     def __init__(self, request: TrainRequest, device: torch.device, say: Say) -> None:
         self.request, self.device, self.say = request, device, say
-        self.kind: type[Objective[Any]] | type[Probe[Any]] = plugins.find(
-            "objectives", request.objective
-        ).objective
-        self.options = TrainOptions.parse(request.options or {}, "the training options")
-        self.objective_options = self.kind.Options.parse(
-            self.options.objective, f"the options of `{request.objective}`"
-        )
+        _refuse_seed(request.seed)
+        self.kind = objective_class(request.objective)
+        self.options = parse_options(request.objective, request.options or {})
         self.cache = Cache.open(request.cache)
         data = self.options.data
-        self.train_split, self.test_split = self.cache.split(data.train), self.cache.split(data.test)
         _refuse_leak(data.train, data.test)
-        for split in (self.train_split, self.test_split):
-            split.check()
+        self.train_split = _whole_split(self.cache, "train", data.train)
+        self.test_split = _whole_split(self.cache, "test", data.test)
         self.labels = draw_labels(
             self.train_split.labels,
             self.cache.class_names,
@@ -105,15 +117,11 @@ class _Job:
         self.train_store = FeatureStore.open(self.cache, data.train, data.layer)
         self.test_store = FeatureStore.open(self.cache, data.test, data.layer)
 
-    @property
-    def is_probe(self) -> bool:
-        return issubclass(self.kind, Probe)
+    def _own_options(self) -> Config:
+        return self.kind.Options.parse(self.options.objective)
 
     def config(self) -> dict[str, Any]:
         """Everything the result depends on: two equal configurations are the same run."""
-        options = self.options.model_copy(
-            update={"objective": self.objective_options.model_dump(mode="json")}
-        )
         return {
             "objective": self.request.objective,
             "seed": self.request.seed,
@@ -122,7 +130,7 @@ class _Job:
             "cache": self.cache.fingerprint,
             "splits": {s.name: s.spec.model_dump() for s in (self.train_split, self.test_split)},
             "device": self.device.type,
-            "options": options.model_dump(mode="json"),
+            "options": self.options.model_dump(mode="json"),
         }
 
     def label_record(self) -> dict[str, Any]:
@@ -134,22 +142,19 @@ class _Job:
         """Fit on pooled embeddings at once."""
         rows = self.labels.labelled
         data = ProbeData(
-            evaluate.pooled(self.train_store, rows, self.device),
+            evaluate.pooled(self.train_store, rows),
             torch.from_numpy(self.train_split.labels[rows]),
             len(self.cache.class_names),
             _unit_text(self.cache),
         )
         assert issubclass(self.kind, Probe)
-        fitted = self.kind(self.objective_options).fit(data, self.request.seed)
-        return lambda features: fitted(features.pooled.float().cpu())
+        fitted = self.kind(self._own_options()).fit(data, self.request.seed)
+        return lambda store, rows: fitted(evaluate.pooled(store, rows))
 
-    def fit(self, run: Run) -> evaluate.Predict:
+    def fit(self, state: TrainState, run: Run) -> evaluate.Predict:
         """Train projector, heads and critics step by step."""
-        stores = (
-            [self.train_store] if self.train_store is self.test_store else [self.train_store, self.test_store]
-        )
-        self.say(f"features: {reside(stores, self.options.data.residency, self.device)}")
-        state = self._state()
+        # Test rows are read once: from disk, where they are.
+        self.say(f"features: {reside(self.train_store, self.options.data.residency, self.device)}")
         if run.checkpoint.exists():
             state.load(run.checkpoint)
             self.say(f"resumed at step {state.step}")
@@ -169,14 +174,16 @@ class _Job:
                 save=lambda: state.save(run.checkpoint),
             )
         state.save(run.checkpoint)
-        return predictor(*state.evaluated())
+        log_probs = predictor(*state.evaluated())
+        return lambda store, rows: evaluate.map_rows(log_probs, store, rows, self.device)
 
-    def _state(self) -> TrainState:
-        """Projector first: the heads start from what it gives at step 0."""
+    def state(self) -> TrainState:
+        """Projector and objective before the first step; there z is the cached pooled embedding."""
         generator = torch.Generator().manual_seed(self.request.seed)
         dim, pooled_dim = (self.train_store.columns[name].array.shape[-1] for name in ("tokens", "pooled"))
         projector = Projector(self.options.projector, dim, pooled_dim, generator).to(self.device)
         labels = self.train_split.labels[self.labels.labelled]
+        center = evaluate.pooled(self.train_store, self.labels.unlabelled).mean(0)
         counts = np.bincount(labels, minlength=len(self.cache.class_names))
         task = Task(
             num_classes=len(self.cache.class_names),
@@ -184,26 +191,28 @@ class _Job:
             pooled_dim=pooled_dim,
             num_unlabelled=len(self.labels.unlabelled),
             label_counts=torch.from_numpy(counts),
-            class_init=self._class_init(projector, torch.from_numpy(labels)),
+            center=center,
+            class_init=self._class_init(center, torch.from_numpy(labels)),
             seed=self.request.seed,
         )
         assert issubclass(self.kind, Objective)
-        objective = self.kind(self.objective_options, task).to(self.device)
+        objective = self.kind(self._own_options(), task).to(self.device)
         return TrainState(projector, objective, self.options.optim)
 
-    def _class_init(self, projector: Projector, labels: Tensor) -> Tensor:
-        """Class-name embeddings where there are some, else labelled class means of unit-length z (zeros: unseen class)."""
+    def _class_init(self, center: Tensor, labels: Tensor) -> Tensor:
+        """(C, P) mean of a class's labelled embeddings, its name's embedding (if any) counting as one more.
+
+        Everything is centred and of unit length; a class of which nothing is known is zeros.
+        """
+        pooled = evaluate.pooled(self.train_store, self.labels.labelled)
         text = _unit_text(self.cache)
-        if text is not None:
-            return text
-        z = F.normalize(_project(projector, self.train_store, self.labels, self.device), dim=1)
-        sums = torch.zeros(len(self.cache.class_names), z.shape[1]).index_add_(0, labels, z)
-        return F.normalize(sums, dim=1)
+        start = torch.zeros(len(self.cache.class_names), len(center)) if text is None else _centred(text)
+        return start.index_add(0, labels, F.normalize(pooled - center, dim=1))
 
     def _loader(self, state: TrainState) -> Loader:
         objective = state.model["objective"]
         assert isinstance(objective, Objective)
-        families = {name.rstrip("0123456789") for name in self.train_store.view_names}
+        families = {family_of(name) for name in self.train_store.view_names}
         return Loader.build(
             self.train_store,
             self.train_split.labels,
@@ -217,7 +226,7 @@ class _Job:
 
     def result(self, predict: evaluate.Predict, seconds: float) -> dict[str, Any]:
         """The honest figures: test rows only, all of them that could be read."""
-        log_probs = evaluate.log_probs(predict, self.test_store, self.test_rows, self.device)
+        log_probs = predict(self.test_store, self.test_rows).double().numpy()
         truth = self.test_split.labels[self.test_rows]
         return {
             "objective": self.request.objective,
@@ -231,13 +240,31 @@ class _Job:
         }
 
 
+def _centred(text: Tensor) -> Tensor:
+    """Class-name embeddings without their common part, as embeddings of samples are without theirs."""
+    return F.normalize(text - text.mean(0), dim=1) if len(text) > 1 else text
+
+
 def _unit_text(cache: Cache) -> Tensor | None:
     text = cache.class_text
     return None if text is None else F.normalize(torch.from_numpy(text).float(), dim=1)
 
 
-def _project(projector: Projector, store: FeatureStore, labels: LabelSplit, device: torch.device) -> Tensor:
-    return evaluate.map_rows(projector, store, labels.labelled, device)
+def _whole_split(cache: Cache, role: str, name: str) -> Split:
+    if name not in cache.split_names:
+        raise TrainError(
+            f"the cache has no split `{name}` to {role} on",
+            got=", ".join(cache.split_names) or "no split at all",
+            hint=f"extract it into the cache, or name another with --set data.{role}=...",
+        )
+    split = cache.split(name)
+    split.check()
+    return split
+
+
+def _refuse_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise TrainError("this seed cannot be used", got=seed, expected=f"0 to {2**32 - 1}")
 
 
 def _refuse_leak(train: str, test: str) -> None:

@@ -1,4 +1,4 @@
-"""Predictions over the rows of a store, and the figures they give."""
+"""What a function makes of the rows of a store."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from featcache.loading.loader import read_in_order
 from featcache.loading.store import FeatureStore
 from featcache.objectives.base import Features
 
-Predict = Callable[[Features], Tensor]
-BATCH = 512
+Predict = Callable[[FeatureStore, NDArray[np.int64]], Tensor]
+"""From sorted rows of a store to (N, C) log-probabilities (nats) on the CPU."""
+BATCH = 128
 
 
 def map_rows(
@@ -28,13 +29,7 @@ def map_rows(
         return torch.cat([function(part).cpu() for part in read_in_order(store, rows, BATCH, device)])
 
 
-def log_probs(
-    predict: Predict, store: FeatureStore, rows: NDArray[np.int64], device: torch.device
-) -> NDArray[np.float64]:
-    """(N, C) log-probabilities (nats)."""
-    return map_rows(predict, store, rows, device).double().numpy()
-
-
-def pooled(store: FeatureStore, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    """(N, P) float32: the frozen model's own embeddings."""
-    return map_rows(lambda part: part.pooled.float().clone(), store, rows, device)
+def pooled(store: FeatureStore, rows: NDArray[np.int64]) -> Tensor:
+    """(N, P) float32 on the CPU: the frozen model's own embeddings; of the rows' tokens, nothing is read."""
+    column = store.columns["pooled"]
+    return column.gather(rows, 0, column.buffer(len(rows), pinned=False)).cpu().float()

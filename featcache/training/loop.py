@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -30,55 +32,66 @@ def fit(
     """Train from `state.step` to the last step, logging the terms by name and saving now and then.
 
     All randomness is seeded by (seed, step), so a resumed training ends as an uninterrupted one does. Raises
-    TrainError, without saving, when the loss is no longer finite.
+    TrainError naming the step, without saving, where the loss, a term of it or the gradient is not finite.
     """
     projector, objective = state.model["projector"], state.model["objective"]
     assert isinstance(objective, Objective)
     project = torch.compile(projector) if options.optim.compile else projector
     steps = options.optim.steps
     state.model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for batch in loader.steps(state.step, steps):
+    recent: list[dict[str, Tensor]] = []
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, closing(loader.steps(state.step, steps)) as batches:
+        for batch in batches:
             generator = _seed(seed, state.step, device)
             state.set_learning_rate()
             with _autocast(options.optim.amp, device):
                 loss, terms = objective(project, batch, state.step / steps, generator)
-            _update(state, loss)
-            if state.step % options.log.every == 0 or state.step == steps:
-                log(state.step, _finite({"loss": loss, **terms}, state.step))
-            if state.step % options.log.checkpoint_every == 0 and state.step < steps:
-                _finite({"loss": loss}, state.step)
+            recent.append({"loss": loss.detach(), **terms, "grad_norm": _update(state, loss)})
+            last = state.step == steps
+            due = last or state.step % options.log.every == 0
+            keep = not last and state.step % options.log.checkpoint_every == 0
+            if due or keep:
+                values = _finite(recent, state.step)
+                recent.clear()
+            if due:
+                log(state.step, values)
+            if keep:
                 save()
-    state.model.eval()
 
 
 def _seed(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """The step's own generator; dropout, which can only use the global one (forked here), gets the same seed."""
+    """The step's own generator; dropout, which can only use the global one (forked), gets the same seed."""
     mixed = (seed * 1_000_003 + step) % 2**63
     torch.manual_seed(mixed)
     return torch.Generator(device).manual_seed(mixed)
 
 
-def _update(state: TrainState, loss: Tensor) -> None:
+def _update(state: TrainState, loss: Tensor) -> Tensor:
+    """One step of the optimiser; returns the norm of the gradient, before clipping."""
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    state.clip_gradients()
+    norm = state.clip_gradients()
     state.optimizer.step()
     state.step += 1
     if state.average:
         state.average.update_parameters(state.model)
+    return norm
 
 
-def _finite(terms: Mapping[str, Tensor], step: int) -> dict[str, float]:
-    values = {name: float(value.detach()) for name, value in terms.items()}
-    broken = [name for name, value in values.items() if not abs(value) < float("inf")]
-    if broken:
-        raise TrainError(
-            f"the training went to pieces at step {step}",
-            got=", ".join(f"{name}={values[name]}" for name in broken),
-            expected="finite losses",
-            hint="lower optim.lr, or the weights of the objective's terms",
-        )
+def _finite(recent: Sequence[Mapping[str, Tensor]], step: int) -> dict[str, float]:
+    """The terms of `step`, the last of `recent`; asked for now and then, as a look waits for the device."""
+    values: dict[str, float] = {}
+    for at, terms in enumerate(recent, start=step - len(recent) + 1):
+        values = {name: float(value) for name, value in terms.items()}
+        broken = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise TrainError(
+                f"the training went to pieces at step {at}",
+                got=", ".join(broken),
+                expected="finite numbers",
+                hint="lower optim.lr, or the weights of the objective's terms",
+            )
     return values
 
 

@@ -15,33 +15,32 @@ Floats = NDArray[np.float64]
 def evaluate(log_probs: Floats, labels: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
     """Every figure of a test: `log_probs` (N, C) in nats, `labels` (N,) without -1.
 
-    Returns accuracy, balanced_accuracy (over the classes present), macro_f1, nll (nats), ece, per_class (accuracy by
-    class name) and confusion (row: true class, column: predicted).
+    Returns accuracy, balanced_accuracy and macro_f1 (both over the classes present), nll (nats), ece,
+    samples, per_class (accuracy by class name) and confusion (row: true class, column: predicted).
 
     >>> good = evaluate(np.log(np.array([[0.9, 0.1], [0.2, 0.8]])), np.array([0, 1]), ("cat", "dog"))
     >>> good["accuracy"], round(good["nll"], 3)
     (1.0, 0.164)
     """
-    classes = np.arange(len(class_names))
-    predicted = log_probs.argmax(1)
-    confusion = sk.confusion_matrix(labels, predicted, labels=classes)
-    support = confusion.sum(1)
-    recall = np.divide(confusion.diagonal(), support, out=np.full(len(classes), np.nan), where=support > 0)
-    present = classes[support > 0]
+    classes, predicted = len(class_names), log_probs.argmax(1)
+    # scikit-learn's confusion_matrix warns where there is one class only.
+    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    present = np.flatnonzero(confusion.sum(1))
+    recall = confusion.diagonal()[present] / confusion.sum(1)[present]
     return {
         "accuracy": float((predicted == labels).mean()),
-        "balanced_accuracy": float(recall[present].mean()),
+        "balanced_accuracy": float(recall.mean()),
         "macro_f1": float(sk.f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0)),
         "nll": float(-log_probs[np.arange(len(labels)), labels].mean()),
         "ece": expected_calibration_error(log_probs, labels),
         "samples": len(labels),
-        "per_class": {class_names[c]: float(recall[c]) for c in present},
+        "per_class": {class_names[int(c)]: float(share) for c, share in zip(present, recall, strict=True)},
         "confusion": confusion.tolist(),
     }
 
 
 def expected_calibration_error(log_probs: Floats, labels: NDArray[np.int64], bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence (Guo et al., 1706.04599, Eq. 3).
+    """Mean gap between confidence and accuracy over equal-width bins of confidence (arXiv 1706.04599, eq. 3).
 
     >>> expected_calibration_error(np.log(np.array([[0.75, 0.25]] * 4)), np.array([0, 0, 0, 1]))
     0.0

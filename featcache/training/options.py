@@ -13,12 +13,15 @@ from featcache.nn.projector import ProjectorOptions
 class OptimOptions(Config):
     """How the projector, heads and critics are optimised."""
 
-    steps: int = Field(default=300, ge=1)
+    steps: int = Field(default=200, ge=1)
     batch_size: int = Field(default=32, ge=1)
     """Labelled samples a step (fewer where there are fewer labels)."""
     uratio: float = Field(default=3.0, gt=0)
     """Unlabelled samples for each labelled one (mu)."""
-    lr: float = Field(default=5e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
+    """Of the projector."""
+    head_lr: float = Field(default=1e-3, gt=0)
+    """Of the objective's heads, which start from class means or names and may move fast."""
     critic_lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from featcache.cache.files import explained, write_atomic
 from featcache.errors import TrainError
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective
@@ -36,29 +37,40 @@ class TrainState:
         )
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Critics have their own learning rate; vectors and scalars (norms, biases, scales) are not decayed."""
-        objective = self.model["objective"]
+        """One learning rate for each role; vectors and scalars (norms, biases, scales) are not decayed."""
+        projector, objective = self.model["projector"], self.model["objective"]
         assert isinstance(objective, Objective)
-        critics = {id(p) for p in objective.critic_parameters()}
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for parameter in self.model.parameters():
-            groups.setdefault((id(parameter) in critics, parameter.ndim > 1), []).append(parameter)
+        critics = objective.critic_parameters()
+        owned = {id(parameter) for parameter in critics}
+        heads = [parameter for parameter in objective.parameters() if id(parameter) not in owned]
+        roles = (
+            ("projector", self.options.lr, list(projector.parameters())),
+            ("heads", self.options.head_lr, heads),
+            ("critics", self.options.critic_lr, critics),
+        )
         return [
             {
-                "params": parameters,
-                "critic": critic,
-                "peak_lr": self.options.critic_lr if critic else self.options.lr,
-                "weight_decay": self.options.weight_decay if decay else 0.0,
+                "params": [parameter for parameter in parameters if (parameter.ndim > 1) is decayed],
+                "role": role,
+                "peak_lr": rate,
+                "weight_decay": self.options.weight_decay if decayed else 0.0,
             }
-            for (critic, decay), parameters in groups.items()
+            for role, rate, parameters in roles
+            for decayed in (True, False)
         ]
 
-    def clip_gradients(self) -> None:
-        """Projector and heads by their joint norm, critics by theirs: one side's spike must not stop the other."""
-        for critic in (False, True):
-            groups = [group for group in self.optimizer.param_groups if group["critic"] is critic]
+    def clip_gradients(self) -> Tensor:
+        """Projector and heads by their joint norm, critics by theirs: neither side's spike stops the other.
+
+        Returns the norm of the whole gradient before clipping.
+        """
+        norms = []
+        for critics in (False, True):
+            groups = [g for g in self.optimizer.param_groups if (g["role"] == "critics") is critics]
             parameters = [parameter for group in groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.options.clip)
+            norms.append(nn.utils.clip_grad_norm_(parameters, self.options.clip))
+        total: Tensor = torch.stack(norms).norm()
+        return total
 
     def set_learning_rate(self) -> None:
         """Each group's peak times the schedule's factor at this step."""
@@ -67,12 +79,12 @@ class TrainState:
             group["lr"] = group["peak_lr"] * factor
 
     def evaluated(self) -> tuple[Projector, Objective[Any]]:
-        """What predictions are made with: the moving average where there is one."""
+        """What predictions are made with, in evaluation mode: the moving average where there is one."""
         model = cast(nn.ModuleDict, self.average.module) if self.average else self.model
         projector, objective = model["projector"], model["objective"]
         assert isinstance(projector, Projector)
         assert isinstance(objective, Objective)
-        return projector, objective
+        return projector.eval(), objective.eval()
 
     def save(self, path: Path) -> None:
         """Write atomically, in safetensors: a kill leaves the previous checkpoint or this one."""
@@ -81,16 +93,13 @@ class TrainState:
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
-        partial = path.with_suffix(".partial")
         # Cloned: safetensors refuses tensors that share memory.
-        contiguous = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-        save_file(contiguous, partial, {"featcache": json.dumps({"step": self.step})})
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
+        own = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+        with explained(path):
+            write_atomic(path, serialize(own, {"featcache": json.dumps({"step": self.step})}))
 
     def load(self, path: Path) -> None:
-        """Restore a checkpoint of the same configuration; raises TrainError when it is damaged or another one's."""
+        """Restore a checkpoint of the same configuration; raises TrainError if it is damaged or another's."""
         try:
             tensors, step = load_file(path), read_step(path)
             self.model.load_state_dict(_part(tensors, "model."))
@@ -99,10 +108,10 @@ class TrainState:
             saved = self.optimizer.state_dict()
             saved["state"] = _nested(_part(tensors, "optimizer."))
             self.optimizer.load_state_dict(saved)
-        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise TrainError(
                 f"the checkpoint {path.name} cannot be used",
-                got=str(error).splitlines()[0],
+                got=str(error).partition("\n")[0],
                 expected="a checkpoint of this very configuration",
                 hint="train again into another --out",
             ) from error
@@ -123,8 +132,6 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 def read_step(path: Path) -> int:
     """How many steps a checkpoint has done, read from its header alone."""
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         return int(json.loads(file.metadata()["featcache"])["step"])
 

@@ -1,4 +1,4 @@
-"""The synthetic cache: as functions, as a program of its own, and written once for all tests that only read."""
+"""The synthetic cache: as functions, as a program of its own, and written once for tests that only read."""
 
 from __future__ import annotations
 

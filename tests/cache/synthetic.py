@@ -1,6 +1,7 @@
 """A small cache of made-up features, the same every time; as a program, written in a process of its own.
 
-python synthetic.py OUT [--pause SECONDS] [--kill-at EVENT ...] [--file-limit BYTES] [--user ID]
+python synthetic.py OUT [--rows N] [--shard-size S] [--pause SECONDS] [--user ID] [--file-limit BYTES]
+                        [--kill-at EVENT ...]
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ def main() -> None:
     """Write as the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
+    parser.add_argument("--rows", type=int, default=14)
+    parser.add_argument("--shard-size", default="6")
     parser.add_argument("--pause", type=float, default=0)
     parser.add_argument("--kill-at", type=int, nargs="*", default=[])
     parser.add_argument("--file-limit", type=int)
@@ -128,7 +131,7 @@ def main() -> None:
         _, status = os.waitpid(child, 0)
         print(event, os.waitstatus_to_exitcode(status), flush=True)
     if not options.kill_at:
-        write(options.path, pause=options.pause)
+        write(options.path, rows=options.rows, shard_size=options.shard_size, pause=options.pause)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pydantic
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.cache import layout
@@ -16,6 +17,7 @@ from featcache.errors import CacheError
 counts = st.integers(1, 200)
 
 
+@settings(deadline=None)
 @given(rows=counts, views=st.integers(1, 4), block=counts)
 def test_units_cover_every_row_of_every_view_once(rows: int, views: int, block: int) -> None:
     found = list(layout.units(rows, views, block))
@@ -25,6 +27,7 @@ def test_units_cover_every_row_of_every_view_once(rows: int, views: int, block: 
     assert [(unit.block, unit.view) for unit in found] == sorted((unit.block, unit.view) for unit in found)
 
 
+@settings(deadline=None)
 @given(block=st.integers(1, 5000), row_bytes=st.integers(1, 1 << 20))
 def test_chunks_divide_the_block_and_are_no_smaller_than_need_be(block: int, row_bytes: int) -> None:
     rows = layout.chunk_rows(block, row_bytes)
@@ -34,6 +37,7 @@ def test_chunks_divide_the_block_and_are_no_smaller_than_need_be(block: int, row
     assert all(size * row_bytes < layout.MIN_CHUNK_BYTES for size in smaller)
 
 
+@settings(deadline=None)
 @given(megabytes=st.integers(1, 4000), row_bytes=st.integers(1, 1 << 27))
 def test_a_shard_stays_within_its_bytes(megabytes: int, row_bytes: int) -> None:
     rows = layout.block_rows(f"{megabytes}MB", row_bytes)
@@ -97,10 +101,9 @@ def test_what_cannot_be_read_is_named(change: dict[str, object], found: str) -> 
     assert found in str(error.value.got)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32), min_size=1, max_size=40))
 def test_bfloat16_rounds_as_torch_does(numbers: list[float]) -> None:
-    import torch
-
     values = np.array(numbers, np.float32)
     bits = to_storage(values, "bfloat16")
     expected = torch.from_numpy(values).to(torch.bfloat16)
@@ -108,6 +111,7 @@ def test_bfloat16_rounds_as_torch_does(numbers: list[float]) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32), min_size=1, max_size=40))
 def test_the_first_not_finite_value_is_found(dtype: str, numbers: list[float]) -> None:
     stored = to_storage(np.array(numbers, np.float32), dtype)

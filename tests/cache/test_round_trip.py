@@ -49,7 +49,7 @@ def _write(path: Path, values: dict[str, NDArray[Any]], dtype: str, block: int, 
                 out.commit()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 17), st.integers(1, 2), st.integers(1, 4), st.integers(1, 9)),
     dtype=st.sampled_from(["float16", "bfloat16", "float32"]),

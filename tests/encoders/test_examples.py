@@ -1,3 +1,5 @@
+"""The example of a user's own encoder gives what its weights say."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""hf: models against transformers itself."""
+
 import pickle
 import string
 import sys

@@ -1,3 +1,5 @@
+"""FAMILY:NAME, and what is said where it names nothing."""
+
 import random
 
 import pytest

@@ -1,3 +1,5 @@
+"""open_clip: models against open_clip itself."""
+
 import json
 import logging
 

@@ -1,3 +1,5 @@
+"""python: a user's own modules, whole and broken."""
+
 import multiprocessing
 import pickle
 import sys

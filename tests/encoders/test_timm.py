@@ -1,3 +1,5 @@
+"""timm: models against timm itself."""
+
 import json
 import pickle
 

@@ -1,3 +1,5 @@
+"""Choosing and shaping tokens."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""Views are seeded by sample and name, and nothing else."""
+
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace

@@ -1,0 +1,41 @@
+# `make quickstart` and `make test` are all a newcomer needs: each makes .venv where there is none, installs, does its job.
+# With another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+VERSION_CHECK := import sys; sys.exit(sys.version_info < (3, 11))
+
+.PHONY: quickstart test test-slow check clean
+
+quickstart: .venv/installed
+	$(BIN)/featcache run quickstart
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
+# The stamps are newer than pyproject.toml once what it asks for is installed.
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch .venv/installed $@
+
+.venv/bin/python:
+	@$(PYTHON) -c '$(VERSION_CHECK)' 2>/dev/null || { \
+	  found=$$($(PYTHON) --version 2>/dev/null | head -n 1); \
+	  echo "featcache needs Python 3.11 or newer; '$(PYTHON)' is $${found:-not there}." \
+	    "Next: make PYTHON=python3.12, or wherever yours is" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }

@@ -1,0 +1,1 @@
+"""What a training leaves behind, and many of them side by side."""

@@ -1,0 +1,156 @@
+"""A cache of something else is refused by the name of what differs; a cache of the same is continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featcache.cache.reader import Cache
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, ViewSpec
+from featcache.cache.writer import CacheWriter
+from featcache.errors import CacheError, CacheMismatch
+
+CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("format", {"format": 2}, "1", "2"),
+    ("encoder.name", {"encoder": {"name": "other", "weights": "0" * 64}}, "synthetic", "other"),
+    ("encoder.weights", {"encoder": {"name": "synthetic", "weights": "1" * 64}}, "0" * 64, "1" * 64),
+    ("layers[1]", {"layers": (-1, -3)}, "-2", "-3"),
+    ("tokens", {"tokens": "grid:2x2"}, "all", "grid:2x2"),
+    ("dtype", {"dtype": "float16"}, "float32", "float16"),
+    ("amp", {"amp": "bfloat16"}, "float32", "bfloat16"),
+    ("class_names[1]", {"class_names": ("cat", "fox", "owl")}, "dog", "fox"),
+    *(
+        (
+            f"views.{name}",
+            {"views": ViewSpec.parse({"weak": 1, "strong": 1} | {name: value})},
+            str(there),
+            str(value),
+        )
+        for name, there, value in [
+            ("weak", 1, 2),
+            ("strong", 1, 0),
+            ("flip", 0.5, 0.25),
+            ("crop", 0.6, 0.5),
+            ("magnitude", 9, 10),
+            ("num_ops", 2, 3),
+            ("erase", 0.25, 0.5),
+            ("dropout", 0.1, 0.2),
+            ("seed", 0, 1),
+        ]
+    ),
+]
+
+
+def test_every_field_is_tried() -> None:
+    tried = {name.split("[")[0] for name, *_ in CHANGES}
+    fields = {*CacheSpec.model_fields} - {"encoder", "views"}
+    assert tried == fields | {"encoder.name", "encoder.weights"} | {
+        f"views.{name}" for name in ViewSpec.model_fields
+    }
+
+
+@pytest.mark.parametrize(("field", "change", "there", "here"), CHANGES, ids=[change[0] for change in CHANGES])
+def test_another_spec_is_refused_by_field(
+    whole: Path, synthetic: ModuleType, field: str, change: dict[str, Any], there: str, here: str
+) -> None:
+    asked = synthetic.spec(**change)
+    assert asked.fingerprint() != synthetic.spec().fingerprint()
+    with pytest.raises(CacheMismatch) as error, CacheWriter(whole, asked):
+        pass
+    lines = str(error.value).splitlines()
+    assert f"`{field}`" in lines[0]
+    assert str(whole) in lines[0]
+    assert lines[1] == f"  got:      {there} in the cache"
+    assert lines[2] == f"  expected: {here} as asked for"
+    assert "--out" in lines[3]
+    assert "--overwrite" in lines[3]
+    assert not whole.with_name("whole.zarr.lock").exists()
+
+
+def test_several_differences_are_all_named_and_long_ones_cut(whole: Path, synthetic: ModuleType) -> None:
+    names = tuple(f"class{i}" for i in range(1000))
+    with pytest.raises(CacheMismatch, match=r"another `dtype` \(and class_names\)"):
+        CacheWriter(whole, synthetic.spec(dtype="float16", class_names=names))
+    with pytest.raises(CacheMismatch, match=r"class7', .*\.\.\. \(1000 in all\) as asked for"):
+        CacheWriter(whole, synthetic.spec(class_names=names))
+
+
+@pytest.mark.parametrize(
+    ("split", "field"),
+    [
+        (SplitSpec(source="digest of other files", rows=14), "source"),
+        (SplitSpec(source="digest of train", rows=13), "rows"),
+    ],
+)
+def test_another_source_is_refused(whole: Path, synthetic: ModuleType, split: SplitSpec, field: str) -> None:
+    ids, labels = [str(row) for row in range(split.rows)], np.zeros(split.rows, np.int64)
+    with (
+        CacheWriter(whole, synthetic.spec()) as writer,
+        pytest.raises(CacheMismatch, match=f"train was made with another `{field}`"),
+    ):
+        writer.split("train", split, ids, labels, synthetic.SHAPES)
+
+
+def test_another_geometry_is_refused(whole: Path, synthetic: ModuleType) -> None:
+    first, second = synthetic.SHAPES.layers
+    shapes = Shapes(layers=(first, second.model_copy(update={"tokens": 6})), pooled=7, mask=True)
+    with (
+        CacheWriter(whole, synthetic.spec()) as writer,
+        pytest.raises(
+            CacheMismatch, match=r"`layers\[1\].tokens`\n  got:      5 in the cache\n  expected: 6"
+        ),
+    ):
+        writer.split(
+            "train", SplitSpec(source="digest of train", rows=1), ["a"], np.zeros(1, np.int64), shapes
+        )
+
+
+def test_other_templates_are_refused_and_the_same_ones_kept(tmp_path: Path, synthetic: ModuleType) -> None:
+    synthetic.write(tmp_path / "c.zarr")
+    with CacheWriter(tmp_path / "c.zarr", synthetic.spec()) as writer:
+        writer.class_text(np.ones((3, 7), np.float32), synthetic.TEMPLATES)
+        with pytest.raises(CacheMismatch, match="other templates"):
+            writer.class_text(np.ones((3, 7), np.float32), ("a {}",))
+        with pytest.raises(CacheError, match="3 class names"):
+            writer.class_text(np.ones((2, 7), np.float32), synthetic.TEMPLATES)
+    assert np.array_equal(Cache.open(tmp_path / "c.zarr").class_text, np.eye(3, 7))
+
+
+def test_the_same_is_continued_in_its_own_storage_layout(whole: Path, synthetic: ModuleType) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    synthetic.write(whole, shard_size="3")
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+    with CacheWriter(whole, synthetic.spec(), storage=StorageSpec(shard_size="3")) as writer:
+        assert writer.shapes == synthetic.SHAPES
+        assert writer.has_split("train")
+        assert not writer.has_split("test")
+
+
+def test_a_split_is_added_beside_another(tmp_path: Path, synthetic: ModuleType) -> None:
+    synthetic.write(tmp_path / "c.zarr", names=("train",))
+    synthetic.write(tmp_path / "c.zarr", names=("test",), rows=4, shard_size="2")
+    cache = Cache.open(tmp_path / "c.zarr")
+    assert cache.split_names == ("test", "train")
+    assert cache.split("test").rows == 4
+    for name in cache.split_names:
+        cache.split(name).check()
+
+
+def test_overwrite_replaces_the_cache_only_once_the_shapes_are_known(
+    tmp_path: Path, synthetic: ModuleType
+) -> None:
+    path, other = tmp_path / "c.zarr", synthetic.spec(dtype="float16")
+    synthetic.write(path)
+    (path / "notes.txt").write_text("mine")
+    with CacheWriter(path, other, overwrite=True) as writer:
+        assert writer.shapes is None
+        assert not writer.has_split("train")
+    assert Cache.open(path).spec == synthetic.spec()
+    synthetic.write(path, cache=other, overwrite=True, rows=3)
+    assert Cache.open(path).spec == other
+    assert Cache.open(path).split("train").rows == 3
+    assert (path / "notes.txt").read_text() == "mine"

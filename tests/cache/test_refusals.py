@@ -1,0 +1,256 @@
+"""Full disk, read-only folder, a second writer, values that do not fit: said in words, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featcache.cache.layout import Unit
+from featcache.cache.reader import Cache
+from featcache.cache.spec import CacheSpec, SplitSpec, StorageSpec
+from featcache.cache.writer import CacheWriter, SplitWriter
+from featcache.errors import CacheError
+
+Start = Callable[..., "subprocess.Popen[str]"]
+IDS = [f"img/{row}.png" for row in range(6)]
+
+
+def _begun(writer: CacheWriter, synthetic: ModuleType) -> SplitWriter:
+    source = SplitSpec(source="digest", rows=6)
+    return writer.split("train", source, IDS, np.zeros(6, np.int64), synthetic.SHAPES)
+
+
+@pytest.fixture
+def writer(tmp_path: Path, synthetic: ModuleType) -> Iterator[CacheWriter]:
+    """A writer of float16 values."""
+    with CacheWriter(tmp_path / "c.zarr", synthetic.spec(dtype="float16")) as open_writer:
+        yield open_writer
+
+
+def test_a_full_disk_is_explained_and_the_rerun_goes_on(
+    tmp_path: Path, synthetic: ModuleType, start: Start
+) -> None:
+    path = tmp_path / "c.zarr"
+    # The limit of a file's size stands in for the disk's.
+    program = start(path, "--rows", 60, "--shard-size", 60, "--file-limit", 6000)
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 1
+    assert "CacheError: the disk (or a quota or file-size limit) is full while writing" in errors
+    assert "bytes free" in errors
+    assert re.search(r"room for [1-9]\d?,\d\d\d more bytes", errors)
+    assert "rerun the same command" in errors
+    assert not list(path.rglob("*.partial"))
+    synthetic.write(path, rows=60)
+    split = Cache.open(path).split("train")
+    split.check()
+    assert np.array_equal(split.array("pooled").gather(np.arange(50, 60), 2), synthetic.values(2, 50, 60, 7))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives up its rights, so must have some")
+def test_a_read_only_folder_is_explained_to_others_than_root(start: Start) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        program = start(Path(folder, "c.zarr"), "--user", 65534)
+        _, errors = program.communicate(timeout=60)
+        assert program.returncode == 1
+        assert f"CacheError: cannot write {folder}/c.zarr.lock" in errors
+        assert "Permission denied" in errors
+        assert "--out" in errors
+
+
+def test_a_place_below_a_file_is_explained(tmp_path: Path, synthetic: ModuleType) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CacheError, match=r"cannot write .*c\.zarr\.lock[\s\S]*--out"):
+        CacheWriter(tmp_path / "file" / "c.zarr", synthetic.spec())
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["file", "folder", "zarr"])
+def test_what_is_not_a_cache_is_left_alone(
+    tmp_path: Path, synthetic: ModuleType, kind: str, overwrite: bool
+) -> None:
+    path = tmp_path / "mine"
+    if kind == "file":
+        path.write_text("precious")
+    else:
+        path.mkdir()
+        content = '{"zarr_format": 3, "node_type": "group", "attributes": {}}'
+        (path / ("zarr.json" if kind == "zarr" else "notes.txt")).write_text(content)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(CacheError, match="is not a featcache cache; it is left as it is"):
+        CacheWriter(path, synthetic.spec(), overwrite=overwrite)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path, synthetic: ModuleType) -> None:
+    (tmp_path / "c.zarr").mkdir()
+    synthetic.write(tmp_path / "c.zarr")
+    Cache.open(tmp_path / "c.zarr").split("train").check()
+
+
+def test_a_second_writer_is_told_who_is_at_work(tmp_path: Path, synthetic: ModuleType, start: Start) -> None:
+    path = tmp_path / "c.zarr"
+    program = start(path, "--pause", 30)
+    while not (path / "train").exists():
+        assert program.poll() is None, program.communicate()
+        time.sleep(0.01)
+    with pytest.raises(CacheError, match="another process is writing") as error:
+        CacheWriter(path, synthetic.spec())
+    assert f"process {program.pid} on " in str(error.value)
+    program.send_signal(signal.SIGKILL)
+    program.communicate()
+    with CacheWriter(path, synthetic.spec()):
+        assert str(os.getpid()) in path.with_name("c.zarr.lock").read_text()
+        with pytest.raises(CacheError, match=f"process {os.getpid()}"):
+            CacheWriter(path, synthetic.spec())
+    assert not path.with_name("c.zarr.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said", "hint"),
+    [
+        (
+            "tokens",
+            7.1e4,
+            "float16 cannot hold 7.1e+04, in `tokens` of sample img/4.png (row 4)",
+            "--dtype bfloat16",
+        ),
+        (
+            "tokens_layer-2",
+            np.nan,
+            "the model gave nan, in `tokens_layer-2` of sample img/4.png (row 4)",
+            "--amp",
+        ),
+        ("pooled", -np.inf, "the model gave -inf, in `pooled` of sample img/4.png (row 4)", "--amp"),
+    ],
+)
+def test_a_value_that_is_not_finite_stops_with_its_sample(
+    writer: CacheWriter, synthetic: ModuleType, name: str, value: float, said: str, hint: str
+) -> None:
+    split, batch = _begun(writer, synthetic), synthetic.batch(0, 2, 6)
+    arrays = {"tokens": batch["tokens"][-1], "tokens_layer-2": batch["tokens"][-2], "pooled": batch["pooled"]}
+    arrays[name].reshape(4, -1)[2, 1] = value
+    unit = split.missing()[0]
+    out = split.begin(unit)
+    out.append(**synthetic.batch(0, 0, 2))
+    with pytest.raises(CacheError) as error:
+        out.append(**batch)
+    assert said in str(error.value)
+    assert hint in str(error.value)
+    assert split.missing()[0] == unit
+    assert not list(writer.path.rglob("*.partial"))
+
+
+def test_a_failed_row_may_hold_anything(writer: CacheWriter, synthetic: ModuleType) -> None:
+    split, batch = _begun(writer, synthetic), synthetic.batch(0, 0, 6)
+    batch["pooled"][3] = np.nan
+    kept = batch["pooled"].copy()
+    with split.begin(split.missing()[0]) as out:
+        out.append(**batch)
+        out.commit()
+    assert np.array_equal(batch["pooled"], kept, equal_nan=True)
+    assert Cache.open(writer.path).split("train").failures() == {3: "truncated JPEG"}
+
+
+def test_batches_of_another_shape_are_refused(writer: CacheWriter, synthetic: ModuleType) -> None:
+    split = _begun(writer, synthetic)
+    unit = split.missing()[0]
+    good = synthetic.batch(0, 0, 6)
+    wrong: list[dict[str, Any]] = [
+        good | {"tokens": {-1: good["tokens"][-1]}},
+        good | {"tokens": good["tokens"] | {-1: good["tokens"][-1][:, :4]}},
+        good | {"pooled": good["pooled"][:5]},
+        good | {"mask": None},
+    ]
+    for batch in wrong:
+        with pytest.raises(CacheError, match="shapes of the cache"):
+            split.begin(unit).append(**batch)
+    full = split.begin(unit)
+    full.append(**good)
+    with pytest.raises(CacheError, match="more rows than the unit holds"):
+        full.append(**good)
+    begun = split.begin(unit)
+    begun.append(**synthetic.batch(0, 0, 2))
+    with pytest.raises(CacheError, match=r"is not full\n  got:      2 rows\n  expected: 6 rows"):
+        begun.commit()
+    with split.begin(unit) as out:
+        out.append(**good)
+    assert split.missing()[0] == unit == Unit(0, 0, 0, 6)
+    assert not list(writer.path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "ids", "said"),
+    [
+        ("a/b", 6, IDS, "not a name"),
+        ("class_text", 6, IDS, "not a name"),
+        ("x.partial", 6, IDS, "not a name"),
+        ("train", 5, IDS, "does not fit together"),
+        ("train", 0, [], "at least one"),
+        ("train", 6, [*IDS[:5], IDS[1]], "img/1.png"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(
+    writer: CacheWriter, synthetic: ModuleType, name: str, rows: int, ids: list[str], said: str
+) -> None:
+    with pytest.raises(CacheError, match=said):
+        writer.split(
+            name, SplitSpec(source="", rows=rows), ids, np.zeros(len(ids), np.int64), synthetic.SHAPES
+        )
+    assert not writer.path.exists()
+
+
+def test_opening_what_is_no_cache(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(CacheError, match=r"no featcache cache at .*\n  got:      no such folder"):
+        Cache.open(tmp_path / "c.zarr")
+    with pytest.raises(CacheError, match="something else"):
+        Cache.open(tmp_path)
+    with pytest.raises(CacheError, match="no split `tain`") as error:
+        Cache.open(whole).split("tain")
+    assert "did you mean `train`?" in str(error.value)
+    with pytest.raises(CacheError, match="no array `token`"):
+        Cache.open(whole).split("train").array("token")
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "said"),
+    [
+        ('"format": 1,\n      "fingerprint"', '"format": 9,\n      "fingerprint"', "another format"),
+        ('"dtype": "float32"', '"dtype": "float8"', "description of the cache"),
+    ],
+)
+def test_a_cache_of_another_format_or_a_damaged_one(
+    tmp_path: Path, whole: Path, synthetic: ModuleType, there: str, instead: str, said: str
+) -> None:
+    shutil.copytree(whole, tmp_path / "c.zarr")
+    text = (whole / "zarr.json").read_text()
+    assert there in text
+    (tmp_path / "c.zarr" / "zarr.json").write_text(text.replace(there, instead))
+    with pytest.raises(CacheError, match=said):
+        Cache.open(tmp_path / "c.zarr")
+    with pytest.raises(CacheError, match=said):
+        CacheWriter(tmp_path / "c.zarr", synthetic.spec())
+    synthetic.write(tmp_path / "c.zarr", overwrite=True)
+    Cache.open(tmp_path / "c.zarr").split("train").check()
+
+
+def test_specs_refuse_what_has_no_meaning(synthetic: ModuleType) -> None:
+    for change in ({"tokens": "grid:0x2"}, {"tokens": "some"}, {"layers": ()}, {"dtype": "int8"}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            synthetic.spec(**change)
+    assert CacheSpec.model_validate(synthetic.spec().model_dump(mode="json")) == synthetic.spec()
+    assert "shard_size" not in CacheSpec.model_fields
+    assert StorageSpec().block_rows(197 * 768 * 2) == 384

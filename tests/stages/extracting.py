@@ -1,0 +1,102 @@
+"""Extractions in processes of their own.
+
+python extracting.py kill MODEL FOLDER KILLS
+    Extract `digits` into FOLDER/0.zarr, killed that often; where it is done before, FOLDER/1.zarr follows.
+    Prints how many units each killed process left behind.
+python extracting.py peak MODEL FOLDER ROWS ...
+    Extract so many rows of the images in FOLDER, once for each number; prints the peak memory in bytes each time.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import zarr  # noqa: F401  (as below: imported before the first fork)
+
+from featcache import encoders
+from featcache.cache.spec import ViewSpec
+from featcache.sources import open_source
+from featcache.stages.extract import ExtractRequest, extract
+
+
+def request(model: str, out: Path) -> ExtractRequest:
+    """20 rows of each split in 2 views; a batch is a row, a shard two."""
+    return ExtractRequest(
+        "digits", model, out, views=ViewSpec(weak=1), limit=20, shard_size="2", batch_size=2, num_workers=0
+    )
+
+
+def kill(model: str, folder: Path, kills: int) -> None:
+    """Half of the moments are soon after the start, the others soon after a unit was committed."""
+    open_source("digits")  # once, so that a killed process does not spend its life importing
+    encoders.load(model)
+    moments, number = random.Random(0), 0
+    while kills:
+        out = folder / f"{number}.zarr"
+        child = _fork(model, out)
+        before = _committed(out)
+        late = time.monotonic() + 20
+        while kills % 2 and _committed(out) == before and time.monotonic() < late:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.15 if kills % 2 else 0.4))
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if status == signal.SIGKILL:
+            kills -= 1
+            print(_committed(out))
+        elif status == 0:
+            number += 1
+        else:
+            raise SystemExit(f"the extraction ended by itself, with {status}")
+    os.environ["PAUSE"] = "0"
+    extract(request(model, folder / f"{number}.zarr"))
+
+
+def _fork(model: str, out: Path) -> int:
+    child = os.fork()
+    if not child:
+        extract(request(model, out))
+        os._exit(0)
+    return child
+
+
+def _committed(out: Path) -> int:
+    return len(list(out.glob("*/status/ledger/*.*.json")))
+
+
+class Memory:
+    """A progress bar that looks at the memory instead. (`ru_maxrss` never falls, and imports need most.)"""
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+    def update(self, n: int) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.peak = max(self.peak, pages * resource.getpagesize())
+
+
+def peak(model: str, folder: Path, rows: list[int]) -> None:
+    options = {"split": "train", "shard_size": "64", "batch_size": 32, "num_workers": 0}
+    out = folder.with_name("c.zarr")
+    for limit in rows:
+        memory = Memory()
+        extract(
+            ExtractRequest(str(folder), model, out, limit=limit, **options),
+            overwrite=True,
+            progress=lambda name, total, memory=memory: nullcontext(memory),
+        )
+        print(memory.peak)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "kill":
+        kill(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+    else:
+        peak(sys.argv[2], Path(sys.argv[3]), [int(rows) for rows in sys.argv[4:]])

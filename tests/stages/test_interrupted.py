@@ -1,0 +1,60 @@
+"""Extractions that are killed, and what they need of memory: as processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from featcache.cache.spec import ViewSpec
+from featcache.stages.extract import ExtractRequest, extract
+
+PROGRAM = Path(__file__).with_name("extracting.py")
+Model = Callable[[str], str]
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+def _lines(process: subprocess.Popen[str]) -> list[int]:
+    out, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    return [int(line) for line in out.splitlines()]
+
+
+def test_killed_twenty_times_it_ends_byte_identical(
+    tmp_path: Path,
+    frozen: Model,
+    spawn: Spawn,
+    tree: Callable[[Path], Mapping[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = _lines(spawn("kill", frozen("slow"), tmp_path, 20, program=PROGRAM))
+    assert len(left) == 20
+    assert len({units for units in left if 0 < units < 40}) >= 5  # the kills were in the middle of things
+    monkeypatch.setenv("PAUSE", "0")
+    extract(
+        ExtractRequest(
+            "digits",
+            frozen("slow"),
+            tmp_path / "whole",
+            views=ViewSpec(weak=1),
+            limit=20,
+            shard_size="2",
+            batch_size=2,
+        )
+    )
+    whole = tree(tmp_path / "whole")
+    assert sum("tokens/c/" in name for name in whole) == 40
+    caches = sorted(tmp_path.glob("*.zarr"))
+    assert caches
+    for cache in caches:
+        assert tree(cache) == whole
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(photos: Path, frozen: Model, spawn: Spawn) -> None:
+    for row in range(1200):
+        (photos / "train" / "cat" / f"more{row:04}.png").hardlink_to(photos / "train" / "cat" / "00.png")
+    _, few, many = _lines(spawn("peak", frozen("wide"), photos, 20, 150, 1200, program=PROGRAM))
+    features = (1200 - 150) * (17 + 1) * 1024 * 2
+    assert many - few < features / 3

@@ -1,0 +1,201 @@
+"""`run`: a typed file, its errors before any work, and a second run that does nothing again."""
+
+import json
+import shutil
+
+import pytest
+
+from featcache.cache.reader import Cache
+from featcache.config import parse_overrides
+from featcache.errors import ConfigError, TrainError
+from featcache.stages.pipeline import load, run_pipeline
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FILE = """
+description = "Cats and dogs."
+
+[extract.small]
+source = "{source}"
+model = "{model}"
+tokens = "cls"
+num_workers = 0
+shard_size = "4"
+{more}
+
+[train]
+objectives = ["linear", "supervised"]
+labels_per_class = [1]
+num_labels = [4]
+seeds = [0, 1]
+
+[options]
+optim.steps = 4
+projector.heads = 2
+
+[objective.supervised]
+label_smoothing = 0.1
+"""
+RUNS = [
+    f"small/{objective}/{budget}/seed={seed}"
+    for budget in ("labels_per_class=1", "num_labels=4")
+    for objective in ("linear", "supervised")
+    for seed in (0, 1)
+]
+
+
+@pytest.fixture
+def write(photos, frozen, tmp_path):
+    """Writes the pipeline file, with lines added to its `[extract.small]` or some text replaced."""
+
+    def go(more="", replace=("", "")):
+        text = FILE.format(source=photos, model=frozen("tiny"), more=more)
+        path = tmp_path / "small.toml"
+        path.write_text(text.replace(*replace))
+        return str(path)
+
+    return go
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path):
+    out, said = tmp_path / "out", []
+    rows = run_pipeline(write(), out=out, device="cpu", say=said.append)
+    assert [line.partition("] ")[2].partition(":")[0] for line in said[-8:]] == RUNS
+    assert all((out / run / "result.json").is_file() for run in RUNS)
+    assert {row.objective: len(row.accuracy) for row in rows} == {"linear": 2, "supervised": 2}
+    options = json.loads((out / RUNS[2] / "config.json").read_text())["options"]
+    assert (options["optim"]["steps"], options["objective"]) == (4, {"label_smoothing": 0.1})
+    table = (out / "results.md").read_text()
+    assert table.startswith("| cache | labels | objective | accuracy % | minus linear | minus supervised |")
+    assert [line.split(" | ")[1:3] for line in table.splitlines()[2:]] == [
+        ["1/class", "linear"],
+        ["1/class", "supervised"],
+        ["4 in all", "linear"],
+        ["4 in all", "supervised"],
+    ]
+
+    before, again = times(out), []
+    assert run_pipeline(write(), out=out, device="cpu", say=again.append) == rows
+    after = times(out)
+    assert {path for path in before if after[path] != before[path]} == {out / "results.md"}
+    assert after.keys() == before.keys()
+    assert (out / "results.md").read_text() == table
+    assert sum("0 views computed" in line for line in again) == 2
+
+
+def test_an_interrupted_run_goes_on(write, tmp_path, tree):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    rows = run_pipeline(write(), out=whole, device="cpu")
+
+    def interrupt(line):
+        if line.startswith("[3/8]"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(write(), out=cut, device="cpu", say=interrupt)
+    assert not (cut / RUNS[3]).exists()
+    (cut / RUNS[3]).mkdir(parents=True)
+    done = times(cut / "small" / "linear")
+    rest = run_pipeline(write(), out=cut, device="cpu")
+    assert [row.accuracy for row in rest] == [row.accuracy for row in rows]
+    assert done.items() <= times(cut / "small" / "linear").items()
+    assert tree(cut / "caches") == tree(whole / "caches")
+    shutil.rmtree(cut / RUNS[0])
+    assert len(run_pipeline(write(), out=cut, device="cpu")) == len(rows)
+
+
+def test_a_changed_file_does_not_mix_with_old_runs(write, tmp_path):
+    options = {"out": tmp_path / "out", "device": "cpu", "overrides": {"train": {"objectives": ["knn"]}}}
+    run_pipeline(write(), **options)
+    changed = write(replace=("optim.steps = 4", "optim.steps = 5"))
+    with pytest.raises(TrainError, match=r"`options\.optim\.steps` differs\n +got: +5\n +expected: 4"):
+        run_pipeline(changed, **options)
+
+
+def test_overrides(write, tmp_path):
+    overrides = parse_overrides(
+        ["train.objectives=['knn']", "train.num_labels=[]", "train.seeds=[3]", "extract.small.dtype=float32"]
+    )
+    rows = run_pipeline(write(), out=tmp_path, overrides=overrides, device="cpu")
+    assert [(row.cache, row.labels, row.objective) for row in rows] == [("small", "1/class", "knn")]
+    assert (tmp_path / "small/knn/labels_per_class=1/seed=3/result.json").is_file()
+    assert Cache.open(tmp_path / "caches" / "small.zarr").spec.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("limit", "rows"),
+    [("limit = { train = 8, test = 3 }", {"train": 8, "test": 3}), ("limit = 4", {"train": 4, "test": 4})],
+)
+def test_limits(write, tmp_path, limit, rows):
+    overrides = {"train": {"objectives": ["knn"], "num_labels": [2], "labels_per_class": []}}
+    run_pipeline(write(limit), out=tmp_path, overrides=overrides, device="cpu")
+    cache = Cache.open(tmp_path / "caches" / "small.zarr")
+    assert {name: cache.split(name).rows for name in cache.split_names} == rows
+
+
+def test_two_caches_and_a_grid(write):
+    second = '[extract.other]\nsource = "digits"\nmodel = "timm:test_vit.r160_in1k/random"\n'
+    pipeline = load(write(second))
+    places = {"small": "a", "other": "b"}
+    names = [name for name, _ in pipeline.requests(places)]
+    assert names == [*RUNS, *(name.replace("small", "other") for name in RUNS)]
+    assert {request.cache for _, request in pipeline.requests(places)} == {"a", "b"}
+
+
+REFUSALS = [
+    (("num_workers", "num_worker"), r"unknown key `extract\.small\.num_worker` in .*\n.*mean `num_workers`"),
+    (("[train]", "[trains]"), r"`train` is missing|unknown key `trains`"),
+    (("model =", "# model ="), r"`extract\.small\.model` is missing in"),
+    (('shard_size = "4"', 'dtype = "int8"'), r"dtype`[\s\S]*got: +'int8'\n[\s\S]*'float16', 'bfloat16' or"),
+    (('shard_size = "4"', "limit = 0"), r"limit[\s\S]*got: +0\n[\s\S]*greater than 0"),
+    (("seeds = [0, 1]", "seeds = []"), r"`train\.seeds`[\s\S]*at least 1 item"),
+    (("seeds = [0, 1]", "seeds = [-1]"), r"`train\.seeds\.0`[\s\S]*got: +-1\n"),
+    (("[1]\nnum_labels = [4]", "[]"), r"says nothing of labels[\s\S]*labels_per_class = "),
+    (("[1]", "[0]"), r"`train\.labels_per_class\.0`[\s\S]*got: +0\n"),
+    (("seeds = [0, 1]", 'caches = ["smal"]'), r"not extracted: `smal`\n +next: +did you mean `small`"),
+    (('["linear",', '["linaer",'), r"no objective is called `linaer`[\s\S]*did you mean `linear`"),
+    (("optim.steps", "optim.step"), r"unknown key `optim\.step`[\s\S]*did you mean `steps`"),
+    (("optim.steps = 4", 'optim.steps = "many"'), r"`optim\.steps`[\s\S]*got: +'many'\n[\s\S]*valid integer"),
+    (("label_smoothing", "smoothing"), r"unknown key `smoothing` in the options of `supervised`"),
+    (
+        ("[objective.supervised]", "[objective.supervisd]"),
+        r"called `supervisd`[\s\S]*did you mean `supervised`",
+    ),
+    (("[extract.small]", '[extract."a/b"]'), r"a/b[\s\S]*match pattern"),
+    (('"Cats and dogs."', "Cats"), r"small\.toml is not TOML[\s\S]*got: +[\s\S]*line 2"),
+]
+
+
+@pytest.mark.parametrize(("replace", "message"), REFUSALS)
+def test_a_file_that_does_not_fit_is_said_before_any_work(write, tmp_path, replace, message):
+    path = write(replace=replace)
+    with pytest.raises(ConfigError, match=message):
+        run_pipeline(path, out=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_such_pipeline(tmp_path):
+    with pytest.raises(ConfigError, match=r"no such pipeline[\s\S]*got: +quickstat[\s\S]*mean `quickstart`"):
+        load("quickstat")
+
+
+def test_one_objective_s_options_win_over_those_of_all(write):
+    path = write(
+        replace=("optim.steps = 4", 'objective = { label_smoothing = 0.3 }\n"optim" = { steps = 4 }')
+    )
+    overrides = {"train": {"objectives": ["supervised"]}}
+    pipeline = load(path, overrides)
+    assert pipeline.options_of("supervised")["objective"] == {"label_smoothing": 0.1}
+    assert pipeline.options["objective"] == {"label_smoothing": 0.3}
+
+
+def test_the_command_prints_the_table(write, tmp_path, featcache):
+    arguments = ("run", write(), "--out", tmp_path / "out", "--device", "cpu")
+    told = featcache(*arguments, "--set", "train.objectives=['linear']").output
+    assert "[4/4] small/linear/num_labels=4/seed=1: " in told
+    assert told.splitlines()[-1].startswith("small  4 in all  linear")
+    refused = featcache(*arguments, "--set", "train.objectves=['linear']", code=1).output
+    assert refused.startswith("error: unknown key `train.objectves`")
