@@ -33,7 +33,7 @@ class EncoderSpec(Config):
 
 
 class Geometry(NamedTuple):
-    """Where a layer's tokens come from: `prefix` tokens (CLS, registers) first, then a row-major grid, if any."""
+    """Where a layer's tokens come from: `prefix` tokens (CLS, registers), then a row-major grid, if any."""
 
     prefix: int
     grid: tuple[int, int] | None
@@ -56,7 +56,7 @@ class Encoder(Protocol):
 
     spec: EncoderSpec
     transform: Callable[[Any], dict[str, Tensor]]
-    """One sample (PIL image or str) to fixed-shape tensors; picklable, holds no weights, has no randomness."""
+    """One sample (PIL image or str) to fixed-shape tensors; picklable, without weights or randomness."""
     templates: tuple[str, ...]
     """Prompt templates for class names, each with one `{}`."""
 

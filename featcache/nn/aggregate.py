@@ -1,8 +1,8 @@
 """Token aggregation: (B, T, D) tokens and a (B, T) mask to one (B, D) vector per sample.
 
 Tokens outside the mask never count. Every sample needs one real token at least; the projector sees to it.
-Each aggregation also says how it would have read the tokens before its first step (`start`), which is what the
-projector subtracts to begin at the frozen representation.
+Each aggregation also says how it would have read the tokens before its first step (`start`), which is what
+the projector subtracts to begin at the frozen representation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 Pool = Literal["cls", "mean", "attention", "gem"]
 GAIN = 3000.0
-"""Factor on the attention score; divided by D, since the score sums over D coordinates that learn at one rate."""
+"""Factor on the attention score, over D: the score sums over D coordinates that all learn at one rate."""
 
 
 class Aggregation(nn.Module):
@@ -42,7 +42,10 @@ class Mean(Aggregation):
     """
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        return masked_mean(tokens, mask)
+        if mask is None:
+            return tokens.mean(dim=1)
+        kept = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
+        return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 class Attention(Aggregation):
@@ -60,12 +63,12 @@ class Attention(Aggregation):
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         normed = F.layer_norm(tokens, tokens.shape[-1:])
-        score = _hide(normed @ self.query * (GAIN / tokens.shape[-1]), mask)
-        weight = score.softmax(dim=1)
-        return (weight.unsqueeze(-1) * tokens).sum(dim=1)
+        score = (normed @ self.query).to(tokens.dtype)  # autocast may have made it half as precise
+        return _weighted(tokens, score * (GAIN / tokens.shape[-1]), mask)
 
     def start(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        return masked_mean(tokens, mask)
+        # Not the mean of `Mean`, which differs from it in the last bit.
+        return _weighted(tokens, torch.zeros_like(tokens[..., 0]), mask)
 
 
 class GeM(Aggregation):
@@ -108,12 +111,9 @@ def make(pool: Pool, dim: int) -> Aggregation:
             return GeM()
 
 
-def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean (B, D) over real tokens."""
-    if mask is None:
-        return tokens.mean(dim=1)
-    kept = tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
-    return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+def _weighted(tokens: Tensor, score: Tensor, mask: Tensor | None) -> Tensor:
+    weight = _hide(score, mask).softmax(dim=1)
+    return (weight.unsqueeze(-1) * tokens).sum(dim=1)
 
 
 def _hide(score: Tensor, mask: Tensor | None) -> Tensor:

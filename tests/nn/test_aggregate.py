@@ -21,13 +21,20 @@ def some_tokens(seed: int, lengths: list[int], width: int = 4, dim: int = 3) -> 
     return tokens, torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
 
 
+def attention_score(query: list[float], row: list[float]) -> float:
+    mean = sum(row) / len(row)
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in row) / len(row) + 1e-5)
+    score = sum(q * (x - mean) / deviation for q, x in zip(query, row, strict=True))
+    return aggregate.GAIN / len(row) * score
+
+
 def by_hand(pool: str, rows: list[list[float]], query: list[float], p: float) -> list[float]:
     if pool == "cls":
         return rows[0]
     if pool == "gem":
         columns = zip(*rows, strict=True)
         return [math.log(sum(math.exp(p * x) for x in c) / len(rows)) / p for c in columns]
-    scores = [sum(q * x for q, x in zip(query, row, strict=True)) / math.sqrt(len(row)) for row in rows]
+    scores = [attention_score(query, row) for row in rows]
     weights = [1.0 if pool == "mean" else math.exp(score) for score in scores]
     columns = zip(*rows, strict=True)
     return [sum(w * x for w, x in zip(weights, c, strict=True)) / sum(weights) for c in columns]
@@ -41,7 +48,8 @@ def by_hand(pool: str, rows: list[list[float]], query: list[float], p: float) ->
 def test_matches_a_direct_computation(pool: aggregate.Pool, seed: int, lengths: list[int], p: float) -> None:
     tokens, mask = some_tokens(seed, lengths)
     module = aggregate.make(pool, 3).double()
-    query = torch.randn(3, generator=torch.Generator().manual_seed(seed + 1)).double()
+    # As small as the gain is large, so that more than one token counts.
+    query = torch.randn(3, generator=torch.Generator().manual_seed(seed + 1)).double() / aggregate.GAIN
     for name, value in module.named_parameters():
         value.data = {"query": query, "log_p": torch.tensor(math.log(p)).double()}[name]
     expected = [

@@ -23,7 +23,7 @@ class World:
 
     def task(self, num_unlabelled: int = 100) -> Task:
         counts = torch.arange(1, self.classes + 1)
-        return Task(self.classes, DIM, DIM, num_unlabelled, counts, self.centres)
+        return Task(self.classes, DIM, DIM, num_unlabelled, counts, torch.zeros(DIM), self.centres)
 
     def features(self, label: Tensor, seed: int) -> Features:
         generator = torch.Generator().manual_seed(seed)

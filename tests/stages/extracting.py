@@ -4,7 +4,7 @@ python extracting.py kill MODEL FOLDER KILLS
     Extract `digits` into FOLDER/0.zarr, killed that often; where it is done before, FOLDER/1.zarr follows.
     Prints how many units each killed process left behind.
 python extracting.py peak MODEL FOLDER ROWS ...
-    Extract so many rows of the images in FOLDER, once for each number; prints the peak memory in bytes each time.
+    Extract so many rows of the images in FOLDER, once for each number; prints the peak memory in bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import zarr  # noqa: F401  (as below: imported before the first fork)
+import torchvision.transforms.v2  # noqa: F401  (these two: a killed process shall not spend its life importing)
+import zarr  # noqa: F401
 
 from featcache import encoders
 from featcache.cache.spec import ViewSpec
@@ -35,7 +36,7 @@ def request(model: str, out: Path) -> ExtractRequest:
 
 def kill(model: str, folder: Path, kills: int) -> None:
     """Half of the moments are soon after the start, the others soon after a unit was committed."""
-    open_source("digits")  # once, so that a killed process does not spend its life importing
+    open_source("digits")
     encoders.load(model)
     moments, number = random.Random(0), 0
     while kills:
