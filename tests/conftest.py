@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,6 +158,7 @@ def spawn() -> Callable[..., subprocess.Popen[str]]:
     def run(*arguments: object, program: Path = HERE.parent / "cli.py", **options: Any) -> Any:
         command = [sys.executable, "-W", "error", str(program), *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, **(pipes | options))
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, **(pipes | options))
 
     return run

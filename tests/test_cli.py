@@ -19,6 +19,8 @@ from click.testing import Result
 from featcache import cli
 from featcache.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Model = Callable[[str], str]
 Command = Callable[..., Result]
 Spawn = Callable[..., "subprocess.Popen[str]"]

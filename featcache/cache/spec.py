@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import pydantic
@@ -54,7 +55,7 @@ class CacheSpec(Config):
     """The encoder's own spec, field by field: name, weights digest, preprocessing, norm, projection."""
     layers: Annotated[tuple[int, ...], pydantic.Field(min_length=1)]
     """Layers counted from the end, -1 the last; the first one is stored as `tokens`."""
-    tokens: Annotated[str, pydantic.Field(pattern=r"^(all|cls|patch|pooled|grid:[1-9]\d*x[1-9]\d*)$")]
+    tokens: str
     """Which tokens are kept: all, cls, patch, pooled or grid:HxW."""
     views: ViewSpec = ViewSpec()
     dtype: ValueType = "float16"
@@ -62,6 +63,13 @@ class CacheSpec(Config):
     amp: ValueType = "float32"
     """In which type the model computed."""
     class_names: tuple[str, ...] = ()
+
+    @pydantic.field_validator("tokens")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not re.fullmatch(r"all|cls|patch|pooled|grid:[1-9]\d*x[1-9]\d*", value):
+            raise ValueError("all, cls, patch, pooled or grid:HxW")
+        return value
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over every field."""

@@ -64,7 +64,9 @@ def _load_named(name: str) -> OpenClip:
         raise EncoderError("no open_clip model or folder has this name", got=name, hint=hint)
     seed = random_seed(tag)
     if seed is not None:
-        return _build(name, architecture, seed=seed, pretrained_text=False)
+        encoder = _build(name, architecture, seed=seed, pretrained_text=False)
+        encoder.templates = ()  # a random text tower has nothing to say about a class's name
+        return encoder
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags and not Path(tag).is_file():
         raise EncoderError(

@@ -79,10 +79,19 @@ def test_a_resnet_gives_the_map_before_its_attention_pool(images, batch):
 
 def test_the_text_tower_is_open_clips_own():
     encoder = load("open_clip:tiny-vit/random")
-    texts = [template.format("dog") for template in encoder.templates]
+    texts = ["a photo of a dog.", "a drawing of a cat."]
     with torch.no_grad():
         expected = encoder.module.encode_text(open_clip.tokenize(texts))
     torch.testing.assert_close(encoder.encode_text(texts), expected)
+
+
+def test_only_a_trained_text_tower_has_templates(tmp_path):
+    encoder = load("open_clip:tiny-vit/random")
+    assert encoder.templates == ()
+    torch.save(encoder.module.state_dict(), tmp_path / "weights.pt")
+    templates = load(f"open_clip:tiny-vit/{tmp_path / 'weights.pt'}").templates
+    texts = [template.format("dog") for template in templates]
+    assert texts
     assert all("dog" in text and "{" not in text for text in texts)
 
 

@@ -17,6 +17,8 @@ from featcache.extraction.feed import ViewDataset
 from featcache.extraction.forward import Forward
 from featcache.sources import open_source
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Model = Callable[[str], str]
 SHAPES = Shapes(
     layers=(TokenArray(layer=-1, tokens=5, dim=8), TokenArray(layer=-2, tokens=5, dim=6)), pooled=7, mask=True

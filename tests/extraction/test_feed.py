@@ -17,6 +17,8 @@ from featcache.extraction.feed import Loaded, ViewDataset, auto_workers, feed
 from featcache.sources import open_source
 
 VIEWS = ViewSpec(weak=1, strong=2)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Model = Callable[[str], str]
 CPU = torch.device("cpu")
 

@@ -17,6 +17,8 @@ from featcache.errors import EncoderError, SourceError
 from featcache.extraction.forward import Forward, empty_views, split_views
 from featcache.sources import open_source
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Model = Callable[[str], str]
 
 

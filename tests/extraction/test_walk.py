@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from featcache.cache.layout import units
 from featcache.extraction.walk import Clock, plan_batches
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Model = Callable[[str], str]
 
 

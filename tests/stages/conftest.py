@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from featcache import encoders
 from featcache.cache.reader import Cache
 from featcache.stages.extract import ExtractRequest
 
@@ -24,13 +25,16 @@ CLIP = {
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny open_clip model, known by name."""
+    """A tiny open_clip model with a checkpoint, as only a trained text tower counts."""
     import open_clip
+    import torch
 
     path = tmp_path_factory.mktemp("open_clip") / "featcache-tiny.json"
     path.write_text(json.dumps(CLIP))
     open_clip.add_model_config(path)
-    return "open_clip:featcache-tiny/random"
+    weights = path.with_name("weights.pt")
+    torch.save(encoders.load("open_clip:featcache-tiny/random").module.state_dict(), weights)
+    return f"open_clip:featcache-tiny/{weights}"
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from featcache.sources import open_source
 from featcache.sources.base import limit
 from featcache.stages.extract import ExtractRequest, extract
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Model = Callable[[str], str]
 Request = Callable[..., ExtractRequest]
 Tree = Callable[[Path], Mapping[str, bytes]]

@@ -19,6 +19,8 @@ from featcache.cache.spec import ViewSpec
 from featcache.errors import CacheMismatch
 from featcache.stages.extract import ExtractRequest, extract
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Model = Callable[[str], str]
 Request = Callable[..., ExtractRequest]
 Tree = Callable[[Path], Mapping[str, bytes]]

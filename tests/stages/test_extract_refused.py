@@ -17,6 +17,8 @@ from featcache.cache.spec import ViewSpec
 from featcache.errors import CacheError, ConfigError, EncoderError, FeatcacheError
 from featcache.stages.extract import ExtractRequest, dry_run, extract
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Model = Callable[[str], str]
 Request = Callable[..., ExtractRequest]
 Tree = Callable[[Path], Mapping[str, bytes]]

@@ -12,6 +12,8 @@ from featcache.cache.spec import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 
 PROGRAM = Path(__file__).with_name("extracting.py")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Model = Callable[[str], str]
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
