@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# One process for each core, and one thread for each process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 VERSION_CHECK := import sys; sys.exit(sys.version_info < (3, 11))
 
 .PHONY: quickstart test test-slow check clean
@@ -11,10 +13,10 @@ quickstart: .venv/installed
 	$(BIN)/featcache run quickstart
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .
