@@ -35,7 +35,8 @@ def draw_labels(
     """Draw a labelled set: `labels_per_class` of each class, or `num_labels` in proportion to the classes.
 
     Draws with one seed are nested: more labels per class only adds rows. Rows that are not `usable` (failed
-    in extraction) are in neither set. Raises TrainError when a class has too few labels, or there are none.
+    in extraction) are in neither set. Raises TrainError when a class has too few labels, or fewer than two classes
+    have any.
 
     >>> labels = np.array([0, 0, 0, 1, 1, -1])
     >>> draw_labels(labels, ("cat", "dog"), seed=0, labels_per_class=1).labelled.size
@@ -49,6 +50,13 @@ def draw_labels(
             "this training split has no labels to draw from",
             got=f"{len(labels)} rows, {usable.sum()} usable, {(labels != UNLABELLED).sum()} labelled",
             hint="extract a source with labels (--label-column for a table), or check the failed rows",
+        )
+    if np.count_nonzero(sizes) == 1:
+        raise TrainError(
+            "only one class has labels, so there is nothing to tell apart",
+            got=f"{sizes.sum()} samples of `{class_names[int(sizes.argmax())]}`",
+            expected="labelled samples of two classes at least",
+            hint="extract a training split that holds the other classes too",
         )
     wanted = _per_class(sizes, class_names, labels_per_class, num_labels)
     order = [np.random.default_rng([seed, c]).permutation(pool) for c, pool in enumerate(pools)]

@@ -90,8 +90,13 @@ def test_a_class_without_a_labelled_row(make_cache, learn, tmp_path, objective):
 def test_one_class_only(make_cache, learn, tmp_path, objective):
     splits = {"train": [0] * 5, "test": [0] * 3}
     cache = make_cache(tmp_path / "c.zarr", splits=splits, classes=("cat",), text=True)
-    test = learn(cache, objective, labels_per_class=3)["test"]
-    assert (test["accuracy"], test["nll"]) == (1.0, pytest.approx(0, abs=1e-6))
+    with pytest.raises(TrainError, match="only one class has labels") as caught:
+        learn(cache, objective, labels_per_class=3)
+    assert (caught.value.got, caught.value.hint) == (
+        "5 samples of `cat`",
+        "extract a training split that holds the other classes too",
+    )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("objective", TRAINED)
