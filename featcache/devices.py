@@ -15,13 +15,14 @@ def resolve(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    known = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    known += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if name in known:
+        return torch.device(name)
+    if name.startswith("cuda") and len(known) == 1:
         raise ConfigError(
             "no CUDA device is visible",
             got=name,
             hint="use --device auto or cpu, or install a CUDA build of torch",
         )
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ConfigError("no such device", got=name, expected="auto, cpu, cuda or cuda:N") from None
+    raise ConfigError("no such device", got=name, expected=", ".join(["auto", *known]))

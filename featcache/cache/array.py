@@ -8,6 +8,7 @@ import json
 import mmap
 import resource
 import sys
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ class ShardedArray:
 
     def __init__(self, path: Path, layout: ArrayLayout, *, strict: bool = False) -> None:
         self.path, self.layout, self._strict = path, layout, strict
-        self._part = functools.lru_cache(maxsize=_most_mapped())(self._open_part)
+        # By a weak reference: a cycle would keep every map (and, before Python 3.13, its file) open until
+        # the garbage collector happens to run.
+        open_part = functools.partial(ShardedArray._open_part, weakref.proxy(self))
+        self._part = functools.lru_cache(maxsize=_most_mapped())(open_part)
 
     @classmethod
     def open(cls, path: str | Path, *, strict: bool = False) -> ShardedArray:

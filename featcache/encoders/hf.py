@@ -55,7 +55,10 @@ def load(name: str) -> HfImage | HfText:
         raise EncoderError("no such model folder", got=path, expected=_HINT)
     transformers = _transformers()
     with load_errors(f"hf:{name}", _HINT), seeded(0), silent(transformers):
-        module, info = transformers.AutoModel.from_pretrained(path, output_loading_info=True)
+        # In float32 whatever the checkpoint is in, as everywhere else: `--amp` alone makes it less.
+        module, info = transformers.AutoModel.from_pretrained(
+            path, dtype=torch.float32, output_loading_info=True
+        )
         absent = {key for key in info["missing_keys"] if "pooler" not in key}
         if absent:
             raise EncoderError(f"hf:{name} lacks weights", got=f"none for {sorted(absent)[0]}", hint=_HINT)

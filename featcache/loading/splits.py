@@ -35,8 +35,8 @@ def draw_labels(
     """Draw a labelled set: `labels_per_class` of each class, or `num_labels` in proportion to the classes.
 
     Draws with one seed are nested: more labels per class only adds rows. Rows that are not `usable` (failed
-    in extraction) are in neither set. Raises TrainError when a class has too few labels, or fewer than two classes
-    have any.
+    in extraction) are in neither set. Raises TrainError when a class has too few labels, or fewer
+    than two classes have any.
 
     >>> labels = np.array([0, 0, 0, 1, 1, -1])
     >>> draw_labels(labels, ("cat", "dog"), seed=0, labels_per_class=1).labelled.size

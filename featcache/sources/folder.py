@@ -45,13 +45,14 @@ def open(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Folders by split. `train` may also be a class (beside `bus` and `car`): then it holds images, not
-    folders.
+    """Folders by split.
+
+    A lone `train` (beside `bus` and `car`) that holds images and no folders of them is a class, not a split.
     """
     children = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     named = [child for child in children if child.name.lower() in _SPLIT_FOLDERS]
     others = [child for child in children if child not in named and match(child)]
-    if not named or (others and any("/" not in name for child in named for name in image_files(child))):
+    if not named or (len(named) == 1 and others and not any("/" in name for name in image_files(named[0]))):
         return {DEFAULT: root}
     splits: dict[str, Path] = {}
     for child in [*named, *others]:

@@ -89,6 +89,7 @@ def extract(
     FeatcacheError when the source, the model or the cache at `out` do not fit; what is committed stays.
     """
     job = _Job(request, overwrite)
+    job.refuse_loss()
     shapes = job.shapes()
     summaries: dict[str, SplitSummary] = {}
     with CacheWriter(
@@ -144,6 +145,20 @@ class _Job:
 
     def shapes(self) -> Shapes:
         return self.forward.shapes(next(iter(self.sources.values())))
+
+    def refuse_loss(self) -> None:
+        """Raise CacheError where overwriting would delete splits that this extraction does not make anew."""
+        out = self.request.out
+        if not self.overwrite or read_attributes(out) is None:
+            return
+        lost = [name for name in Cache.open(out).split_names if name not in self.sources]
+        if lost:
+            raise CacheError(
+                f"--overwrite would delete splits of {out} that are not extracted anew",
+                got=f"splits {', '.join(lost)} in the cache",
+                expected=f"only {', '.join(self.sources)}, which the source gives",
+                hint="extract all splits together, choose another --out, or remove the cache yourself",
+            )
 
     def require_room(self, shapes: Shapes) -> None:
         """Raise CacheError where the disk cannot hold what is not there yet."""

@@ -57,8 +57,8 @@ def train(
 ) -> dict[str, Any]:
     """Train one objective on a cache and write a run to `out`; returns the content of its result.json.
 
-    Test labels are read once, at the end. Raises a FeatcacheError, before anything is written, when the cache
-    is not whole, the labels do not suffice, an option does not fit, or `out` holds something else.
+    Test labels are looked at once, at the end. Raises a FeatcacheError, before anything is written, when the
+    cache is not whole, the labels do not suffice, an option does not fit, or `out` holds something else.
     """
     job = _Job(request, resolve(device), say)
     run = Run.at(out, job.config(), resume=resume)

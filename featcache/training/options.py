@@ -17,7 +17,7 @@ class OptimOptions(Config):
     batch_size: int = Field(default=32, ge=1)
     """Labelled samples a step (fewer where there are fewer labels)."""
     uratio: float = Field(default=3.0, gt=0)
-    """Unlabelled samples for each labelled one (mu)."""
+    """Unlabelled samples a step, as a multiple of `batch_size` (mu), however few labelled ones there are."""
     lr: float = Field(default=1e-4, gt=0)
     """Of the projector."""
     head_lr: float = Field(default=1e-3, gt=0)
@@ -41,7 +41,7 @@ class DataOptions(Config):
     train: str = "train"
     """The split to learn from."""
     test: str = "test"
-    """The split to report on; its labels are read once, at the end."""
+    """The split to report on; its labels are looked at once, at the end."""
     layer: int | None = None
     """The layer whose tokens are used; by default the first the cache was extracted with."""
     residency: Literal["auto", "stream", "ram", "device"] = "auto"

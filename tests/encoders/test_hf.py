@@ -200,3 +200,11 @@ def test_weights_that_are_not_there_are_refused(bert, tmp_path):
     transformers.AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path)
     with pytest.raises(EncoderError, match=r"lacks weights[\s\S]*layer\.1"):
         load(f"hf:{tmp_path}")
+
+
+def test_a_checkpoint_in_half_precision_computes_in_float32(vit, tmp_path, images, batch):
+    transformers.AutoModel.from_pretrained(vit, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    transformers.AutoImageProcessor.from_pretrained(vit).save_pretrained(tmp_path)
+    encoder = load(f"hf:{tmp_path}")
+    assert {parameter.dtype for parameter in encoder.module.parameters()} == {torch.float32}
+    assert encoder.encode(batch(encoder, images), [-1]).pooled.dtype == torch.float32

@@ -70,6 +70,15 @@ def test_train_may_be_a_class(make):
     assert listed(splits) == {"train": [("bus/1.png", 0), ("train/1.png", 1)]}
 
 
+def test_loose_images_in_train_never_make_test_images_training_rows(make):
+    splits = open_source(tree(make, "train/cat/1.png", "train/2.png", "test/cat/3.png", "extra/4.png"))
+    assert listed(splits) == {
+        "train": [("2.png", -1), ("cat/1.png", 0)],
+        "test": [("cat/3.png", 0)],
+        "extra": [("4.png", -1)],
+    }
+
+
 def test_numeric_class_names_are_names(make):
     splits = open_source(tree(make, "0/a.png", "10/a.png", "2/a.png"))
     assert splits["train"].class_names == ("0", "10", "2")

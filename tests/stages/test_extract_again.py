@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featcache import encoders
 from featcache.cache.reader import Cache
 from featcache.cache.spec import ViewSpec
-from featcache.errors import CacheMismatch
+from featcache.errors import CacheError, CacheMismatch
 from featcache.stages.extract import ExtractRequest, extract
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -139,3 +139,11 @@ def test_a_moved_checkpoint_is_the_same_model(request_of: Request, clip: str, tm
     moved = f"open_clip:featcache-tiny/{tmp_path / 'weights' / 'mine.pt'}"
     assert [summary.computed for summary in extract(request_of(model=moved)).values()] == [0, 0]
     assert Cache.open(request_of().out).spec.encoder["name"] == "open_clip:featcache-tiny/mine.pt"
+
+
+def test_overwriting_one_split_does_not_delete_the_others(request_of: Request, tree: Tree) -> None:
+    extract(request_of())
+    before = tree(request_of().out)
+    with pytest.raises(CacheError, match=r"would delete splits[\s\S]*got: +splits train in the cache"):
+        extract(request_of(split="test"), overwrite=True)
+    assert tree(request_of().out) == before
