@@ -216,7 +216,7 @@ def _progress(name: str, total: int) -> Iterator[Progress]:
     """A bar with rate and time left; silent where stderr is not a terminal."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=name, unit=" views", disable=None, smoothing=0.05) as bar:
+    with tqdm(total=total, desc=name, unit=" samples", disable=None, smoothing=0.05) as bar:
         yield bar
 
 

@@ -114,7 +114,7 @@ def test_the_bar_is_for_terminals_only(
                 ExtractRequest(str(photos), frozen("tiny"), tmp_path / f"{tty}.zarr"), progress=cli._progress
             )
         shown = screen.getvalue()
-        assert ("train: 100%" in shown and "10/10" in shown and "views/s" in shown) == tty
+        assert ("train: 100%" in shown and "10/10" in shown and "samples/s" in shown) == tty
         assert (shown == "") != tty
 
 

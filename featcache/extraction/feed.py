@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
@@ -84,7 +84,7 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
         return _restore, (cloudpickle.dumps(state),)
 
 
-def feed(dataset: ViewDataset, num_workers: int, device: torch.device) -> Iterator[Loaded]:
+def feed(dataset: ViewDataset, num_workers: int, device: torch.device) -> Generator[Loaded, None, None]:
     """Every batch, in order; workers are never forks of this process, so that no lock is copied in mid-air.
 
     Raises EncoderError where the transform gives what cannot be a batch, SourceError where a worker dies.

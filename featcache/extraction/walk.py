@@ -67,7 +67,7 @@ def walk(
     clock: Clock,
     advance: Callable[[int], object],
 ) -> None:
-    """Take every batch through the model into the split; `advance` is told how many views are done."""
+    """Take every batch through the model into the split; `advance` is told how many samples are done."""
     with _WriterThread(split, units, clock) as writer:
         arriving = iter(batches)
         while (loaded := _timed(arriving, clock)) is not None:
@@ -78,7 +78,7 @@ def walk(
             start = time.perf_counter()
             writer.put(loaded, arrays)
             clock.stall += time.perf_counter() - start
-            advance(len(loaded.rows) * len(arrays))
+            advance(len(loaded.rows))
 
 
 def _encode(loaded: Loaded, forward: Forward, split: SplitWriter) -> list[Arrays]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -71,10 +71,10 @@ class SplitSummary:
 
 
 class Progress(Protocol):
-    """Told about views done; tqdm is one."""
+    """Told about samples done; tqdm is one."""
 
     def update(self, n: int) -> object:
-        """`n` more views are done."""
+        """`n` more samples are done."""
 
 
 MakeProgress = Callable[[str, int], AbstractContextManager[Progress]]
@@ -147,17 +147,17 @@ class _Job:
         return self.forward.shapes(next(iter(self.sources.values())))
 
     def refuse_loss(self) -> None:
-        """Raise CacheError where overwriting would delete splits that this extraction does not make anew."""
+        """Raise CacheError where overwriting one split would delete the others with the cache."""
         out = self.request.out
-        if not self.overwrite or read_attributes(out) is None:
+        if not self.overwrite or self.request.split is None or read_attributes(out) is None:
             return
         lost = [name for name in Cache.open(out).split_names if name not in self.sources]
         if lost:
             raise CacheError(
-                f"--overwrite would delete splits of {out} that are not extracted anew",
+                f"--overwrite replaces the whole cache {out}, so other splits would be deleted",
                 got=f"splits {', '.join(lost)} in the cache",
-                expected=f"only {', '.join(self.sources)}, which the source gives",
-                hint="extract all splits together, choose another --out, or remove the cache yourself",
+                expected=f"only {self.request.split}",
+                hint="extract all splits together (without --split), or choose another --out",
             )
 
     def require_room(self, shapes: Shapes) -> None:
@@ -183,11 +183,12 @@ class _Job:
         split = writer.split(name, split_spec, source.ids, source.labels, shapes)
         units = split.missing()
         batches = list(plan_batches(units, len(self.views), self.request.batch_size))
-        todo = sum(map(len, batches)) * len(self.views)
+        samples = sum(map(len, batches))
+        todo = samples * len(self.views)
         dataset = ViewDataset(source, self._transform(), self.views, batches)
         clock = Clock()
-        with progress(name, todo) as bar:
-            arriving = feed(dataset, self._workers(todo), self.device)
+        arriving = feed(dataset, self._workers(todo), self.device)
+        with progress(name, samples) as bar, closing(arriving):
             walk(arriving, self.forward, split, units, clock, bar.update)
         failed = Cache.open(self.request.out).split(name).failures()
         return SplitSummary(
@@ -277,7 +278,19 @@ def _require_some(name: str, summary: SplitSummary) -> None:
 
 def _command(request: ExtractRequest) -> str:
     """How the cache was asked for, without its own place: caches of one content are equal byte for byte."""
-    return f"featcache extract {request.source} --model {request.model}"
+    views = ",".join(
+        f"{name}={value}" for name, value in request.views.model_dump(exclude_defaults=True).items()
+    )
+    layers = "|".join(map(str, request.layers))
+    said = {
+        "views": views,
+        "tokens": request.tokens,
+        "layer": layers,
+        "dtype": request.dtype,
+        "amp": request.amp,
+    }
+    options = "".join(f" --{name} {value}" for name, value in said.items() if value)
+    return f"featcache extract {request.source} --model {request.model}{options}"
 
 
 def _no_progress(name: str, total: int) -> AbstractContextManager[Progress]:

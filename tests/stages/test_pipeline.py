@@ -127,7 +127,7 @@ def test_overrides(write, tmp_path):
 
 @pytest.mark.parametrize(
     ("limit", "rows"),
-    [("limit = { train = 8, test = 3 }", {"train": 8, "test": 3}), ("limit = 4", {"train": 4, "test": 4})],
+    [("limit = { train = 8, test = 3 }", {"train": 8, "test": 3}), ("limit = 6", {"train": 6, "test": 4})],
 )
 def test_limits(write, tmp_path, limit, rows):
     overrides = {"train": {"objectives": ["knn"], "num_labels": [2], "labels_per_class": []}}
