@@ -55,8 +55,8 @@ def test_killed_twenty_times_it_ends_byte_identical(
 
 
 def test_memory_does_not_grow_with_the_number_of_samples(photos: Path, frozen: Model, spawn: Spawn) -> None:
-    for row in range(1200):
+    for row in range(2400):
         (photos / "train" / "cat" / f"more{row:04}.png").hardlink_to(photos / "train" / "cat" / "00.png")
-    _, few, many = _lines(spawn("peak", frozen("wide"), photos, 20, 150, 1200, program=PROGRAM))
-    features = (1200 - 150) * (17 + 1) * 1024 * 2
+    _, few, many = _lines(spawn("peak", frozen("wide"), photos, 300, 600, 2400, program=PROGRAM))
+    features = (2400 - 600) * (17 + 1) * 1024 * 2
     assert many - few < features / 3
