@@ -98,7 +98,6 @@ def extract(
         job.require_room(shapes)
         for name, source in job.sources.items():
             summaries[name] = job.write(name, source, writer, shapes, progress or _no_progress)
-        job.write_class_text(writer)
     for name, summary in summaries.items():
         _require_some(name, summary)
     return summaries
@@ -181,6 +180,8 @@ class _Job:
         start = time.perf_counter()
         split_spec = SplitSpec(source=source.digest(), rows=len(source))
         split = writer.split(name, split_spec, source.ids, source.labels, shapes)
+        # Before any shard, so that a cache whose splits are complete never lacks them.
+        self._write_class_text(writer)
         units = split.missing()
         batches = list(plan_batches(units, len(self.views), self.request.batch_size))
         samples = sum(map(len, batches))
@@ -201,7 +202,7 @@ class _Job:
             bound_by=clock.bound_by(),
         )
 
-    def write_class_text(self, writer: CacheWriter) -> None:
+    def _write_class_text(self, writer: CacheWriter) -> None:
         """Embeddings of the class names, where there is a text tower and they are not there yet."""
         templates = self.encoder.templates
         if not (templates and self.spec.class_names and writer.needs_class_text(templates)):

@@ -114,6 +114,7 @@ class _Job:
             (self.test_split.status[:, 0] == WRITTEN) & (self.test_split.labels >= 0)
         )
         _refuse_unlabelled_test(len(self.test_rows), data.test)
+        _refuse_missing_cls(self.cache, self.options)
         self.train_store = FeatureStore.open(self.cache, data.train, data.layer)
         self.test_store = FeatureStore.open(self.cache, data.test, data.layer)
 
@@ -260,6 +261,24 @@ def _whole_split(cache: Cache, role: str, name: str) -> Split:
     split = cache.split(name)
     split.check()
     return split
+
+
+def _refuse_missing_cls(cache: Cache, options: TrainOptions) -> None:
+    layers = {shape.layer: shape for shape in cache.shapes.layers}
+    wanted = cache.shapes.layers[0].layer if options.data.layer is None else options.data.layer
+    # Texts begin with their CLS token, which has no place in a grid.
+    if (
+        options.projector.pool == "cls"
+        and wanted in layers
+        and layers[wanted].grid
+        and not layers[wanted].prefix
+    ):
+        raise TrainError(
+            "these tokens have no CLS token to aggregate",
+            got=f"projector.pool=cls, and a grid of {layers[wanted].tokens} tokens without a prefix",
+            expected="attention, mean or gem",
+            hint="--set projector.pool=attention, or extract with --tokens all from a model that has a CLS",
+        )
 
 
 def _refuse_seed(seed: int) -> None:

@@ -102,7 +102,7 @@ def _foreign_values(dtype: str) -> NDArray[Any]:
     return (rng.standard_normal((11, 2, 3, 4)) * 50).astype(dtype)
 
 
-def _require_equal(path: Path, expected: NDArray[Any]) -> None:
+def _assert_equal(path: Path, expected: NDArray[Any]) -> None:
     array, rng = ShardedArray.open(path), np.random.default_rng(1)
     for view in range(expected.shape[1]):
         for rows in (
@@ -124,7 +124,7 @@ def test_we_read_shards_by_zarr_python(
         tmp_path / "a", shape=values.shape, dtype=values.dtype, shards=plan, chunks=chunk, compressors=None
     )
     array[...] = values
-    _require_equal(tmp_path / "a", values)
+    _assert_equal(tmp_path / "a", values)
 
 
 @pytest.mark.parametrize("location", ["start", "end"])
@@ -151,7 +151,7 @@ def test_we_read_shards_by_tensorstore(
     array = tensorstore.open(spec, create=True).result()
     for rows in (slice(7, 11), slice(0, 3), slice(3, 7)):  # so that chunks lie out of order in their shard
         array[rows].write(values[rows]).result()
-    _require_equal(tmp_path / "a", values)
+    _assert_equal(tmp_path / "a", values)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float64"])
@@ -169,7 +169,7 @@ def test_we_read_plain_arrays_of_any_type(tmp_path: Path, dtype: str, encoding: 
         chunk_key_encoding=encoding,
     )
     array[...] = values
-    _require_equal(tmp_path / "a", values)
+    _assert_equal(tmp_path / "a", values)
 
 
 @pytest.mark.parametrize("fill", [0.0, 2.5, np.nan, -np.inf])
@@ -203,7 +203,7 @@ def test_a_shard_with_gaps_between_its_chunks_is_read(tmp_path: Path) -> None:
     shard.parent.mkdir(parents=True)
     shard.write_bytes(body + index + google_crc32c.value(index).to_bytes(4, "little"))
     assert np.array_equal(zarr.open_array(tmp_path)[...], values)
-    _require_equal(tmp_path, values)
+    _assert_equal(tmp_path, values)
 
 
 def test_a_compressed_array_is_refused_by_name(tmp_path: Path) -> None:

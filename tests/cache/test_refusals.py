@@ -98,7 +98,9 @@ def test_what_is_not_a_cache_is_left_alone(
 def test_an_empty_folder_is_taken(tmp_path: Path, synthetic: ModuleType) -> None:
     (tmp_path / "c.zarr").mkdir()
     synthetic.write(tmp_path / "c.zarr")
-    Cache.open(tmp_path / "c.zarr").split("train").check()
+    split = Cache.open(tmp_path / "c.zarr").split("train")
+    split.check()
+    assert split.complete()
 
 
 def test_a_second_writer_is_told_who_is_at_work(tmp_path: Path, synthetic: ModuleType, start: Start) -> None:

@@ -181,6 +181,20 @@ def test_class_texts_are_those_of_the_text_tower(
     extract(request_of(model=clip))
 
 
+def test_class_texts_are_there_before_the_first_shard(
+    request_of: Request, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featcache.stages.extract.walk", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extract(request_of(model=clip))
+    cache = Cache.open(request_of().out)
+    assert cache.class_text is not None
+    assert not cache.split("train").complete()
+
+
 def test_without_a_text_tower_there_are_no_class_texts(request_of: Request) -> None:
     extract(request_of())
     assert Cache.open(request_of().out).class_text is None
