@@ -3,7 +3,8 @@
 - `open_clip:ViT-B-32/laion2b_s34b_b79k`: a pretrained tag (downloaded).
 - `open_clip:ViT-B-32/./mine.pt` or `open_clip:ViT-B-32//absolute/mine.safetensors`: a checkpoint on disk.
 - `open_clip:ViT-B-32/random` or `/random-7`: random weights from seed 0 or 7, on purpose and plainly named.
-- `open_clip:FOLDER`: a folder with `open_clip_config.json` and weights.
+- `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights, maybe `bpe.txt.gz` (own merges).
+- `open_clip:glyph-clip`: the small model of printed characters that comes with featcache (data/README.md).
 - `open_clip:hf-hub:ORG/REPO`: a repository of that form on the Hugging Face hub (downloaded).
 
 Tokens are CLS and patches, or the feature map of a convolutional tower; pooled is the joint embedding, not
@@ -39,6 +40,8 @@ from featcache.encoders.frozen import (
 )
 from featcache.errors import EncoderError
 
+GLYPH_CLIP = Path(__file__).with_name("glyph-clip")
+_LOCAL, _MERGES = "local-dir:", "bpe.txt.gz"
 _TEXTS_AT_ONCE = 64
 
 
@@ -46,12 +49,13 @@ def load(name: str) -> OpenClip:
     """The model that `name` (see above) stands for; raises EncoderError naming what does not fit."""
     if name.startswith("hf-hub:"):
         return _build(name, name, require_pretrained=True)
-    if Path(name).is_dir():
-        if not (Path(name) / "open_clip_config.json").is_file():
+    folder = GLYPH_CLIP if name == GLYPH_CLIP.name else Path(name)
+    if folder.is_dir():
+        if not (folder / "open_clip_config.json").is_file():
             raise EncoderError(
                 "not an open_clip model folder", got=name, expected="open_clip_config.json in it"
             )
-        return _build(name, f"local-dir:{name}", require_pretrained=True)
+        return _build(name, f"{_LOCAL}{folder}", require_pretrained=True)
     return _load_named(name)
 
 
@@ -119,7 +123,9 @@ class OpenClip(FrozenEncoder):
         import open_clip
 
         with load_errors(f"the tokenizer of {self.spec.name}", "it may need the network once"), quiet():
-            return open_clip.get_tokenizer(self.model)
+            merges = Path(self.model.removeprefix(_LOCAL)) / _MERGES
+            own = self.model.startswith(_LOCAL) and merges.is_file()
+            return open_clip.get_tokenizer(self.model, **({"bpe_path": str(merges)} if own else {}))
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
         """Tokens (B, T, D) by layer and the joint embedding (B, P), in one forward pass."""

@@ -1,4 +1,4 @@
-"""The example of a user's own encoder gives what its weights say."""
+"""The examples of a user's own encoder give what they say."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from featcache.encoders import load
 from featcache.encoders.base import Geometry
 from featcache.encoders.tokens import check
 
-SQUEEZENET = Path(__file__).parents[2] / "examples" / "squeezenet.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SQUEEZENET = EXAMPLES / "squeezenet.py"
 FIRES = {2: (96, 16, 64), 3: (128, 16, 64), 4: (128, 32, 128), 5: (256, 32, 128)}
 FIRES |= {6: (256, 48, 192), 7: (384, 48, 192), 8: (384, 64, 256), 9: (512, 64, 256)}
 
@@ -68,3 +69,13 @@ def test_squeezenet_reads_blue_green_red_minus_the_mean(tmp_path, monkeypatch):
     made = transform(Image.new("RGB", (30, 20), (200, 100, 50)))["input"]
     assert made.shape == (3, 227, 227)
     assert made[:, 100, 100].tolist() == [50 - 104, 100 - 117, 200 - 123]
+
+
+def test_pixels_are_the_image_itself():
+    encoder = load(f"python:{EXAMPLES / 'pixels.py'}:build")
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    inputs = {key: value[None] for key, value in encoder.transform(Image.fromarray(image)).items()}
+    encoded = encoder.encode(inputs, [-1])
+    check(encoded)
+    np.testing.assert_allclose(encoded.pooled[0], image.flatten() / 255, rtol=1e-6)
+    np.testing.assert_allclose(encoded.tokens[-1][0], image / 255, rtol=1e-6)
