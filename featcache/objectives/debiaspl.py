@@ -1,0 +1,72 @@
+"""DebiasPL: FixMatch on predictions freed of what the model guesses anyway (arXiv 2201.01490).
+
+With p_hat <- ema_p p_hat + (1 - ema_p) mean_u softmax(logits(weak_u)), from 1/C:
+
+    p_u  = softmax(logits(weak_u) - tau log p_hat)                                          the debiased guess
+    m_u  = logits(strong_u) + tau log p_hat                                               the adaptive margin
+    loss = CE_L + w_u / (mu B) sum_u [max p_u >= p_cutoff] CE(one_hot(argmax p_u), softmax(m_u))
+
+With `hard_label` off the target is the debiased guess sharpened by T. Without strong views (texts):
+self-training.
+
+USB adds this to any method; here it stands on FixMatch, as in the paper, and its options `debiaspl_tau` and
+`debiaspl_ema_p` are `tau` and `ema_p`. p_hat moves before both uses of it: USB's margin and the authors'
+guess (frank-xwang/debiased-pseudo-labeling) use the value of one step before.
+"""
+
+from __future__ import annotations
+
+import pydantic
+import torch
+from torch import Tensor
+
+from featcache.objectives._consistency import (
+    Consistency,
+    Guess,
+    Seen,
+    TargetOptions,
+    Terms,
+    pseudo_target,
+    reaches,
+)
+from featcache.objectives.base import Task
+
+
+class DebiasPLOptions(TargetOptions):
+    """Options of DebiasPL."""
+
+    p_cutoff: float = pydantic.Field(default=0.95, ge=0, le=1)
+    """Probability from which on a debiased guess is taken for a label."""
+    tau: float = pydantic.Field(default=0.4, ge=0)
+    """Strength of debiasing and margin; 0 is FixMatch."""
+    ema_p: float = pydantic.Field(default=0.999, ge=0, lt=1)
+    """Decay of the moving average: it looks back about 1 / (1 - ema_p) steps."""
+
+
+class DebiasPL(Consistency[DebiasPLOptions]):
+    """A fixed threshold; the moving average of predictions is taken off, and put back as a margin."""
+
+    Options = DebiasPLOptions
+    p_hat: Tensor
+
+    def __init__(self, options: DebiasPLOptions, task: Task) -> None:
+        super().__init__(options, task)
+        self.register_buffer("p_hat", torch.full((task.num_classes,), 1 / task.num_classes))
+
+    def guess(self, seen: Seen) -> Guess:
+        """The prediction on the weak view, debiased, where it is confident."""
+        o = self.options
+        self._remember("p_hat", seen.weak.softmax(1).mean(0), o.ema_p)
+        debiased = seen.weak - self._bias()
+        return Guess(pseudo_target(debiased, o.hard_label, o.T), reaches(debiased.softmax(1), o.p_cutoff))
+
+    def terms(self, strong: Tensor, guess: Guess) -> Terms:
+        """The cross-entropy, with a larger margin for classes that are guessed less."""
+        return super().terms(strong + self._bias(), guess)
+
+    def _bias(self) -> Tensor:
+        """tau log p_hat, (C,), finite also where a class has died out."""
+        return self.options.tau * self.p_hat.clamp(min=1e-12).log()
+
+
+objective = DebiasPL
