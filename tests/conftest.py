@@ -19,6 +19,10 @@ HERE = Path(__file__).parent
 SIZES = [(20, 24), (32, 32), (18, 40), (25, 17)]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden-write", action="store_true", help="Store what tests/golden compares with.")
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """These tensors are tiny, and idle threads spin."""

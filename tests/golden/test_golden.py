@@ -1,0 +1,65 @@
+"""What must not change by making things faster: the bytes of a cache, and the losses of a training.
+
+After a change that is meant to alter them, `python -m pytest tests/golden --golden-write`; the commit says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featcache.stages.train import TrainRequest, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+STORED = Path(__file__).with_name("golden.json")
+OPTIONS = {
+    "supervised": {},
+    "twinturbo": {"objective": {"kl_y": "critic", "w_kz": 0.1}},
+    "finessl": {},
+    "fixmatch": {},
+}
+COMMON: dict[str, Any] = {
+    "projector": {"heads": 2},
+    "optim": {"steps": 30, "batch_size": 6},
+    "log": {"every": 3},
+}
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
+    """Compares a value with the stored one of that name, or stores it."""
+
+    def check(name: str, value: Any) -> None:
+        stored = json.loads(STORED.read_text())
+        if request.config.getoption("--golden-write"):
+            STORED.write_text(json.dumps(stored | {name: value}, indent=1, sort_keys=True) + "\n")
+        else:
+            assert value == (
+                pytest.approx(stored[name], rel=1e-3, abs=1e-5) if isinstance(value, list) else stored[name]
+            )
+
+    return check
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_bytes_of_a_cache(make_cache, golden, tmp_path: Path, dtype: str) -> None:
+    cache = make_cache(tmp_path / "c.zarr", weak=1, strong=1, dtype=dtype, mask=True, text=True)
+    digest = hashlib.sha256()
+    for file in sorted(cache.glob("**/c/**/*")):
+        if file.is_file():
+            digest.update(str(file.relative_to(cache)).encode() + file.read_bytes())
+    golden(f"cache {dtype}", digest.hexdigest())
+
+
+@pytest.mark.parametrize("objective", OPTIONS)
+def test_the_losses_of_a_training(make_cache, golden, tmp_path: Path, objective: str) -> None:
+    cache = make_cache(tmp_path / "c.zarr", weak=2, strong=2)
+    request = TrainRequest(cache, objective, 0, labels_per_class=3, options=COMMON | OPTIONS[objective])
+    train(request, tmp_path / "run", device="cpu")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    golden(f"losses {objective}", [json.loads(line)["loss"] for line in lines])
