@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from featcache.sources import open_source
     from featcache.stages.extract import ExtractRequest, extract
     from featcache.stages.pipeline import run_pipeline
+    from featcache.stages.predict import predict
     from featcache.stages.train import TrainRequest, train
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __all__ = [
     "extract",
     "load_encoder",
     "open_source",
+    "predict",
     "run_pipeline",
     "train",
 ]
@@ -38,6 +40,7 @@ _HOMES = {
     "extract": "featcache.stages.extract:extract",
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
+    "predict": "featcache.stages.predict:predict",
     "run_pipeline": "featcache.stages.pipeline:run_pipeline",
     "train": "featcache.stages.train:train",
 }

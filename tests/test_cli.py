@@ -55,6 +55,8 @@ def test_help_of_every_command_comes_without_the_heavy_libraries() -> None:
         (["extract", "digits", "--model", "m", "--out", "c.zarr", "--dtype", "int4"], "'--dtype'"),
         (["extract", "digits", "--model", "m", "--out", "c.zarr", "--batch-size", "0"], "'--batch-size'"),
         (["extract", "digits", "--model", "m", "--out", "c.zarr", "--colour", "red"], "No such option"),
+        (["predict", "run", "--out", "p.csv"], "Missing argument 'CACHE'"),
+        (["predict", "run", "c.zarr"], "Missing option '--out'"),
         (["distil"], "No such command 'distil'"),
     ],
 )

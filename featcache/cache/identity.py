@@ -9,10 +9,16 @@ from featcache.config import Config
 from featcache.errors import CacheMismatch
 
 _LONGEST = 120
+_ELSEWHERE = "write to another place with --out, or replace this cache with --overwrite"
 
 
-def require_same(path: Path, stored: Config, asked: Config) -> None:
-    """Unless equal, raise CacheMismatch: the first differing field with both values, the others by name."""
+def require_same(
+    path: Path, stored: Config, asked: Config, *, by: str = "as asked for", hint: str = _ELSEWHERE
+) -> None:
+    """Unless equal, raise CacheMismatch: the first differing field with both values, the others by name.
+
+    `by` says who expects the value `asked`, and `hint` what to do next.
+    """
     differing = [_narrow(*leaf) for leaf in stored.diff(asked)]
     if not differing:
         return
@@ -21,8 +27,8 @@ def require_same(path: Path, stored: Config, asked: Config) -> None:
     raise CacheMismatch(
         f"{path} was made with another `{name}`{also}",
         got=f"{_short(there)} in the cache",
-        expected=f"{_short(here)} as asked for",
-        hint="write to another place with --out, or replace this cache with --overwrite",
+        expected=f"{_short(here)} {by}",
+        hint=hint,
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featcache.cache import codec, ledger
 from featcache.cache.array import ShardedArray
 from featcache.cache.layout import Unit, units
-from featcache.cache.spec import FORMAT, CacheSpec, Shapes, SplitSpec
+from featcache.cache.spec import FORMAT, CacheSpec, FeatureSpec, Shapes, SplitSpec
 from featcache.config import did_you_mean
 from featcache.errors import CacheError, ConfigError
 
@@ -80,6 +80,18 @@ class Cache:
         if not (self.path / "class_text" / "zarr.json").exists():
             return None
         return np.asarray(read_array(self.path / "class_text" / "embedding"), np.float32)
+
+    def features(self, layer: int | None = None) -> FeatureSpec:
+        """Where `pooled` and the tokens of a layer come from: of the first layer, if that one is not held."""
+        layers = self.shapes.layers
+        shape = next((shape for shape in layers if shape.layer == layer), layers[0])
+        return FeatureSpec(
+            encoder=self.spec.encoder,
+            layer=shape.layer,
+            tokens=self.spec.tokens,
+            dim=shape.dim,
+            pooled=self.shapes.pooled,
+        )
 
     def nbytes(self) -> int:
         """Bytes on disk."""

@@ -83,6 +83,21 @@ class SplitSpec(Config):
     rows: Count
 
 
+class FeatureSpec(Config):
+    """Where the features of a sample come from, as far as a model trained on them is concerned.
+
+    Type of the stored values, views, classes and samples may differ from those of the training.
+    """
+
+    encoder: dict[str, str]
+    layer: int
+    tokens: str
+    dim: int
+    """Width of the layer's tokens."""
+    pooled: int
+    """Width of the model's own pooled embedding."""
+
+
 class StorageSpec(Config):
     """What changes only the bytes, never the meaning; not part of the fingerprint.
 

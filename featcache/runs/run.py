@@ -16,12 +16,13 @@ from featcache.cache.files import explained, partial, write_atomic
 from featcache.config import flatten
 from featcache.errors import TrainError
 
-CONFIG, RESULT, CHECKPOINT, METRICS = "config.json", "result.json", "checkpoint.safetensors", "metrics.jsonl"
+CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
 class Run:
-    """A directory with config.json, environment.json, labels.json, metrics.jsonl, TensorBoard events,
-    checkpoint.safetensors and, once it is done, result.json."""
+    """A directory with config.json, environment.json, labels.json, task.safetensors and, once it is done,
+    result.json; of a training in steps also metrics.jsonl, TensorBoard events and checkpoint.safetensors."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,6 +42,25 @@ class Run:
                 got="a folder" if path.is_dir() else "a file",
                 expected="a run, an empty folder or nothing",
                 hint="choose another --out",
+            )
+        return run
+
+    @classmethod
+    def finished(cls, path: Path) -> Run:
+        """The run at `path`; raises TrainError where there is none, or it is not done."""
+        run = cls(path)
+        config = run.config() if (path / CONFIG).is_file() else {}
+        if not {"objective", "seed", "options"} <= config.keys():
+            raise TrainError(
+                f"no run at {path}",
+                got="a folder or file that is something else" if path.exists() else "no such folder",
+                hint="make one with `featcache train CACHE --objective NAME --out RUN`",
+            )
+        if run.result() is None:
+            raise TrainError(
+                f"the run {path} is not finished",
+                got=f"no {RESULT}",
+                hint="repeat its `featcache train` command with --resume",
             )
         return run
 
@@ -82,6 +102,11 @@ class Run:
     def checkpoint(self) -> Path:
         """Where the state is saved."""
         return self.path / CHECKPOINT
+
+    @property
+    def task(self) -> Path:
+        """Where it is kept what the objective was told of the data."""
+        return self.path / TASK
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON file atomically."""

@@ -15,18 +15,17 @@ from torch.nn import functional as F
 
 from featcache import plugins
 from featcache.cache.reader import WRITTEN, Cache, Split
-from featcache.config import Config
 from featcache.devices import resolve
 from featcache.errors import TrainError
 from featcache.loading.loader import Loader
 from featcache.loading.plan import family_of
 from featcache.loading.splits import draw_labels
 from featcache.loading.store import FeatureStore, reside
-from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective, Probe, ProbeData, Task
 from featcache.runs.run import RESULT, MetricLog, Run
 from featcache.training import evaluate
-from featcache.training.loop import fit, predictor
+from featcache.training.learner import Kind, Origin, build, save_task
+from featcache.training.loop import fit
 from featcache.training.metrics import evaluate as figures
 from featcache.training.options import TrainOptions
 from featcache.training.state import TrainState
@@ -66,9 +65,11 @@ def train(
         say(f"{out} is done already")
         return done
     start = time.perf_counter()
-    learner = job.probe() if issubclass(job.kind, Probe) else job.state()
+    task, origin = job.task(), job.origin()
+    learner = build(job.kind, job.options, task, origin.features, seed=request.seed, device=job.device)
     run.begin(job.config())
     run.write("labels.json", job.label_record())
+    save_task(run.task, task, origin)
     predict = job.fit(learner, run) if isinstance(learner, TrainState) else learner
     seconds = time.perf_counter() - start
     result = job.result(predict, seconds)
@@ -76,9 +77,9 @@ def train(
     return result
 
 
-def objective_class(objective: str) -> type[Objective[Any]] | type[Probe[Any]]:
+def objective_class(objective: str) -> Kind:
     """The class that implements an objective; raises ConfigError with the nearest known name."""
-    kind: type[Objective[Any]] | type[Probe[Any]] = plugins.find("objectives", objective).objective
+    kind: Kind = plugins.find("objectives", objective).objective
     return kind
 
 
@@ -118,9 +119,6 @@ class _Job:
         self.train_store = FeatureStore.open(self.cache, data.train, data.layer)
         self.test_store = FeatureStore.open(self.cache, data.test, data.layer)
 
-    def _own_options(self) -> Config:
-        return self.kind.Options.parse(self.options.objective)
-
     def config(self) -> dict[str, Any]:
         """Everything the result depends on: two equal configurations are the same run."""
         return {
@@ -139,18 +137,23 @@ class _Job:
         rows = self.labels.labelled
         return {"rows": rows.tolist(), "ids": [self.train_split.ids[row] for row in rows]}
 
-    def probe(self) -> evaluate.Predict:
-        """Fit on pooled embeddings at once."""
+    def origin(self) -> Origin:
+        """What another cache must have in common with this one to be predicted from."""
+        features = self.cache.features(self.options.data.layer)
+        return Origin(features=features, class_names=self.cache.class_names)
+
+    def task(self) -> Task | ProbeData:
+        """What the objective is told of the data."""
+        return self._probe_data() if issubclass(self.kind, Probe) else self._task()
+
+    def _probe_data(self) -> ProbeData:
         rows = self.labels.labelled
-        data = ProbeData(
+        return ProbeData(
             evaluate.pooled(self.train_store, rows),
             torch.from_numpy(self.train_split.labels[rows]),
             len(self.cache.class_names),
             _unit_text(self.cache),
         )
-        assert issubclass(self.kind, Probe)
-        fitted = self.kind(self._own_options()).fit(data, self.request.seed)
-        return lambda store, rows: fitted(evaluate.pooled(store, rows))
 
     def fit(self, state: TrainState, run: Run) -> evaluate.Predict:
         """Train projector, heads and critics step by step."""
@@ -175,30 +178,22 @@ class _Job:
                 save=lambda: state.save(run.checkpoint),
             )
         state.save(run.checkpoint)
-        log_probs = predictor(*state.evaluated())
-        return lambda store, rows: evaluate.map_rows(log_probs, store, rows, self.device)
+        return evaluate.of_state(state, self.device)
 
-    def state(self) -> TrainState:
-        """Projector and objective before the first step; there z is the cached pooled embedding."""
-        generator = torch.Generator().manual_seed(self.request.seed)
-        dim, pooled_dim = (self.train_store.columns[name].array.shape[-1] for name in ("tokens", "pooled"))
-        projector = Projector(self.options.projector, dim, pooled_dim, generator).to(self.device)
+    def _task(self) -> Task:
         labels = self.train_split.labels[self.labels.labelled]
         center = evaluate.pooled(self.train_store, self.labels.unlabelled).mean(0)
         counts = np.bincount(labels, minlength=len(self.cache.class_names))
-        task = Task(
+        return Task(
             num_classes=len(self.cache.class_names),
-            dim=pooled_dim,
-            pooled_dim=pooled_dim,
+            dim=len(center),
+            pooled_dim=len(center),
             num_unlabelled=len(self.labels.unlabelled),
             label_counts=torch.from_numpy(counts),
             center=center,
             class_init=self._class_init(center, torch.from_numpy(labels)),
             seed=self.request.seed,
         )
-        assert issubclass(self.kind, Objective)
-        objective = self.kind(self._own_options(), task).to(self.device)
-        return TrainState(projector, objective, self.options.optim)
 
     def _class_init(self, center: Tensor, labels: Tensor) -> Tensor:
         """(C, P) mean of a class's labelled embeddings, its name's embedding (if any) counting as one more.

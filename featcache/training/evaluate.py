@@ -12,10 +12,23 @@ from torch import Tensor
 from featcache.loading.loader import read_in_order
 from featcache.loading.store import FeatureStore
 from featcache.objectives.base import Features
+from featcache.training.loop import predictor
+from featcache.training.state import TrainState
 
 Predict = Callable[[FeatureStore, NDArray[np.int64]], Tensor]
 """From sorted rows of a store to (N, C) log-probabilities (nats) on the CPU."""
 BATCH = 128
+
+
+def of_state(state: TrainState, device: torch.device) -> Predict:
+    """Projector and heads over the tokens of rows."""
+    log_probs = predictor(*state.evaluated())
+    return lambda store, rows: map_rows(log_probs, store, rows, device)
+
+
+def of_probe(fitted: Callable[[Tensor], Tensor]) -> Predict:
+    """A fitted probe over the pooled embeddings of rows."""
+    return lambda store, rows: fitted(pooled(store, rows))
 
 
 def map_rows(

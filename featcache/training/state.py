@@ -93,10 +93,8 @@ class TrainState:
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
-        # Cloned: safetensors refuses tensors that share memory.
-        own = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
         with explained(path):
-            write_atomic(path, serialize(own, {"featcache": json.dumps({"step": self.step})}))
+            write_atomic(path, serialize(unshared(tensors), {"featcache": json.dumps({"step": self.step})}))
 
     def load(self, path: Path) -> None:
         """Restore a checkpoint of the same configuration; raises TrainError if it is damaged or another's."""
@@ -128,6 +126,11 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     if step < rising:
         return min(1.0, (step + 1) / rising)
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, steps - rising)))
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, each in memory of its own: safetensors refuses tensors that share it, or have gaps."""
+    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
 
 def read_step(path: Path) -> int:

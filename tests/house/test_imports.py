@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("plugins", "devices"),
     ("sources.base", "objectives.base", "cache.layout", "loading.plan"),
-    ("nn",),
+    ("nn", "mi"),
     ("objectives", "cache", "sources"),
     ("encoders",),
     ("loading", "extraction", "runs"),
@@ -35,6 +35,7 @@ PURE = {"zarr", "h5py", "pathlib", "os", "shutil", "PIL", "torchvision", "open_c
 FOUNDATION_MODELS = {"open_clip", "timm", "transformers", "torchvision"}
 FORBIDDEN: dict[str, set[str]] = {
     "nn": PURE,
+    "mi": PURE | {"featcache.plugins", "featcache.devices"},
     "objectives": PURE | {"featcache.cache"},
     "cache": {"torch", "PIL"},
     "loading.plan": {"torch", "zarr", "pathlib", "os"},
@@ -44,6 +45,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "encoders": {"zarr", "featcache.objectives", "featcache.nn", "featcache.cache"},
     "sources": {"torch", "zarr", "featcache.cache"},
     "stages.train": FOUNDATION_MODELS | {"featcache.encoders", "featcache.sources"},
+    "stages.predict": FOUNDATION_MODELS | {"featcache.encoders", "featcache.sources"},
     "stages.extract": {"featcache.objectives", "featcache.nn", "featcache.training"},
 }
 """What a part never sees, whatever the order says."""

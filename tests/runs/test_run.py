@@ -65,6 +65,7 @@ def test_every_file_is_there(finished):
         "config.json",
         "environment.json",
         "labels.json",
+        "task.safetensors",
         "metrics.jsonl",
         "checkpoint.safetensors",
         "result.json",
