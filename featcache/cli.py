@@ -108,7 +108,7 @@ def extract(
 
 @main.command()
 @click.argument("cache", type=click.Path(path_type=Path))
-@click.option("--objective", required=True, help="zero_shot, knn, linear, supervised, twinturbo.")
+@click.option("--objective", required=True, help="A method such as twinturbo; the README lists them all.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run directory.")
 @click.option("--labels-per-class", type=click.IntRange(1), help="Labels to use of each class.")
 @click.option("--num-labels", type=click.IntRange(1), help="Labels to use in all.")
@@ -146,6 +146,27 @@ def train(cache: Path, out: Path, pairs: tuple[str, ...], device: str, resume: b
 
 
 @main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The table, for example predictions.csv."
+)
+@click.option("--split", help="One split of the cache [default: all].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def predict(run: Path, cache: Path, out: Path, split: str | None, device: str) -> None:
+    """Predict the class of every sample in CACHE with the finished RUN.
+
+    Any cache of the model, layer and tokens that RUN was trained on will do. Writes CSV: split, id,
+    prediction, confidence, label.
+    """
+    from featcache.stages import predict as stage
+
+    for name, summary in stage.predict(run, cache, out, split=split, device=device).items():
+        click.echo(stage.describe(name, summary))
+    click.echo(f"predictions: {out}")
+
+
+@main.command()
 @click.argument("pipeline")
 @click.option("--out", type=click.Path(path_type=Path), help="Where caches and runs go [default: runs/NAME].")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
@@ -153,16 +174,15 @@ def train(cache: Path, out: Path, pairs: tuple[str, ...], device: str, resume: b
 def run(pipeline: str, out: Path | None, pairs: tuple[str, ...], device: str) -> None:
     """Extract and train what PIPELINE says: a TOML file, or a bundled one such as quickstart.
 
-    What is done already is skipped. Ends with a table of mean and spread over seeds.
+    What is done already is skipped. Ends with a table of mean and spread over seeds, and a plot of it.
     """
     from featcache.config import parse_overrides
-    from featcache.runs import table
     from featcache.stages.pipeline import run_pipeline
 
-    rows = run_pipeline(
+    study = run_pipeline(
         pipeline, out=out, overrides=parse_overrides(pairs), device=device, say=click.echo, progress=_progress
     )
-    click.echo("\n" + table.aligned(table.markdown(rows)), nl=False)
+    click.echo(f"\n{study.describe()}")
 
 
 @main.command()

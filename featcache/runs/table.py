@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+_Key = tuple[str, int, str, str]
+"""Cache, budget, unit and objective."""
 CONTROLS = ("linear", "supervised")
 """What every method is compared with, on the same label draws."""
 
@@ -46,7 +48,10 @@ class Row:
     """One method at one label budget on one cache, over its draws."""
 
     cache: str
-    labels: str
+    budget: int
+    """Labels, counted by `unit`."""
+    unit: str
+    """`per class` or `in all`."""
     objective: str
     accuracy: tuple[float, ...]
     """Percent, by seed."""
@@ -56,14 +61,19 @@ class Row:
     against: Mapping[str, Difference]
     """Paired with each control that was run."""
 
+    @property
+    def labels(self) -> str:
+        """The budget as the table shows it: `4/class`, `24 in all`."""
+        return f"{self.budget}/class" if self.unit == "per class" else f"{self.budget} {self.unit}"
+
 
 def rows(results: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Row]:
     """Group (cache name, result.json) pairs by cache, budget and objective, in the order they come."""
-    groups: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = {}
+    groups: dict[_Key, dict[int, Mapping[str, Any]]] = {}
     for cache, result in results:
-        labels = result["labels_per_class"]
-        budget = f"{labels}/class" if labels else f"{result['num_labels']} in all"
-        groups.setdefault((cache, budget, result["objective"]), {})[result["seed"]] = result
+        per_class = result["labels_per_class"]
+        budget = (per_class, "per class") if per_class else (result["num_labels"], "in all")
+        groups.setdefault((cache, *budget, result["objective"]), {})[result["seed"]] = result
     return [_row(key, by_seed, groups) for key, by_seed in groups.items()]
 
 
@@ -108,14 +118,14 @@ def aligned(text: str) -> str:
 
 
 def _row(
-    key: tuple[str, str, str],
+    key: _Key,
     by_seed: Mapping[int, Mapping[str, Any]],
-    groups: Mapping[tuple[str, str, str], Mapping[int, Mapping[str, Any]]],
+    groups: Mapping[_Key, Mapping[int, Mapping[str, Any]]],
 ) -> Row:
-    cache, budget, objective = key
+    cache, budget, unit, objective = key
     against = {}
     for control in CONTROLS:
-        other = groups.get((cache, budget, control), {})
+        other = groups.get((cache, budget, unit, control), {})
         shared = [seed for seed in by_seed if seed in other]
         if shared and control != objective:
             against[control] = paired(

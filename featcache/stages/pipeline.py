@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, Self
 
 import pydantic
@@ -15,7 +19,7 @@ from featcache.cache.files import explained, write_atomic
 from featcache.cache.spec import ValueType, ViewSpec
 from featcache.config import Config, did_you_mean, merge
 from featcache.errors import ConfigError
-from featcache.runs import table
+from featcache.runs import plot, table
 from featcache.stages.extract import ExtractRequest, MakeProgress, extract
 from featcache.stages.train import TrainRequest, parse_options, train
 
@@ -130,6 +134,42 @@ def bundled() -> Path:
     return inside if inside.is_dir() else inside.parents[1] / "pipelines"
 
 
+@dataclass(frozen=True)
+class Study:
+    """What a pipeline file came to."""
+
+    rows: list[table.Row]
+    extraction: float | None
+    """Seconds that all extractions took, if this call did all of them."""
+    trainings: list[tuple[str, float]]
+    """Objective and seconds of every training."""
+    table: Path
+    plot: Path
+
+    def describe(self) -> str:
+        """The table, what each stage took, and where table and plot are."""
+        total = sum(seconds for _, seconds in self.trainings)
+        lines = [table.aligned(table.markdown(self.rows))]
+        extraction = "done before" if self.extraction is None else f"{self.extraction:.1f} s"
+        lines.append(f"extraction: {extraction}; {len(self.trainings)} trainings: {total:.1f} s")
+        if self.extraction is not None:
+            lines.append(self._second_experiment(self.extraction))
+        return "\n".join([*lines, f"table: {self.table}", f"plot: {self.plot}"])
+
+    def _second_experiment(self, extraction: float) -> str:
+        by_objective: dict[str, list[float]] = {}
+        for objective, seconds in self.trainings:
+            by_objective.setdefault(objective, []).append(seconds)
+        slowest, second = max(
+            ((name, median(times)) for name, times in by_objective.items()), key=lambda item: item[1]
+        )
+        first = extraction + second
+        return (
+            f"the first experiment with {slowest}: {first:.1f} s, extraction included; "
+            f"the second, from the cache: {second:.1f} s, {first / second:.0f} times less"
+        )
+
+
 def run_pipeline(
     name: str,
     *,
@@ -138,20 +178,20 @@ def run_pipeline(
     device: str = "auto",
     say: Say = lambda line: None,
     progress: MakeProgress | None = None,
-) -> list[table.Row]:
-    """Extract and train what a pipeline file asks for under `out` (by default `runs/NAME`); return its table.
+) -> Study:
+    """Extract and train what a pipeline file asks for under `out` (by default `runs/NAME`).
 
-    Also writes the table to `out`/results.md. Finished trainings are kept, unfinished ones are resumed.
-    Raises ConfigError, before anything is computed, where the file does not fit.
+    Also writes the table to `out`/results.md and its plot to `out`/results.png. Finished trainings are kept,
+    unfinished ones are resumed. Raises ConfigError, before anything is computed, where the file does not fit.
     """
     pipeline = load(name, overrides)
     out = out or Path("runs") / Path(name).stem
     if pipeline.description:
         say(pipeline.description.strip())
-    caches = {}
+    caches, extractions = {}, []
     for key, spec in pipeline.extract.items():
         caches[key] = out / "caches" / f"{key}.zarr"
-        _extract(key, spec, caches[key], device, say, progress)
+        extractions.append(_extract(key, spec, caches[key], device, say, progress))
     results = []
     requests = list(pipeline.requests(caches))
     for number, (path, request) in enumerate(requests, start=1):
@@ -159,28 +199,34 @@ def run_pipeline(
         accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
         say(f"[{number}/{len(requests)}] {path}: {accuracy:.1f} % in {seconds:.1f} s")
         results.append((path.partition("/")[0], result))
-    rows = table.rows(results)
+    study = Study(
+        rows=table.rows(results),
+        extraction=None if None in extractions else math.fsum(filter(None, extractions)),
+        trainings=[(result["objective"], result["seconds"]) for _, result in results],
+        table=out / "results.md",
+        plot=out / "results.png",
+    )
     with explained(out):
-        write_atomic(out / "results.md", table.markdown(rows).encode())
-    return rows
+        write_atomic(study.table, table.markdown(study.rows).encode())
+        write_atomic(study.plot, plot.png(study.rows))
+    return study
 
 
 def _extract(
     name: str, spec: ExtractTable, out: Path, device: str, say: Say, progress: MakeProgress | None
-) -> None:
+) -> float | None:
+    """Seconds, or None where a part of it was there already."""
     say(f"extracting {name}: {spec.source} through {spec.model}")
+    start = time.perf_counter()
+    whole = True
     fields = {key: getattr(spec, key) for key in ExtractTable.model_fields if key != "limit"}
-    if not isinstance(spec.limit, Mapping):
-        _report(
-            extract(ExtractRequest(**fields, limit=spec.limit, out=out, device=device), progress=progress),
-            say,
-        )
-        return
-    for split, rows in spec.limit.items():
-        own = fields | {"split": split, "limit": rows}
-        _report(extract(ExtractRequest(**own, out=out, device=device), progress=progress), say)
-
-
-def _report(summaries: Mapping[str, Any], say: Say) -> None:
-    for split, summary in summaries.items():
-        say(f"  {split}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s")
+    limits = spec.limit if isinstance(spec.limit, Mapping) else {None: spec.limit}
+    for split, limit in limits.items():
+        own = fields | {"split": split or spec.split, "limit": limit}
+        summaries = extract(ExtractRequest(**own, out=out, device=device), progress=progress)
+        for part, summary in summaries.items():
+            say(
+                f"  {part}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s"
+            )
+            whole = whole and summary.computed == summary.rows * len(spec.views.names())
+    return time.perf_counter() - start if whole else None

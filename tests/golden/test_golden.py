@@ -1,6 +1,6 @@
 """What must not change by making things faster: the bytes of a cache, and the losses of a training.
 
-After a change that is meant to alter them, `python -m pytest tests/golden --golden-write`; the commit says why.
+After a change that is meant to alter them: `python -m pytest tests/golden --golden-write`, and say why.
 """
 
 from __future__ import annotations

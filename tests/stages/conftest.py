@@ -1,8 +1,7 @@
-"""What the tests of whole stages share: the photos as a request, a tiny CLIP, the values in a cache."""
+"""What the tests of whole stages share: the photos as a request, a pretrained CLIP, the values in a cache."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,29 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featcache import encoders
 from featcache.cache.reader import Cache
+from featcache.config import merge
 from featcache.stages.extract import ExtractRequest
-
-CLIP = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
+from featcache.stages.train import TrainRequest, train
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny open_clip model with a checkpoint, as only a trained text tower counts."""
-    import open_clip
-    import torch
-
-    path = tmp_path_factory.mktemp("open_clip") / "featcache-tiny.json"
-    path.write_text(json.dumps(CLIP))
-    open_clip.add_model_config(path)
-    weights = path.with_name("weights.pt")
-    torch.save(encoders.load("open_clip:featcache-tiny/random").module.state_dict(), weights)
-    return f"open_clip:featcache-tiny/{weights}"
+def clip() -> str:
+    """A pretrained model with a text tower."""
+    return "open_clip:glyph-clip"
 
 
 @pytest.fixture
@@ -42,6 +28,33 @@ def request_of(photos: Path, frozen: Callable[[str], str], tmp_path: Path) -> Ca
     """The photos through the tiny module into `c.zarr`, with some fields changed."""
     base = ExtractRequest(str(photos), frozen("tiny"), tmp_path / "c.zarr", num_workers=0, shard_size="4")
     return lambda **changes: replace(base, **changes)
+
+
+@pytest.fixture(scope="session")
+def learned() -> Callable[..., Path]:
+    """Trains for three long steps into a folder, and returns that."""
+
+    def run(cache: Path, out: Path, objective: str = "supervised", **options: dict[str, Any]) -> Path:
+        optim = {"steps": 3, "batch_size": 4, "lr": 0.03, "head_lr": 0.1}
+        options = merge({"projector": {"heads": 2}, "optim": optim}, options)
+        request = TrainRequest(cache, objective, seed=1, labels_per_class=2, options=options)
+        train(request, out, device="cpu")
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cache(make_cache: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a text tower and every family of views; not to be changed."""
+    path = tmp_path_factory.mktemp("cache") / "cache.zarr"
+    return make_cache(path, text=True, weak=2, strong=2, dtype="float16")
+
+
+@pytest.fixture(scope="session")
+def run(cache: Path, learned: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on `cache`; not to be changed."""
+    return learned(cache, tmp_path_factory.mktemp("run") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from featcache import encoders
 from featcache.cache.reader import Cache
 from featcache.cache.spec import ViewSpec
+from featcache.encoders.open_clip import GLYPH_CLIP
 from featcache.errors import CacheError, CacheMismatch
 from featcache.stages.extract import ExtractRequest, extract
 
@@ -131,14 +130,14 @@ def test_another_place_is_the_same_source_and_model(
     assert [summary.computed for summary in extract(request).values()] == [0, 0]
 
 
-def test_a_moved_checkpoint_is_the_same_model(request_of: Request, clip: str, tmp_path: Path) -> None:
-    torch.save(encoders.load(clip).module.state_dict(), tmp_path / "mine.pt")  # type: ignore[attr-defined]
-    extract(request_of(model=f"open_clip:featcache-tiny/{tmp_path / 'mine.pt'}"))
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "mine.pt").rename(tmp_path / "weights" / "mine.pt")
-    moved = f"open_clip:featcache-tiny/{tmp_path / 'weights' / 'mine.pt'}"
+def test_a_moved_model_is_the_same_model(request_of: Request, tmp_path: Path) -> None:
+    shutil.copytree(GLYPH_CLIP, tmp_path / "mine")
+    extract(request_of(model=f"open_clip:{tmp_path / 'mine'}"))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "mine").rename(tmp_path / "models" / "mine")
+    moved = f"open_clip:{tmp_path / 'models' / 'mine'}"
     assert [summary.computed for summary in extract(request_of(model=moved)).values()] == [0, 0]
-    assert Cache.open(request_of().out).spec.encoder["name"] == "open_clip:featcache-tiny/mine.pt"
+    assert Cache.open(request_of().out).spec.encoder["name"] == "open_clip:mine"
 
 
 def test_overwriting_one_split_does_not_delete_the_others(request_of: Request, tree: Tree) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -47,10 +48,10 @@ RUNS = [
 def write(photos, frozen, tmp_path):
     """Writes the pipeline file, with lines added to its `[extract.small]` or some text replaced."""
 
-    def go(more="", replace=("", "")):
+    def go(more="", swap=("", "")):
         text = FILE.format(source=photos, model=frozen("tiny"), more=more)
         path = tmp_path / "small.toml"
-        path.write_text(text.replace(*replace))
+        path.write_text(text.replace(*swap))
         return str(path)
 
     return go
@@ -62,10 +63,10 @@ def times(folder):
 
 def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path):
     out, said = tmp_path / "out", []
-    rows = run_pipeline(write(), out=out, device="cpu", say=said.append)
+    study = run_pipeline(write(), out=out, device="cpu", say=said.append)
     assert [line.partition("] ")[2].partition(":")[0] for line in said[-8:]] == RUNS
     assert all((out / run / "result.json").is_file() for run in RUNS)
-    assert {row.objective: len(row.accuracy) for row in rows} == {"linear": 2, "supervised": 2}
+    assert {row.objective: len(row.accuracy) for row in study.rows} == {"linear": 2, "supervised": 2}
     options = json.loads((out / RUNS[2] / "config.json").read_text())["options"]
     assert (options["optim"]["steps"], options["objective"]) == (4, {"label_smoothing": 0.1})
     table = (out / "results.md").read_text()
@@ -78,17 +79,32 @@ def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path)
     ]
 
     before, again = times(out), []
-    assert run_pipeline(write(), out=out, device="cpu", say=again.append) == rows
+    repeated = run_pipeline(write(), out=out, device="cpu", say=again.append)
+    assert repeated == replace(study, extraction=None)
     after = times(out)
-    assert {path for path in before if after[path] != before[path]} == {out / "results.md"}
+    written = {out / "results.md", out / "results.png"}
+    assert {path for path in before if after[path] != before[path]} == written
     assert after.keys() == before.keys()
     assert (out / "results.md").read_text() == table
     assert sum("0 views computed" in line for line in again) == 2
+    assert study.extraction is not None
+    assert study.extraction > 0
+    assert "extraction: done before; 8 trainings" in repeated.describe()
+
+
+def test_it_says_what_the_second_experiment_costs(write, tmp_path):
+    study = run_pipeline(write(), out=tmp_path / "out", device="cpu")
+    trainings = [("knn", 0.5), ("supervised", 2.0), ("supervised", 1.0), ("supervised", 6.0)]
+    said = replace(study, extraction=18.0, trainings=trainings).describe()
+    assert "extraction: 18.0 s; 4 trainings: 9.5 s" in said
+    assert "the first experiment with supervised: 20.0 s, extraction included; " in said
+    assert "the second, from the cache: 2.0 s, 10 times less" in said
+    assert f"plot: {tmp_path / 'out' / 'results.png'}" in said
 
 
 def test_an_interrupted_run_goes_on(write, tmp_path, tree):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    rows = run_pipeline(write(), out=whole, device="cpu")
+    rows = run_pipeline(write(), out=whole, device="cpu").rows
 
     def interrupt(line):
         if line.startswith("[3/8]"):
@@ -99,18 +115,18 @@ def test_an_interrupted_run_goes_on(write, tmp_path, tree):
     assert not (cut / RUNS[3]).exists()
     (cut / RUNS[3]).mkdir(parents=True)
     done = times(cut / "small" / "linear")
-    rest = run_pipeline(write(), out=cut, device="cpu")
+    rest = run_pipeline(write(), out=cut, device="cpu").rows
     assert [row.accuracy for row in rest] == [row.accuracy for row in rows]
     assert done.items() <= times(cut / "small" / "linear").items()
     assert tree(cut / "caches") == tree(whole / "caches")
     shutil.rmtree(cut / RUNS[0])
-    assert len(run_pipeline(write(), out=cut, device="cpu")) == len(rows)
+    assert len(run_pipeline(write(), out=cut, device="cpu").rows) == len(rows)
 
 
 def test_a_changed_file_does_not_mix_with_old_runs(write, tmp_path):
     options = {"out": tmp_path / "out", "device": "cpu", "overrides": {"train": {"objectives": ["knn"]}}}
     run_pipeline(write(), **options)
-    changed = write(replace=("optim.steps = 4", "optim.steps = 5"))
+    changed = write(swap=("optim.steps = 4", "optim.steps = 5"))
     with pytest.raises(TrainError, match=r"`options\.optim\.steps` differs\n +got: +5\n +expected: 4"):
         run_pipeline(changed, **options)
 
@@ -119,7 +135,7 @@ def test_overrides(write, tmp_path):
     overrides = parse_overrides(
         ["train.objectives=['knn']", "train.num_labels=[]", "train.seeds=[3]", "extract.small.dtype=float32"]
     )
-    rows = run_pipeline(write(), out=tmp_path, overrides=overrides, device="cpu")
+    rows = run_pipeline(write(), out=tmp_path, overrides=overrides, device="cpu").rows
     assert [(row.cache, row.labels, row.objective) for row in rows] == [("small", "1/class", "knn")]
     assert (tmp_path / "small/knn/labels_per_class=1/seed=3/result.json").is_file()
     assert Cache.open(tmp_path / "caches" / "small.zarr").spec.dtype == "float32"
@@ -171,7 +187,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("replace", "message"), REFUSALS)
 def test_a_file_that_does_not_fit_is_said_before_any_work(write, tmp_path, replace, message):
-    path = write(replace=replace)
+    path = write(swap=replace)
     with pytest.raises(ConfigError, match=message):
         run_pipeline(path, out=tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
@@ -183,9 +199,7 @@ def test_no_such_pipeline(tmp_path):
 
 
 def test_one_objective_s_options_win_over_those_of_all(write):
-    path = write(
-        replace=("optim.steps = 4", 'objective = { label_smoothing = 0.3 }\n"optim" = { steps = 4 }')
-    )
+    path = write(swap=("optim.steps = 4", 'objective = { label_smoothing = 0.3 }\n"optim" = { steps = 4 }'))
     overrides = {"train": {"objectives": ["supervised"]}}
     pipeline = load(path, overrides)
     assert pipeline.options_of("supervised")["objective"] == {"label_smoothing": 0.1}
@@ -196,6 +210,7 @@ def test_the_command_prints_the_table(write, tmp_path, featcache):
     arguments = ("run", write(), "--out", tmp_path / "out", "--device", "cpu")
     told = featcache(*arguments, "--set", "train.objectives=['linear']").output
     assert "[4/4] small/linear/num_labels=4/seed=1: " in told
-    assert told.splitlines()[-1].startswith("small  4 in all  linear")
+    assert "\nsmall  4 in all  linear" in told
+    assert told.splitlines()[-1] == f"plot: {tmp_path / 'out' / 'results.png'}"
     refused = featcache(*arguments, "--set", "train.objectves=['linear']", code=1).output
     assert refused.startswith("error: unknown key `train.objectves`")
