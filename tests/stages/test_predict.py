@@ -6,11 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import featcache as fc
 from featcache import plugins
 from featcache.cache.spec import ViewSpec
+from featcache.objectives.linear import Linear
 from featcache.stages.extract import ExtractRequest, extract
 from featcache.stages.predict import COLUMNS, describe
 from featcache.stages.predict import predict as stage
@@ -89,6 +91,17 @@ def test_the_average_is_what_predicts(cache, learned, tmp_path):
             content[name] = content[name] * 0
     save_file(content, run / "checkpoint.safetensors", {"featcache": '{"step": 3}'})
     assert predict(run, cache, tmp_path / "p.csv")[1] == before
+
+
+def test_a_probe_is_fitted_again_as_it_was(cache, learned, tmp_path, monkeypatch):
+    told, fit = [], Linear.fit
+    monkeypatch.setattr(Linear, "fit", lambda self, *given: told.append(given) or fit(self, *given))
+    predict(learned(cache, tmp_path / "run", "linear"), cache, tmp_path / "p.csv")
+    (data, seed), (again, same) = told
+    assert seed == same == 1
+    assert data.num_classes == again.num_classes == 3
+    for name in ("pooled", "label", "class_text"):
+        assert torch.equal(getattr(data, name), getattr(again, name))
 
 
 def test_all_splits_in_the_order_of_the_cache(run, cache, tmp_path):
