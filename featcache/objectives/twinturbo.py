@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from featcache.config import Config
-from featcache.errors import TrainError
 from featcache.nn.critics import Critic
 from featcache.nn.heads import SCALE, CosineHead
 from featcache.nn.init import isometry, unit
 from featcache.objectives import _bounds as bounds
+from featcache.objectives._adversarial import Prior, adversarial, class_prior, draw_labels
 from featcache.objectives._posteriors import POSTERIORS, PosteriorName
 from featcache.objectives.base import Batch, Features, Objective, Project, Task, Views
 
@@ -46,7 +46,7 @@ class TwinTurboOptions(Config):
     """Family of q(y|x): `categorical` (softmax), `binary` (C sigmoids), `infonce` (batch-normalised)."""
     kl_y: Literal["closed", "critic"] = "closed"
     """How the loss estimates KL(p(y) || q(y))."""
-    prior: Literal["uniform", "labels"] | tuple[float, ...] = "uniform"
+    prior: Prior = "uniform"
     """p(y): `uniform`, `labels` (frequencies of the labelled samples), or one number per class."""
     w_marg: float = pydantic.Field(default=0.0, ge=0)
     """Weight of -CE_marg; keep it below w_y, or q(y) is driven away from p(y)."""
@@ -150,7 +150,7 @@ class TwinTurbo(Objective[TwinTurboOptions]):
         }
         if self.critic_y is not None:
             predicted = self.posterior.probabilities(free_logits)
-            terms |= _adversarial("y", self.critic_y, self._draw_labels(predicted, generator), predicted)
+            terms |= adversarial("y", self.critic_y, draw_labels(self.prior, predicted, generator), predicted)
         return terms
 
     def _latent_terms(self, z: Tensor, frozen: Tensor) -> Terms:
@@ -161,7 +161,7 @@ class TwinTurbo(Objective[TwinTurboOptions]):
         if self.critic_z is not None:
             # Both on the sphere, where the cosine model lives, with coordinates of unit variance.
             radius = frozen.shape[1] ** 0.5
-            terms |= _adversarial("z", self.critic_z, radius * unit(frozen), radius * unit(mapped))
+            terms |= adversarial("z", self.critic_z, radius * unit(frozen), radius * unit(mapped))
             terms["latent_bound"] = terms["latent_bound"] - terms["kl_z"]
         return terms
 
@@ -174,31 +174,8 @@ class TwinTurbo(Objective[TwinTurboOptions]):
             self.batches += 1
         return log_marginal
 
-    def _draw_labels(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        prior = self.prior.to(generator.device)
-        drawn = torch.multinomial(prior, len(like), replacement=True, generator=generator)
-        return torch.nn.functional.one_hot(drawn, len(prior)).to(like)
-
     def _critic(self, dim: int, generator: torch.Generator) -> Critic:
         return Critic(dim, generator, self.options.critic_hidden, spectral=self.options.critic_spectral)
-
-
-def class_prior(prior: str | tuple[float, ...], task: Task) -> Tensor:
-    """p(y), (C,) float32 summing to one; raises TrainError for numbers that are no distribution."""
-    if prior == "uniform":
-        values = torch.ones(task.num_classes)
-    elif prior == "labels":
-        values = task.label_counts.float().cpu()
-    else:
-        values = torch.tensor(prior, dtype=torch.float32)
-    if values.shape != (task.num_classes,) or bool((values < 0).any()) or not values.sum() > 0:
-        raise TrainError(
-            "the class prior is not a distribution over the classes",
-            got=values.tolist(),
-            expected=f"{task.num_classes} numbers, none negative, not all zero",
-            hint="--set objective.prior=uniform",
-        )
-    return values / values.sum()
 
 
 def _unlabelled(batch: Batch, z: Tensor, project: Project) -> tuple[tuple[Features, ...], Tensor]:
@@ -206,12 +183,6 @@ def _unlabelled(batch: Batch, z: Tensor, project: Project) -> tuple[tuple[Featur
     if not batch.unlabelled or len(batch.unlabelled[0].pooled) == 0:
         return batch.labelled, z
     return batch.unlabelled, project(batch.unlabelled[0])
-
-
-def _adversarial(name: str, critic: Critic, real: Tensor, fake: Tensor) -> Terms:
-    """The KL that the projector minimises through a critic it cannot move, and the critic's own loss."""
-    loss = bounds.critic_loss(critic(real.detach()), critic(fake.detach()))
-    return {f"kl_{name}": bounds.critic_kl(critic.frozen(fake)), f"critic_{name}": loss}
 
 
 objective = TwinTurbo

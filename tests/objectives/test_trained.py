@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featcache.errors import ConfigError, TrainError
+from featcache.objectives._adversarial import class_prior, draw_labels
 from featcache.objectives.base import Batch, Views
 from featcache.objectives.supervised import Supervised, SupervisedOptions
-from featcache.objectives.twinturbo import TwinTurbo, TwinTurboOptions, class_prior
+from featcache.objectives.twinturbo import TwinTurbo, TwinTurboOptions
 
 WEAK = Views(("weak",), ("weak", "weak"))
 ALL_TERMS = {"ce_cond", "ce_marg", "kl_y", "ent", "align", "uniform", "task_bound", "latent_bound"}
@@ -110,7 +111,7 @@ def test_critics_and_projector_are_trained_against_each_other(world: Any) -> Non
 
 def test_the_critic_draws_labels_from_the_prior(world: Any) -> None:
     objective = TwinTurbo(TwinTurboOptions(prior=(1.0, 0.0, 3.0), kl_y="critic"), world.task())
-    drawn = objective._draw_labels(torch.empty(20000, 3), generator())
+    drawn = draw_labels(objective.prior, torch.empty(20000, 3), generator())
     torch.testing.assert_close(drawn.mean(0), torch.tensor([0.25, 0.0, 0.75]), atol=0.02, rtol=0)
     assert drawn.sum(1).eq(1).all()
 
