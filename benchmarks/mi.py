@@ -11,20 +11,17 @@ y. The critics of all correlations train side by side.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from benchmarks import common
 from featcache.mi import Bound, barber_agakov, donsker_varadhan, infonce, jensen_shannon, nwj, smile
 
 BATCH, HIDDEN, EMBED, RATE = 128, 64, 32, 1e-3
@@ -230,11 +227,7 @@ def markdown(table: list[dict[str, Any]], critic: str) -> str:
 
 def main() -> None:
     """Print two Markdown tables, and write their rows as JSON where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="a few batches and steps")
-    parser.add_argument("--json", type=Path, help="also write the rows there")
+    parser = common.arguments(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of all draws and critics [default: 0]")
     args = parser.parse_args()
     size = SMOKE if args.smoke else FULL
@@ -242,13 +235,12 @@ def main() -> None:
     start = time.process_time()
     table = rows(size, args.seed)
     seconds = time.process_time() - start
-    print(f"seed {args.seed}, {seconds:.0f} s of one CPU; {platform.machine()}, torch {torch.__version__}")
+    print(f"seed {args.seed}, {seconds:.0f} s of one CPU; {common.machine()}")
     print(f"batches of {BATCH}: log B = {math.log(BATCH):.2f}; nats, mean ± standard error\n")
     print(f"The true log density ratio, {size.optimal} batches:\n\n{markdown(table, 'true')}\n")
     print(f"{size.critics} critics of {size.steps} steps, {size.batches} batches each:\n")
     print(markdown(table, "trained"))
-    if args.json:
-        args.json.write_text(json.dumps(table, indent=2) + "\n")
+    common.save(table, args.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,170 @@
+"""What the benchmarks share: contestants in turn, medians, a table with ratios, JSON, and made-up data."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, TokenArray
+from featcache.cache.writer import CacheWriter
+
+T = TypeVar("T")
+Tokens = NDArray[np.float16]
+CLASS_NAMES = tuple("0123456789")
+AT_ONCE = 64
+"""Rows in a batch on its way to disk."""
+
+
+class Table(NamedTuple):
+    """What every contestant reached in each round of one case; nothing, where it is not installed."""
+
+    case: str
+    unit: str
+    bound: str
+    """The contestant that the others are compared with."""
+    values: Mapping[str, Sequence[float]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each contestant: the median, and its ratio to the bound's."""
+        limit = statistics.median(self.values[self.bound])
+        middle = {name: statistics.median(found) if found else None for name, found in self.values.items()}
+        return [
+            {
+                "contestant": name,
+                "case": self.case,
+                "value": value if value is None else float(f"{value:.5g}"),
+                "unit": self.unit,
+                "ratio": value if value is None else float(f"{value / limit:.4g}"),
+                "bound": self.bound,
+            }
+            for name, value in middle.items()
+        ]
+
+    def markdown(self) -> str:
+        """A heading line and a table."""
+        rounds = max(map(len, self.values.values()))
+        lines = [
+            f"{self.case}; {machine()}; rounds: {rounds}, median:\n",
+            f"| contestant | {self.unit} | ratio to {self.bound} |",
+            "| --- | --- | --- |",
+        ]
+        for row in self.rows():
+            value, ratio = row["value"], row["ratio"]
+            said = "not installed |" if value is None else f"{number(value)} | {number(ratio)}"
+            lines.append(f"| {row['contestant']} | {said} |")
+        return "\n".join(lines)
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], T] | None], rounds: int, warm_up: int = 1
+) -> dict[str, list[T]]:
+    """What each contestant gives in every round, one after the other; the first `warm_up` do not count."""
+    found: dict[str, list[T]] = {name: [] for name in contestants}
+    for turn in range(warm_up + rounds):
+        for name, run in contestants.items():
+            if run is None:
+                continue
+            value = run()
+            if turn >= warm_up:
+                found[name].append(value)
+    return found
+
+
+def rate(run: Callable[[], float]) -> Callable[[], float]:
+    """What `run` says it has done, by second."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        done = run()
+        return done / (time.perf_counter() - start)
+
+    return timed
+
+
+def installed(module: str) -> bool:
+    """Whether a peer is there to compare with."""
+    return importlib.util.find_spec(module) is not None
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a small, short version")
+    parser.add_argument("--json", type=Path, help="also write the rows there")
+    return parser
+
+
+def report(tables: Iterable[Table], path: Path | None, notes: Sequence[str] = ()) -> None:
+    """Print every table, and then the notes; write the rows as JSON where asked."""
+    tables = list(tables)
+    print("\n\n".join([*(table.markdown() for table in tables), *notes]))
+    save([row for table in tables for row in table.rows()], path)
+
+
+def save(rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Write rows as JSON where asked."""
+    if path:
+        path.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def machine() -> str:
+    """What the figures depend on."""
+    return (
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, "
+        f"torch {version('torch')}"
+    )
+
+
+def number(value: float) -> str:
+    """Whole numbers where they are large, three digits where not.
+
+    >>> number(57105.8), number(0.98765)
+    ('57,106', '0.988')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def random_tokens(tokens: int, dim: int) -> Callable[[int], Tokens]:
+    """Gives that many rows of float16 (rows, tokens, dim), new ones each time, the same ones every run."""
+    rng = np.random.default_rng(0)
+    return lambda rows: rng.standard_normal((rows, tokens, dim), np.float32).astype(np.float16)
+
+
+def write_cache(path: Path, splits: Mapping[str, int], features: Callable[[int], Tokens]) -> None:
+    """A cache of so many rows by split, by the real writer; labels go round, pooled is the first token."""
+    _, tokens, dim = features(1).shape
+    spec = CacheSpec(encoder={"name": "benchmark"}, layers=(-1,), tokens="all", class_names=CLASS_NAMES)
+    shapes = Shapes(layers=(TokenArray(layer=-1, tokens=tokens, dim=dim),), pooled=dim)
+    with CacheWriter(path, spec) as writer:
+        for name, rows in splits.items():
+            ids, labels = [f"{name}/{row}" for row in range(rows)], np.arange(rows) % len(CLASS_NAMES)
+            split = writer.split(name, SplitSpec(source=name, rows=rows), ids, labels, shapes)
+            for unit in split.missing():
+                with split.begin(unit) as out:
+                    for start in range(unit.start, unit.stop, AT_ONCE):
+                        batch = features(min(AT_ONCE, unit.stop - start))
+                        out.append({-1: batch}, batch[:, 0])
+                    out.commit()
+
+
+def write_images(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """So many JPEG files of (width, height), smooth as photographs are."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng([count, *size])
+    for row in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{row:06}.jpg", quality=90)

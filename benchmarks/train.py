@@ -1,0 +1,228 @@
+"""Steps a second of the same training, fed from a cache, from memory, from HDF5, and by the model itself.
+
+    python -m benchmarks.train [--smoke] [--json FILE]
+
+Everyone runs featcache's own loop with the same projector and objective (twinturbo); only where a batch comes
+from differs. The bound has all its batches ready in memory. With the model in the loop, the images are ready
+in memory and only the frozen forward pass is added: reading and decoding them would come on top.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import common
+from featcache import encoders
+from featcache.cache.reader import Cache
+from featcache.devices import resolve
+from featcache.loading.loader import Loader
+from featcache.loading.store import FeatureStore, reside
+from featcache.nn.projector import Projector
+from featcache.objectives.base import Batch, Features, Task, Views
+from featcache.objectives.twinturbo import TwinTurbo, TwinTurboOptions
+from featcache.training.loop import fit
+from featcache.training.options import TrainOptions
+from featcache.training.state import TrainState
+
+BOUND = "batches in memory"
+GLYPH_CLIP, VIT_B = "open_clip:glyph-clip", "timm:vit_base_patch16_224/random"
+URATIO = 3
+EVAL = Views(("eval",), ("eval",))
+
+
+class Case(NamedTuple):
+    """A model, the images it takes, the tokens it gives, and a training on them."""
+
+    model: str
+    image: int
+    tokens: int
+    dim: int
+    rows: int
+    batch: int
+    steps: int
+
+
+FULL = (Case(GLYPH_CLIP, 32, 65, 128, 8192, 32, 20), Case(VIT_B, 224, 197, 768, 1024, 8, 5))
+SMOKE = (Case(GLYPH_CLIP, 32, 65, 128, 512, 8, 5),)
+
+
+class Made:
+    """What `fit` asks of a loader, from any function that gives the batch of a step."""
+
+    def __init__(self, batch: Callable[[int], Batch]) -> None:
+        self.batch = batch
+
+    def steps(self, start: int, stop: int) -> Generator[Batch]:
+        """The batches of steps `start` to `stop`."""
+        yield from map(self.batch, range(start, stop))
+
+
+class Learner:
+    """One projector and objective, which every contestant trains on."""
+
+    def __init__(self, dim: int, batch: int, steps: int, device: torch.device) -> None:
+        self.steps, self.device = steps, device
+        self.options = TrainOptions.parse(
+            {"optim": {"steps": steps, "batch_size": batch, "uratio": URATIO}}, "the options"
+        )
+        generator, classes = torch.Generator().manual_seed(0), len(common.CLASS_NAMES)
+        task = Task(
+            num_classes=classes,
+            dim=dim,
+            pooled_dim=dim,
+            num_unlabelled=URATIO * batch,
+            label_counts=torch.full((classes,), 4),
+            center=torch.zeros(dim),
+            class_init=torch.randn(classes, dim, generator=generator),
+        )
+        projector = Projector(self.options.projector, dim, dim, generator).to(device)
+        self.state = TrainState(projector, TwinTurbo(TwinTurboOptions(), task).to(device), self.options.optim)
+
+    def run(self, batches: Loader | Made) -> int:
+        """Every step once; returns how many."""
+        self.state.step = 0
+        fit(
+            self.state,
+            cast(Loader, batches),
+            self.options,
+            seed=0,
+            device=self.device,
+            log=lambda step, terms: None,
+            save=lambda: None,
+        )
+        return self.steps
+
+
+class Rows(Dataset[tuple[Tensor, Tensor]]):
+    """Tokens and pooled of one row at a time, from contiguous HDF5."""
+
+    def __init__(self, path: Path) -> None:
+        import h5py
+
+        self.file = h5py.File(path)
+
+    def __len__(self) -> int:
+        return len(self.file["tokens"])
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.file["tokens"][row]), torch.from_numpy(self.file["pooled"][row])
+
+
+def from_hdf5(path: Path, batch: int, device: torch.device) -> Made:
+    """The usual DataLoader, shuffled, epoch after epoch."""
+    both = (1 + URATIO) * batch
+    generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(Rows(path), both, shuffle=True, drop_last=True, generator=generator)
+    arriving: Iterator[Any] = itertools.chain.from_iterable(itertools.repeat(loader))
+
+    def read(step: int) -> Batch:
+        tokens, pooled = next(arriving)
+        return halves(tokens.to(device), pooled.to(device), batch)
+
+    return Made(read)
+
+
+def in_loop(encoder: Any, images: Callable[[int], Tensor], batch: int) -> Made:
+    """The frozen model on the images of each step, in the type in which a cache would hold its tokens."""
+
+    def encode(step: int) -> Batch:
+        out = encoder.encode({"image": images(step)}, (-1,))
+        return halves(out.tokens[-1].half(), out.pooled.half(), batch)
+
+    return Made(encode)
+
+
+def halves(tokens: Tensor, pooled: Tensor, batch: int) -> Batch:
+    """The first `batch` rows as labelled, the others as unlabelled ones."""
+    index = torch.arange(len(tokens), device=tokens.device)
+    return Batch(
+        (Features(tokens[:batch], None, pooled[:batch]),),
+        index[:batch] % len(common.CLASS_NAMES),
+        (Features(tokens[batch:], None, pooled[batch:]),),
+        index[batch:] - batch,
+    )
+
+
+def write_hdf5(path: Path, store: FeatureStore) -> None:
+    """The same rows as the cache's, contiguous."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name in ("tokens", "pooled"):
+            column = store.columns[name]
+            file.create_dataset(name, data=column.array.gather(np.arange(store.rows), 0))
+
+
+def contestants(case: Case, folder: Path, device: torch.device) -> dict[str, Callable[[], float] | None]:
+    """Everyone who trains on the rows of one cache; each gives steps a second."""
+    path, rows, both = folder / "cache.zarr", np.arange(case.rows), (1 + URATIO) * case.batch
+    common.write_cache(path, {"train": case.rows}, common.random_tokens(case.tokens, case.dim))
+    learner = Learner(case.dim, case.batch, case.steps, device)
+    encoder = encoders.load(case.model)
+    encoder.to(device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(both, 3, case.image, case.image, generator=generator).to(device)
+
+    def store() -> FeatureStore:
+        return FeatureStore.open(Cache.open(path), "train")
+
+    def loader(of: FeatureStore) -> Loader:
+        return Loader.build(
+            of, rows % 10, (rows, rows), EVAL, batch_size=case.batch, uratio=URATIO, seed=0, device=device
+        )
+
+    resident = store()
+    reside(resident, "device" if device.type == "cuda" else "ram", device)
+    everything = resident.gather(rows, 0, resident.buffers(case.rows))
+    parts = [torch.arange(step * both, (step + 1) * both) % case.rows for step in range(case.steps)]
+    held = [
+        halves(everything.tokens.to(device)[part], everything.pooled.to(device)[part], case.batch)
+        for part in parts
+    ]
+    batches: dict[str, Loader | Made | None] = {
+        BOUND: Made(held.__getitem__),
+        "featcache, resident": loader(resident),
+        "featcache, streaming": loader(store()),
+        "DataLoader over h5py": None,
+        "model in the loop": in_loop(encoder, lambda step: images, case.batch),
+    }
+    if common.installed("h5py"):
+        write_hdf5(folder / "rows.h5", store())
+        batches["DataLoader over h5py"] = from_hdf5(folder / "rows.h5", case.batch, device)
+    return {
+        name: None if made is None else common.rate(functools.partial(learner.run, made))
+        for name, made in batches.items()
+    }
+
+
+def measure(case: Case, rounds: int) -> common.Table:
+    """Every contestant on one case."""
+    device = resolve("auto")
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        rates = common.interleaved(contestants(case, Path(folder), device), rounds)
+    name = (
+        f"{case.model}, {case.rows} x {case.tokens} x {case.dim} float16, "
+        f"{case.batch} + {URATIO * case.batch} rows a step, {device.type}, {torch.get_num_threads()} threads"
+    )
+    return common.Table(name, "steps/s", BOUND, rates)
+
+
+def main() -> None:
+    """Print a Markdown table for each model, and write the rows as JSON where asked."""
+    args = common.arguments(__doc__).parse_args()
+    cases, rounds = (SMOKE, 2) if args.smoke else (FULL, 5)
+    common.report([measure(case, rounds) for case in cases], args.json)
+
+
+if __name__ == "__main__":
+    main()
