@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import tomllib
@@ -140,7 +141,7 @@ class Study:
 
     rows: list[table.Row]
     extraction: float | None
-    """Seconds that all extractions took, if this call did all of them."""
+    """Seconds that all extractions took; None where one was interrupted and went on."""
     trainings: list[tuple[str, float]]
     """Objective and seconds of every training."""
     table: Path
@@ -150,8 +151,9 @@ class Study:
         """The table, what each stage took, and where table and plot are."""
         total = sum(seconds for _, seconds in self.trainings)
         lines = [table.aligned(table.markdown(self.rows))]
-        extraction = "done before" if self.extraction is None else f"{self.extraction:.1f} s"
-        lines.append(f"extraction: {extraction}; {len(self.trainings)} trainings: {total:.1f} s")
+        extraction = "in several parts" if self.extraction is None else f"{self.extraction:.1f} s"
+        count = f"{len(self.trainings)} training{'s' if len(self.trainings) > 1 else ''}"
+        lines.append(f"extraction: {extraction}; {count}: {total:.1f} s")
         if self.extraction is not None:
             lines.append(self._second_experiment(self.extraction))
         return "\n".join([*lines, f"table: {self.table}", f"plot: {self.plot}"])
@@ -163,10 +165,10 @@ class Study:
         slowest, second = max(
             ((name, median(times)) for name, times in by_objective.items()), key=lambda item: item[1]
         )
-        first = extraction + second
+        first, times_less = extraction + second, 1 + extraction / max(second, 0.001)
         return (
             f"the first experiment with {slowest}: {first:.1f} s, extraction included; "
-            f"the second, from the cache: {second:.1f} s, {first / second:.0f} times less"
+            f"the second, from the cache: {second:.1f} s, {times_less:.0f} times less"
         )
 
 
@@ -215,10 +217,10 @@ def run_pipeline(
 def _extract(
     name: str, spec: ExtractTable, out: Path, device: str, say: Say, progress: MakeProgress | None
 ) -> float | None:
-    """Seconds, or None where a part of it was there already."""
+    """Seconds of the whole extraction, now or before (kept beside the cache); None if it was interrupted."""
     say(f"extracting {name}: {spec.source} through {spec.model}")
-    start = time.perf_counter()
-    whole = True
+    start, kept = time.perf_counter(), out.with_suffix(".json")
+    computed = asked = 0
     fields = {key: getattr(spec, key) for key in ExtractTable.model_fields if key != "limit"}
     limits = spec.limit if isinstance(spec.limit, Mapping) else {None: spec.limit}
     for split, limit in limits.items():
@@ -228,5 +230,10 @@ def _extract(
             say(
                 f"  {part}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s"
             )
-            whole = whole and summary.computed == summary.rows * len(spec.views.names())
-    return time.perf_counter() - start if whole else None
+            computed += summary.computed
+            asked += summary.rows * len(spec.views.names())
+    if computed == asked:
+        write_atomic(kept, json.dumps({"seconds": time.perf_counter() - start}).encode())
+    elif computed:
+        kept.unlink(missing_ok=True)
+    return float(json.loads(kept.read_bytes())["seconds"]) if kept.is_file() else None

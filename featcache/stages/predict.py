@@ -75,8 +75,9 @@ def predict(
     log_probs, origin = _trained(finished, opened, resolve(device))
     lines: list[Line] = [COLUMNS]
     summaries: dict[str, PredictSummary] = {}
+    layer = opened.features(origin.features.layer).layer
     for part in splits:
-        store = FeatureStore.open(opened, part.name, origin.features.layer)
+        store = FeatureStore.open(opened, part.name, layer)
         choice, confidence = _choose(log_probs, store, np.flatnonzero(part.status[:, 0] == WRITTEN))
         predicted, labels = _named(choice, origin.class_names), _named(part.labels, opened.class_names)
         shares = [None if name is None else f"{p:.6f}" for name, p in zip(predicted, confidence, strict=True)]
@@ -109,7 +110,7 @@ def _trained(run: Run, cache: Cache, device: torch.device) -> tuple[evaluate.Pre
     config = run.config()
     kind = objective_class(config["objective"])
     task, origin = load_task(run.task, ProbeData if issubclass(kind, Probe) else Task)
-    _require_fitting(cache, origin.features)
+    _require_fitting(cache, origin.features, tokens=not issubclass(kind, Probe))
     options = TrainOptions.parse(config["options"], f"the options of {run.path}")
     learner = build(kind, options, task, origin.features, seed=config["seed"], device=device)
     if not isinstance(learner, TrainState):
@@ -118,11 +119,14 @@ def _trained(run: Run, cache: Cache, device: torch.device) -> tuple[evaluate.Pre
     return evaluate.of_state(learner, device), origin
 
 
-def _require_fitting(cache: Cache, wanted: FeatureSpec) -> None:
+def _require_fitting(cache: Cache, wanted: FeatureSpec, *, tokens: bool) -> None:
     model = wanted.encoder.get("name")
+    held = cache.features(wanted.layer)
+    if not tokens:  # a probe reads the pooled embedding alone
+        held = wanted.model_copy(update={"encoder": held.encoder, "pooled": held.pooled})
     require_same(
         cache.path,
-        cache.features(wanted.layer),
+        held,
         wanted,
         by="in the cache of the run",
         hint=f"extract with --model {model} --tokens {wanted.tokens} --layer {wanted.layer}",

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_other_features_are_refused_by_name(photos, frozen, learned, tmp_path, change, field, got, expected):
     request = ExtractRequest(str(photos), frozen("tiny"), tmp_path / "a.zarr", num_workers=0)
     extract(request)
-    run = learned(tmp_path / "a.zarr", tmp_path / "run", "knn")
+    run = learned(tmp_path / "a.zarr", tmp_path / "run")
     model = frozen(change.get("model", "tiny"))
     extract(replace(request, **{**change, "model": model, "out": tmp_path / "b.zarr"}))
     with pytest.raises(CacheMismatch, match=field) as caught:
@@ -37,6 +37,20 @@ def test_other_features_are_refused_by_name(photos, frozen, learned, tmp_path, c
     assert expected in caught.value.expected
     assert "--model python:frozen_modules.py:tiny --tokens all --layer -1" in caught.value.hint
     assert not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("change", [{"tokens": "grid:2x2"}, {"tokens": "pooled"}, {"layers": (-2,)}])
+def test_a_probe_reads_no_tokens_so_any_will_do(photos, frozen, learned, tmp_path, change):
+    request = ExtractRequest(str(photos), frozen("tiny"), tmp_path / "a.zarr", num_workers=0)
+    extract(request)
+    run = learned(tmp_path / "a.zarr", tmp_path / "run", "knn")
+    extract(replace(request, **change, out=tmp_path / "b.zarr"))
+    for cache in ("a", "b"):
+        predict(run, tmp_path / f"{cache}.zarr", tmp_path / f"{cache}.csv")
+    assert (tmp_path / "b.csv").read_text() == (tmp_path / "a.csv").read_text()
+    extract(replace(request, model=frozen("other"), out=tmp_path / "c.zarr"))
+    with pytest.raises(CacheMismatch, match="another `encoder"):
+        predict(run, tmp_path / "c.zarr", tmp_path / "c.csv")
 
 
 def unfinished(run, learn):

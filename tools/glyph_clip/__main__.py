@@ -15,8 +15,10 @@ import click
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from featcache.cache.files import write_atomic
+from featcache.encoders.open_clip import GLYPH_CLIP
 from tools.glyph_clip import fonts, glyphs
 from tools.glyph_clip.train import MEAN, MODEL, STD, Settings, train, zero_shot
 
@@ -26,16 +28,17 @@ _SMOKE_STEPS = 30
 
 
 @click.command()
-@click.option("--out", type=Path, default=HOME / "featcache/encoders/glyph-clip", help="The model folder.")
+@click.option("--out", type=Path, help="The model folder [default: the one of the package; WORK/smoke].")
 @click.option("--work", type=Path, default=HOME / "build/glyph-clip", help="Fonts and the checkpoint.")
 @click.option("--steps", type=click.IntRange(min=1), default=5000, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--amp/--no-amp", default=True, help="bfloat16 matrix products (the default) or float32.")
 @click.option("--smoke", is_flag=True, help="Half a minute, one font that Pillow brings, no network.")
-def main(out: Path, work: Path, steps: int, batch: int, seed: int, amp: bool, smoke: bool) -> None:
+def main(out: Path | None, work: Path, steps: int, batch: int, seed: int, amp: bool, smoke: bool) -> None:
     """Fetch the fonts, render, train and write the model folder."""
     started = time.monotonic()
+    out = out or (work / "smoke" if smoke else GLYPH_CLIP)
     if smoke:
         steps, batch = min(steps, _SMOKE_STEPS), min(batch, 64)
         train_on = held_out = glyphs.atlas(glyphs.builtin())
@@ -71,8 +74,9 @@ def export(model: CLIP, out: Path) -> str:
     config = {"model_cfg": MODEL, "preprocess_cfg": preprocess}
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     weights = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, out / "open_clip_model.safetensors")
-    return hashlib.sha256((out / "open_clip_model.safetensors").read_bytes()).hexdigest()
+    content = save(weights)
+    write_atomic(out / "open_clip_model.safetensors", content)
+    return hashlib.sha256(content).hexdigest()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,7 @@ class Settings:
     checkpoint_every: int = 250
 
 
+@torch.random.fork_rng()
 def train(
     train_on: Atlas, held_out: Atlas, tokenizer: Tokenizer, settings: Settings, checkpoint: Path
 ) -> CLIP:
@@ -74,7 +76,8 @@ def train(
     torch.manual_seed(settings.seed)
     model = CLIP(**_masked(MODEL)).to(device)
     optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=settings.rate, betas=(0.9, 0.98))
-    start = _resume(checkpoint, model, optimizer)
+    if start := _resume(checkpoint, model, optimizer):
+        tqdm.write(f"{checkpoint} has done {start} steps; delete it to begin anew")
     weights = torch.where(train_on.label < _DIGITS, _DIGIT_WEIGHT, 1.0)
     bar = tqdm(range(start, settings.steps), initial=start, total=settings.steps, desc="glyph-clip")
     accuracy = math.nan
@@ -167,8 +170,8 @@ def _step(
     # Half of the patches at first, all of them at the end (FLIP, arXiv 2212.00794).
     model.visual.patch_dropout.prob = _MASKED_SHARE if step < _MASKED_STEPS * settings.steps else 0.0
     # On a CPU torch's flash attention runs backwards in bfloat16 at half the speed of plain products.
-    kernel = SDPBackend.MATH if pictures.device.type == "cpu" else SDPBackend.FLASH_ATTENTION
-    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=settings.amp), sdpa_kernel(kernel):
+    plain = sdpa_kernel(SDPBackend.MATH) if pictures.device.type == "cpu" else nullcontext()
+    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=settings.amp), plain:
         image, text = model.encode_image(pictures), model.encode_text(texts)
     unit = F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
     loss = contrast(*unit, label, model.logit_scale.exp())
@@ -208,7 +211,7 @@ def _save(path: Path, model: CLIP, optimizer: torch.optim.Optimizer, step: int) 
 def _resume(path: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> int:
     if not path.is_file():
         return 0
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     return int(saved["step"])
