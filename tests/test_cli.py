@@ -182,7 +182,7 @@ def test_interrupted_it_says_so_and_goes_on_later(
 ) -> None:
     for row in range(40):
         (photos / "train" / "cat" / f"more{row:02}.png").hardlink_to(photos / "train" / "cat" / "00.png")
-    monkeypatch.setenv("PAUSE", "0.06")
+    monkeypatch.setenv("PAUSE", "0.3")
     command: list[object] = [
         "extract",
         photos,
