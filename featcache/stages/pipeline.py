@@ -141,7 +141,7 @@ class Study:
 
     rows: list[table.Row]
     extraction: float | None
-    """Seconds that all extractions took; None where one was interrupted and went on."""
+    """Seconds that all extractions took; None where one was interrupted and went on, or is not known."""
     trainings: list[tuple[str, float]]
     """Objective and seconds of every training."""
     table: Path
@@ -232,8 +232,17 @@ def _extract(
             )
             computed += summary.computed
             asked += summary.rows * len(spec.views.names())
-    if computed == asked:
-        write_atomic(kept, json.dumps({"seconds": time.perf_counter() - start}).encode())
-    elif computed:
-        kept.unlink(missing_ok=True)
-    return float(json.loads(kept.read_bytes())["seconds"]) if kept.is_file() else None
+    with explained(kept):
+        if computed == asked:
+            write_atomic(kept, json.dumps({"seconds": time.perf_counter() - start}).encode())
+        elif computed:
+            kept.unlink(missing_ok=True)
+        return _seconds(kept)
+
+
+def _seconds(path: Path) -> float | None:
+    """A figure for a person: where the file is missing or damaged, there is none."""
+    try:
+        return float(json.loads(path.read_bytes())["seconds"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None

@@ -31,19 +31,17 @@ COMMON: dict[str, Any] = {
 
 
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
-    """Compares a value with the stored one of that name, or stores it."""
+def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], Any]:
+    """The stored value of that name; with --golden-write, first stores the one that is given."""
 
-    def check(name: str, value: Any) -> None:
+    def expected(name: str, value: Any) -> Any:
         stored = json.loads(STORED.read_text())
         if request.config.getoption("--golden-write"):
-            STORED.write_text(json.dumps(stored | {name: value}, indent=1, sort_keys=True) + "\n")
-        else:
-            assert value == (
-                pytest.approx(stored[name], rel=1e-3, abs=1e-5) if isinstance(value, list) else stored[name]
-            )
+            stored[name] = value
+            STORED.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+        return stored[name]
 
-    return check
+    return expected
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -53,7 +51,7 @@ def test_the_bytes_of_a_cache(make_cache, golden, tmp_path: Path, dtype: str) ->
     for file in sorted(cache.glob("**/c/**/*")):
         if file.is_file():
             digest.update(str(file.relative_to(cache)).encode() + file.read_bytes())
-    golden(f"cache {dtype}", digest.hexdigest())
+    assert digest.hexdigest() == golden(f"cache {dtype}", digest.hexdigest())
 
 
 @pytest.mark.parametrize("objective", OPTIONS)
@@ -62,4 +60,5 @@ def test_the_losses_of_a_training(make_cache, golden, tmp_path: Path, objective:
     request = TrainRequest(cache, objective, 0, labels_per_class=3, options=COMMON | OPTIONS[objective])
     train(request, tmp_path / "run", device="cpu")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    golden(f"losses {objective}", [json.loads(line)["loss"] for line in lines])
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert losses == pytest.approx(golden(f"losses {objective}", losses), rel=1e-3, abs=1e-5)

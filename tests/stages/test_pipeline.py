@@ -90,6 +90,8 @@ def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path)
     assert study.extraction is not None
     assert study.extraction > 0
     assert "s; 8 trainings: " in repeated.describe()
+    (out / "caches" / "small.json").write_text("{")
+    assert run_pipeline(write(), out=out, device="cpu").extraction is None
     (out / "caches" / "small.zarr" / "train" / "status" / "ledger" / "0.0.json").unlink()
     assert (
         "extraction: in several parts; 8 trainings" in run_pipeline(write(), out=out, device="cpu").describe()

@@ -54,10 +54,10 @@ def main(out: Path | None, work: Path, steps: int, batch: int, seed: int, amp: b
     model = train(train_on, held_out, tokenizer, settings, work / name)
     digest = export(model, out)
     click.echo(f"{out}: sha256 {digest}, {time.monotonic() - started:.0f} s")
-    for name, strength in (("plain print", 0.0), ("as hard as in training", 1.0)):
+    for pictures, strength in (("plain print", 0.0), ("as hard as in training", 1.0)):
         digits, alike, characters = zero_shot(model, held_out, tokenizer, strength)
         click.echo(
-            f"held-out fonts, {name}: {digits:.1%} of digits, {characters:.1%} of characters, "
+            f"held-out fonts, {pictures}: {digits:.1%} of digits, {characters:.1%} of characters, "
             f"{alike:.1%} with capital and small letters alike"
         )
 

@@ -11,13 +11,11 @@ import io
 import json
 import tarfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
-
-from featcache.cache.files import write_atomic
 
 LOCK = Path(__file__).with_name("fonts.json")
 _WEIGHTS = (400, 700)
@@ -30,14 +28,22 @@ def fetch(folder: Path) -> list[Path]:
     Raises OSError where the registry cannot be reached, ValueError where a package is not the pinned one.
     """
     lock: dict[str, dict[str, str]] = json.loads(LOCK.read_text())
-    absent = [(name, pin) for name, pin in lock.items() if not list(folder.glob(f"{name}-latin-*.woff"))]
+    absent = [name for name in lock if not (folder / name).is_dir()]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        parts = pool.map(lambda item: _package(*item), absent)
-        for files in tqdm(parts, total=len(absent), desc="fonts", disable=not absent):
-            for file, content in files.items():
-                folder.mkdir(parents=True, exist_ok=True)
-                write_atomic(folder / file, content)
-    return sorted(file for name in lock for file in folder.glob(f"{name}-latin-*-normal.woff"))
+        packages = pool.map(lambda name: (name, _package(name, lock[name])), absent)
+        for name, files in tqdm(packages, total=len(absent), desc="fonts", disable=not absent):
+            _keep(folder / name, files)
+    fonts = [file for name in lock for file in (folder / name).glob("*.woff")]
+    return sorted(fonts, key=lambda file: file.name)
+
+
+def _keep(package: Path, files: Mapping[str, bytes]) -> None:
+    """All files or none: half a package would be another training set."""
+    partial = package.with_name(f".{package.name}")
+    partial.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        (partial / file).write_bytes(content)
+    partial.rename(package)
 
 
 def _package(name: str, pin: dict[str, str]) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ the second mean over the characters that the batch shows.
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from featcache.cache.files import write_atomic
 from tools.glyph_clip import augment
 from tools.glyph_clip.glyphs import NAMES, Atlas, captions
 
@@ -124,12 +126,12 @@ def zero_shot(
     device = model.logit_scale.device
     was_training = model.training
     model.eval()
-    words = model.encode_text(tokenizer([f"a photo of a {n[0]}." for n in NAMES.values()]).to(device))
+    texts = tokenizer([f"a photo of a {names[0]}." for names in NAMES.values()])
+    words = model.encode_text(texts.to(device), normalize=True)
     scores = []
     for part in torch.split(rows, 256):
         pictures = normalise(augment.pictures(held_out.ink[part], generator, strength))
-        images = F.normalize(model.encode_image(pictures.to(device)), dim=1)
-        scores.append((images @ F.normalize(words, dim=1).T).cpu())
+        scores.append((model.encode_image(pictures.to(device), normalize=True) @ words.T).cpu())
     model.train(was_training)
     return _accuracy(torch.cat(scores), held_out.label[rows])
 
@@ -202,10 +204,10 @@ def _groups(model: CLIP, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _save(path: Path, model: CLIP, optimizer: torch.optim.Optimizer, step: int) -> None:
+    content = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
-    partial.replace(path)
+    write_atomic(path, content.getvalue())
 
 
 def _resume(path: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> int:
