@@ -1,8 +1,12 @@
-"""Which training rows are labelled: seeded, stratified, nested draws. Pure arithmetic on labels, no I/O."""
+"""Which training rows are labelled, and which are seen at all: seeded, stratified, nested draws. No I/O.
+
+A case (classes that are unknown or without a label, a long tail) is made of a labelled split here. What draws
+it has its own stream of random numbers, so that the labelled rows of one seed are the same with and without.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +16,8 @@ from featcache.errors import TrainError
 from featcache.sources.base import UNLABELLED
 
 Rows = NDArray[np.int64]
+_CLASSES, _RANKS, _TAIL = 1, 2, 3
+"""Streams of random numbers besides the draw of labels."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,51 @@ class LabelSplit:
     """Every usable row, the labelled ones included (their label is not looked at)."""
 
 
+@dataclass(frozen=True)
+class Classes:
+    """What a training is told of the classes of its cache; numbers of classes, sorted."""
+
+    known: Rows
+    """Those it tells apart: class `known[i]` of the cache is its class i."""
+    unknown: Rows
+    """Those it never hears of: their rows are seen without a label, and are not tested on."""
+    missing: Rows
+    """Known ones of which no row is labelled."""
+
+    def numbered(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Labels in the numbers of the training; UNLABELLED for a row of no known class.
+
+        >>> Classes(np.array([0, 2]), np.array([1]), np.array([2])).numbered(np.array([2, 1, 0, -1]))
+        array([ 1, -1,  0, -1])
+        """
+        place: Rows = np.searchsorted(self.known, labels).clip(max=len(self.known) - 1)
+        return np.where(self.known[place] == labels, place, UNLABELLED)
+
+
+def choose_classes(classes: int, *, unknown: int = 0, missing: int = 0, seed: int) -> Classes:
+    """Draw which of the classes are unknown and which have no label; more of either only adds to them.
+
+    Raises TrainError where fewer than two classes would have labels.
+
+    >>> [len(part) for part in vars(choose_classes(9, unknown=3, missing=2, seed=0)).values()]
+    [6, 3, 2]
+    """
+    if unknown + missing and classes - unknown - missing < 2:
+        raise TrainError(
+            "too few classes would have labels",
+            got=f"data.unknown_classes={unknown} and data.missing_classes={missing} of {classes} classes",
+            expected="labelled samples of two classes at least",
+            hint=f"leave out {max(0, classes - 2)} classes at most",
+        )
+    order = np.random.default_rng([seed, 0, _CLASSES]).permutation(classes)
+    # From both ends, so that the unknown classes stay the same with any number of missing ones.
+    return Classes(
+        known=np.sort(order[unknown:]),
+        unknown=np.sort(order[:unknown]),
+        missing=np.sort(order[classes - missing :]),
+    )
+
+
 def draw_labels(
     labels: NDArray[np.int64],
     class_names: Sequence[str],
@@ -31,19 +82,21 @@ def draw_labels(
     labels_per_class: int | None = None,
     num_labels: int | None = None,
     usable: NDArray[np.bool_] | None = None,
+    without: Collection[int] = (),
 ) -> LabelSplit:
     """Draw a labelled set: `labels_per_class` of each class, or `num_labels` in proportion to the classes.
 
     Draws with one seed are nested: more labels per class only adds rows. Rows that are not `usable` (failed
-    in extraction) are in neither set. Raises TrainError when a class has too few labels, or fewer
-    than two classes have any.
+    in extraction) are in neither set; classes in `without` get no label, and change nothing for the others.
+    Raises TrainError when another class has too few labels, or fewer than two classes have any.
 
     >>> labels = np.array([0, 0, 0, 1, 1, -1])
     >>> draw_labels(labels, ("cat", "dog"), seed=0, labels_per_class=1).labelled.size
     2
     """
     usable = np.ones(len(labels), bool) if usable is None else usable
-    pools = [np.flatnonzero(usable & (labels == c)) for c in range(len(class_names))]
+    asked = [c for c in range(len(class_names)) if c not in without]
+    pools = [np.flatnonzero(usable & (labels == c)) for c in asked]
     sizes = np.array([len(pool) for pool in pools], np.int64)
     if sizes.sum() == 0:
         raise TrainError(
@@ -54,14 +107,55 @@ def draw_labels(
     if np.count_nonzero(sizes) == 1:
         raise TrainError(
             "only one class has labels, so there is nothing to tell apart",
-            got=f"{sizes.sum()} samples of `{class_names[int(sizes.argmax())]}`",
+            got=f"{sizes.sum()} samples of `{class_names[asked[int(sizes.argmax())]]}`",
             expected="labelled samples of two classes at least",
             hint="extract a training split that holds the other classes too",
         )
-    wanted = _per_class(sizes, class_names, labels_per_class, num_labels)
-    order = [np.random.default_rng([seed, c]).permutation(pool) for c, pool in enumerate(pools)]
+    wanted = _per_class(sizes, [class_names[c] for c in asked], labels_per_class, num_labels)
+    order = [np.random.default_rng([seed, c]).permutation(pool) for c, pool in zip(asked, pools, strict=True)]
     labelled = np.concatenate([pool[:n] for pool, n in zip(order, wanted, strict=True)])
     return LabelSplit(np.sort(labelled), np.flatnonzero(usable))
+
+
+def long_tail(split: LabelSplit, labels: NDArray[np.int64], *, ratio: float, seed: int) -> LabelSplit:
+    """Thin the unlabelled rows until the most frequent class has `ratio` times the rows of the rarest.
+
+    Which class is how frequent is drawn by the seed. Labelled rows all stay: they are the first that a class
+    keeps. Rows without a label of their own are left out, as nothing says how many there may be.
+
+    >>> labels = np.repeat([0, 1], 50)
+    >>> thin = long_tail(LabelSplit(np.array([0, 99]), np.arange(100)), labels, ratio=10, seed=0)
+    >>> sorted(np.bincount(labels[thin.unlabelled]).tolist())
+    [5, 50]
+    """
+    if ratio == 1:
+        return split
+    present, sizes = np.unique(labels[split.unlabelled], return_counts=True)
+    present, sizes = present[present != UNLABELLED], sizes[present != UNLABELLED]
+    rank = np.random.default_rng([seed, 0, _RANKS]).permutation(len(present))
+    kept = []
+    for c, size in zip(present, tail_sizes(sizes, rank, ratio), strict=True):
+        pool = split.unlabelled[labels[split.unlabelled] == c]
+        pool = np.random.default_rng([seed, c, _TAIL]).permutation(pool)
+        own = np.isin(pool, split.labelled)
+        kept.append(np.concatenate([pool[own], pool[~own]])[: max(size, own.sum())])
+    return LabelSplit(split.labelled, np.sort(np.concatenate(kept)))
+
+
+def tail_sizes(sizes: NDArray[np.int64], rank: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
+    """n_c = n_max ratio^(-rank_c / (C - 1)), rounded down but not to 0, with the largest n_max that fits.
+
+    From (C,) sizes, all above 0, and (C,) ranks, a permutation with 0 for the most frequent class. The form
+    is that of Cui et al. (arXiv 1901.05555, section 5.1).
+
+    >>> tail_sizes(np.array([100, 100, 100]), np.array([1, 0, 2]), 100.0)
+    array([ 10, 100,   1])
+    """
+    share = ratio ** (-rank / max(1, len(sizes) - 1))
+    exact = (sizes / share).min() * share
+    # A count that is whole but for rounding is not to lose one.
+    counts: Rows = np.maximum(1, np.floor(exact * (1 + 1e-12))).astype(np.int64)
+    return counts
 
 
 def _per_class(

@@ -58,6 +58,7 @@ def _directions(weight: Tensor) -> Tensor:
     """Unit rows; a class of which nothing is known (zeros) starts opposite to the mean of the others.
 
     There it is not predicted before something speaks for it, and has a gradient, which a zero row has not.
+    Several such classes start a little apart: alike, they would have one gradient and stay one class.
     """
     rows = unit(weight.detach().clone().float())
     unknown = rows.norm(dim=1) < 0.5
@@ -68,4 +69,7 @@ def _directions(weight: Tensor) -> Tensor:
             expected="class-name embeddings, or at least one labelled sample",
         )
     rows[unknown] = -unit(rows[~unknown].mean(dim=0))
+    if (several := int(unknown.sum())) > 1:
+        apart = torch.randn(several, rows.shape[1], generator=torch.Generator().manual_seed(0))
+        rows[unknown] = unit(rows[unknown] + 0.1 * unit(apart).to(rows))
     return rows

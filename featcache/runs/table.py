@@ -60,6 +60,8 @@ class Row:
     seconds: float
     against: Mapping[str, Difference]
     """Paired with each control that was run."""
+    auroc: float | None = None
+    """Confidence in known against unknown classes, where some are."""
 
     @property
     def labels(self) -> str:
@@ -90,6 +92,8 @@ def markdown(table: Sequence[Row]) -> str:
         "ECE",
         "s",
     ]
+    open_set = any(row.auroc is not None for row in table)
+    head += ["AUROC"] if open_set else []
     lines = [head, ["---"] * len(head)]
     for row in table:
         accuracy = f"{np.mean(row.accuracy):.1f}"
@@ -97,6 +101,8 @@ def markdown(table: Sequence[Row]) -> str:
             accuracy += f" ± {np.std(row.accuracy, ddof=1):.1f}"
         differences = [_difference(row.against.get(control)) for control in controls]
         figures = [f"{row.nll:.2f}", f"{row.ece:.3f}", f"{row.seconds:.1f}"]
+        if open_set:
+            figures.append("" if row.auroc is None else f"{row.auroc:.3f}")
         lines.append([row.cache, row.labels, row.objective, accuracy, *differences, *figures])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
@@ -139,11 +145,18 @@ def _row(
         ece=float(np.mean([result["test"]["ece"] for result in figures])),
         seconds=float(np.mean([result["seconds"] for result in figures])),
         against=against,
+        auroc=_auroc(list(figures)),
     )
 
 
 def _accuracy(result: Mapping[str, Any]) -> float:
     return 100 * float(result["test"]["accuracy"])
+
+
+def _auroc(results: Sequence[Mapping[str, Any]]) -> float | None:
+    if not all("open_set" in result for result in results):
+        return None
+    return float(np.mean([result["open_set"]["auroc"] for result in results]))
 
 
 def _difference(difference: Difference | None) -> str:

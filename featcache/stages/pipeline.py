@@ -6,9 +6,10 @@ import json
 import math
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Self
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Self
 import pydantic
 from pydantic import Field, model_validator
 
+from featcache import plugins
 from featcache.cache.files import explained, write_atomic
 from featcache.cache.spec import ValueType, ViewSpec
 from featcache.config import Config, did_you_mean, merge
@@ -53,10 +55,21 @@ class TrainTable(Config):
 
     caches: tuple[str, ...] = ()
     """Names of `[extract.NAME]`; all of them by default."""
+    conditions: tuple[str, ...] = ()
+    """Names of `[condition.NAME]`; all of them by default."""
     objectives: tuple[str, ...] = Field(min_length=1)
+    """Also names of `[variant.NAME]`."""
     labels_per_class: tuple[pydantic.PositiveInt, ...] = ()
     num_labels: tuple[pydantic.PositiveInt, ...] = ()
     seeds: tuple[pydantic.NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+
+
+class VariantTable(Config):
+    """`[variant.NAME]`: an objective with other options, under a name of its own in grid and table."""
+
+    objective: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the objective; they win over its `[objective.NAME]`."""
 
 
 class Pipeline(Config):
@@ -69,6 +82,10 @@ class Pipeline(Config):
     """`[options]`: what `featcache train --set` takes, for every training."""
     objective: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """`[objective.NAME]`: options of one objective; they win over `[options]`."""
+    variant: dict[CacheName, VariantTable] = Field(default_factory=dict)
+    condition: dict[CacheName, dict[str, Any]] = Field(default_factory=dict)
+    """`[condition.NAME]`: options, such as data.imbalance, under which the whole grid is trained once; they
+    win over `[options]`. Objectives are compared within a condition."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -78,33 +95,55 @@ class Pipeline(Config):
                     f"`train.caches` names a cache that is not extracted: `{name}`",
                     hint=did_you_mean(name, self.extract),
                 )
+        for name in self.train.conditions:
+            if name not in self.condition:
+                raise ConfigError(
+                    f"`train.conditions` names a condition that is not there: `{name}`",
+                    hint=did_you_mean(name, self.condition) or "begin one with [condition.NAME]",
+                )
+        for name in self.variant:
+            if name in plugins.names("objectives"):
+                raise ConfigError(
+                    f"`variant.{name}` has the name of an objective", hint="choose another name"
+                )
         if not (self.train.labels_per_class or self.train.num_labels):
             raise ConfigError(
                 "`train` says nothing of labels",
                 expected="labels_per_class = [...] (of each class) or num_labels = [...] (in all)",
             )
-        for objective in (*self.objective, *self.train.objectives):
-            parse_options(objective, self.options_of(objective))
+        for name in (*self.objective, *self.variant, *self.train.objectives):
+            for condition in self._conditions():
+                parse_options(self.objective_of(name), self.options_of(name, condition))
         return self
 
-    def options_of(self, objective: str) -> dict[str, Any]:
-        """What a training with this objective gets as its options."""
-        own = self.objective.get(objective)
-        return merge(merge({}, self.options), {"objective": own} if own else {})
+    def objective_of(self, name: str) -> str:
+        """The objective that is called so, or whose variant is."""
+        return self.variant[name].objective if name in self.variant else name
+
+    def options_of(self, name: str, condition: str | None = None) -> dict[str, Any]:
+        """What a training with this objective or variant gets as its options."""
+        options = merge(merge({}, self.options), self.condition[condition] if condition else {})
+        own = merge({}, self.objective.get(self.objective_of(name), {}))
+        if name in self.variant:
+            merge(own, self.variant[name].options)
+        return merge(options, {"objective": own} if own else {})
+
+    def _conditions(self) -> Sequence[str | None]:
+        return self.train.conditions or tuple(self.condition) or (None,)
 
     def requests(self, caches: Mapping[str, Path]) -> Iterator[tuple[str, TrainRequest]]:
-        """Every training of the grid, with the name of its run directory."""
+        """Every training of the grid, with its run directory: `CACHE[+CONDITION]/OBJECTIVE/BUDGET/SEED`."""
         budgets = [("labels_per_class", n) for n in self.train.labels_per_class]
         budgets += [("num_labels", n) for n in self.train.num_labels]
-        for cache in self.train.caches or self.extract:
-            for kind, n in budgets:
-                for objective in self.train.objectives:
-                    options = self.options_of(objective)
-                    for seed in self.train.seeds:
-                        yield (
-                            f"{cache}/{objective}/{kind}={n}/seed={seed}",
-                            TrainRequest(caches[cache], objective, seed, options=options, **{kind: n}),
-                        )
+        for cache, condition in product(self.train.caches or self.extract, self._conditions()):
+            data = f"{cache}+{condition}" if condition else cache
+            for (kind, n), name in product(budgets, self.train.objectives):
+                objective, options = self.objective_of(name), self.options_of(name, condition)
+                for seed in self.train.seeds:
+                    yield (
+                        f"{data}/{name}/{kind}={n}/seed={seed}",
+                        TrainRequest(caches[cache], objective, seed, options=options, **{kind: n}),
+                    )
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:
@@ -200,7 +239,8 @@ def run_pipeline(
         result = train(request, out / path, device=device, resume=(out / path).exists())
         accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
         say(f"[{number}/{len(requests)}] {path}: {accuracy:.1f} % in {seconds:.1f} s")
-        results.append((path.partition("/")[0], result))
+        data, objective, *_ = path.split("/")
+        results.append((data, result | {"objective": objective}))
     study = Study(
         rows=table.rows(results),
         extraction=None if None in extractions else math.fsum(filter(None, extractions)),

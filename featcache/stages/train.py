@@ -19,7 +19,7 @@ from featcache.devices import resolve
 from featcache.errors import TrainError
 from featcache.loading.loader import Loader
 from featcache.loading.plan import family_of
-from featcache.loading.splits import draw_labels
+from featcache.loading.splits import choose_classes, draw_labels, long_tail
 from featcache.loading.store import FeatureStore, reside
 from featcache.objectives.base import Objective, Probe, ProbeData, Task
 from featcache.runs.run import RESULT, MetricLog, Run
@@ -27,7 +27,8 @@ from featcache.training import evaluate
 from featcache.training.learner import Kind, Origin, build, save_task
 from featcache.training.loop import fit
 from featcache.training.metrics import evaluate as figures
-from featcache.training.options import TrainOptions
+from featcache.training.metrics import open_set
+from featcache.training.options import DataOptions, TrainOptions
 from featcache.training.state import TrainState
 
 Say = Callable[[str], None]
@@ -103,21 +104,33 @@ class _Job:
         _refuse_leak(data.train, data.test)
         self.train_split = _whole_split(self.cache, "train", data.train)
         self.test_split = _whole_split(self.cache, "test", data.test)
-        self.labels = draw_labels(
-            self.train_split.labels,
-            self.cache.class_names,
-            seed=request.seed,
-            labels_per_class=request.labels_per_class,
-            num_labels=request.num_labels,
-            usable=(self.train_split.status == WRITTEN).all(1),
-        )
-        self.test_rows = np.flatnonzero(
-            (self.test_split.status[:, 0] == WRITTEN) & (self.test_split.labels >= 0)
-        )
+        self._draw(data)
+        readable = self.test_split.status[:, 0] == WRITTEN
+        self.test_labels = self.classes.numbered(self.test_split.labels)
+        self.test_rows = np.flatnonzero(readable & (self.test_labels >= 0))
+        self.unknown_rows = np.flatnonzero(readable & np.isin(self.test_split.labels, self.classes.unknown))
         _refuse_unlabelled_test(len(self.test_rows), data.test)
         _refuse_missing_cls(self.cache, self.options)
         self.train_store = FeatureStore.open(self.cache, data.train, data.layer)
         self.test_store = FeatureStore.open(self.cache, data.test, data.layer)
+
+    def _draw(self, data: DataOptions) -> None:
+        """Which classes there are, and which rows; from here on, classes have the numbers of the task."""
+        seed, labels, names = self.request.seed, self.train_split.labels, self.cache.class_names
+        unknown, missing = data.unknown_classes, data.missing_classes
+        self.classes = choose_classes(len(names), unknown=unknown, missing=missing, seed=seed)
+        drawn = draw_labels(
+            labels,
+            names,
+            seed=seed,
+            labels_per_class=self.request.labels_per_class,
+            num_labels=self.request.num_labels,
+            usable=(self.train_split.status == WRITTEN).all(1),
+            without={*self.classes.unknown.tolist(), *self.classes.missing.tolist()},
+        )
+        self.labels = long_tail(drawn, labels, ratio=data.imbalance, seed=seed)
+        self.train_labels = self.classes.numbered(labels)
+        self.class_names = tuple(names[c] for c in self.classes.known)
 
     def config(self) -> dict[str, Any]:
         """Everything the result depends on: two equal configurations are the same run."""
@@ -133,14 +146,22 @@ class _Job:
         }
 
     def label_record(self) -> dict[str, Any]:
-        """Which samples were labelled, by row and by id, so that the draw can be repeated anywhere."""
-        rows = self.labels.labelled
-        return {"rows": rows.tolist(), "ids": [self.train_split.ids[row] for row in rows]}
+        """Which samples were labelled, by row and by id, so that the draw can be repeated anywhere.
+
+        Where a case was constructed, also the names of its classes and the rows that stay unlabelled.
+        """
+        rows, data, names = self.labels.labelled, self.options.data, self.cache.class_names
+        record: dict[str, Any] = {"rows": rows.tolist(), "ids": [self.train_split.ids[row] for row in rows]}
+        if data.imbalance > 1 or data.unknown_classes or data.missing_classes:
+            record["unknown"] = [names[c] for c in self.classes.unknown]
+            record["missing"] = [names[c] for c in self.classes.missing]
+            record["unlabelled_rows"] = self.labels.unlabelled.tolist()
+        return record
 
     def origin(self) -> Origin:
         """What another cache must have in common with this one to be predicted from."""
         features = self.cache.features(self.options.data.layer)
-        return Origin(features=features, class_names=self.cache.class_names)
+        return Origin(features=features, class_names=self.class_names)
 
     def task(self) -> Task | ProbeData:
         """What the objective is told of the data."""
@@ -150,9 +171,9 @@ class _Job:
         rows = self.labels.labelled
         return ProbeData(
             evaluate.pooled(self.train_store, rows),
-            torch.from_numpy(self.train_split.labels[rows]),
-            len(self.cache.class_names),
-            _unit_text(self.cache),
+            torch.from_numpy(self.train_labels[rows]),
+            len(self.class_names),
+            self._unit_text(),
         )
 
     def fit(self, state: TrainState, run: Run) -> evaluate.Predict:
@@ -181,11 +202,11 @@ class _Job:
         return evaluate.of_state(state, self.device)
 
     def _task(self) -> Task:
-        labels = self.train_split.labels[self.labels.labelled]
+        labels = self.train_labels[self.labels.labelled]
         center = evaluate.pooled(self.train_store, self.labels.unlabelled).mean(0)
-        counts = np.bincount(labels, minlength=len(self.cache.class_names))
+        counts = np.bincount(labels, minlength=len(self.class_names))
         return Task(
-            num_classes=len(self.cache.class_names),
+            num_classes=len(self.class_names),
             dim=len(center),
             pooled_dim=len(center),
             num_unlabelled=len(self.labels.unlabelled),
@@ -201,9 +222,16 @@ class _Job:
         Everything is centred and of unit length; a class of which nothing is known is zeros.
         """
         pooled = evaluate.pooled(self.train_store, self.labels.labelled)
-        text = _unit_text(self.cache)
-        start = torch.zeros(len(self.cache.class_names), len(center)) if text is None else _centred(text)
+        text = self._unit_text()
+        start = torch.zeros(len(self.class_names), len(center)) if text is None else _centred(text)
         return start.index_add(0, labels, F.normalize(pooled - center, dim=1))
+
+    def _unit_text(self) -> Tensor | None:
+        """(C, P) embeddings of the names of the task's classes, of unit length."""
+        text = self.cache.class_text
+        return (
+            None if text is None else F.normalize(torch.from_numpy(text[self.classes.known]).float(), dim=1)
+        )
 
     def _loader(self, state: TrainState) -> Loader:
         objective = state.model["objective"]
@@ -211,7 +239,7 @@ class _Job:
         families = {family_of(name) for name in self.train_store.view_names}
         return Loader.build(
             self.train_store,
-            self.train_split.labels,
+            self.train_labels,
             (self.labels.labelled, self.labels.unlabelled),
             objective.views(sorted(families)),
             batch_size=self.options.optim.batch_size,
@@ -221,29 +249,28 @@ class _Job:
         )
 
     def result(self, predict: evaluate.Predict, seconds: float) -> dict[str, Any]:
-        """The honest figures: test rows only, all of them that could be read."""
+        """The honest figures: test rows of the task's classes only, all of them that could be read."""
         log_probs = predict(self.test_store, self.test_rows).double().numpy()
-        truth = self.test_split.labels[self.test_rows]
-        return {
+        truth = self.test_labels[self.test_rows]
+        result = {
             "objective": self.request.objective,
             "seed": self.request.seed,
             "num_labels": len(self.labels.labelled),
             "labels_per_class": self.request.labels_per_class,
-            "test": figures(log_probs, truth, self.cache.class_names),
+            "test": figures(log_probs, truth, self.class_names),
             "seconds": round(seconds, 3),
             "encoder": self.cache.spec.encoder["name"],
             "fingerprint": self.cache.fingerprint,
         }
+        if len(self.unknown_rows):
+            unknown = predict(self.test_store, self.unknown_rows).double().numpy()
+            result["open_set"] = open_set(log_probs, unknown)
+        return result
 
 
 def _centred(text: Tensor) -> Tensor:
     """Class-name embeddings without their common part, as embeddings of samples are without theirs."""
     return F.normalize(text - text.mean(0), dim=1) if len(text) > 1 else text
-
-
-def _unit_text(cache: Cache) -> Tensor | None:
-    text = cache.class_text
-    return None if text is None else F.normalize(torch.from_numpy(text).float(), dim=1)
 
 
 def _whole_split(cache: Cache, role: str, name: str) -> Split:

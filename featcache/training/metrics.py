@@ -39,6 +39,20 @@ def evaluate(log_probs: Floats, labels: NDArray[np.int64], class_names: Sequence
     }
 
 
+def open_set(known: Floats, unknown: Floats) -> dict[str, Any]:
+    """How well confidence tells (N, C) log-probabilities of known classes from (M, C) of unknown ones.
+
+    Returns auroc (the chance that a sample of a known class has a larger greatest probability than one of an
+    unknown class) and unknown, M. The baseline of Hendrycks and Gimpel (arXiv 1610.02136).
+
+    >>> open_set(np.log(np.array([[0.9, 0.1], [0.6, 0.4]])), np.log(np.array([[0.5, 0.5]])))
+    {'auroc': 1.0, 'unknown': 1}
+    """
+    truth = np.repeat([1, 0], [len(known), len(unknown)])
+    confidence = np.concatenate([known.max(1), unknown.max(1)])
+    return {"auroc": float(sk.roc_auc_score(truth, confidence)), "unknown": len(unknown)}
+
+
 def expected_calibration_error(log_probs: Floats, labels: NDArray[np.int64], bins: int = 15) -> float:
     """Mean gap between confidence and accuracy over equal-width bins of confidence (arXiv 1706.04599, eq. 3).
 

@@ -45,6 +45,12 @@ class DataOptions(Config):
     layer: int | None = None
     """The layer whose tokens are used; by default the first the cache was extracted with."""
     residency: Literal["auto", "stream", "ram", "device"] = "auto"
+    imbalance: float = Field(default=1.0, ge=1)
+    """Make the unlabelled set long-tailed: rows of its most frequent class for each one of its rarest."""
+    unknown_classes: int = Field(default=0, ge=0)
+    """Treat that many classes as unknown: their rows stay unlabelled, and they are no class of the task."""
+    missing_classes: int = Field(default=0, ge=0)
+    """Give that many classes no label; they stay classes of the task. All three are drawn by the seed."""
 
 
 class LogOptions(Config):

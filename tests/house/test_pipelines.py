@@ -25,10 +25,10 @@ def test_a_pipeline_can_be_read_to_the_last_option(path: Path) -> None:
     assert asked.description, "a pipeline says what it is for"
     options = TrainOptions.parse(asked.options)
     assert not options.objective, "options of an objective stand under [objective.NAME]"
-    for name in {*asked.train.objectives, *asked.objective}:
-        kind = plugins.find("objectives", name).objective
+    for name in {*asked.train.objectives, *asked.objective, *asked.variant}:
+        kind = plugins.find("objectives", asked.objective_of(name)).objective
         assert issubclass(kind, (Objective, Probe))
-        kind.Options.parse(asked.objective.get(name, {}))
+        kind.Options.parse(asked.options_of(name).get("objective", {}))
     for table in asked.extract.values():
         assert table.model.partition(":")[0] in plugins.names("encoders")
     caches = {name: Path(name) for name in asked.extract}

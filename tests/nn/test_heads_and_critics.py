@@ -53,6 +53,16 @@ def test_an_unknown_class_is_not_predicted_at_first() -> None:
     assert head.weight.grad.abs().max() < 1e3
 
 
+def test_several_unknown_classes_are_not_one() -> None:
+    known = torch.randn(3, 8, generator=seeded(0)) + 2
+    head = CosineHead(torch.cat([known, torch.zeros(4, 8)]))
+    assert torch.equal(head.weight, CosineHead(torch.cat([known, torch.zeros(4, 8)])).weight)
+    directions = unit(head.weight.detach())
+    assert (directions[3:] @ -unit(unit(known).mean(0)) > 0.98).all()
+    assert len(torch.unique(directions[3:], dim=0)) == 4
+    assert (head(known)[:, 3:].amax(1) < head(known)[:, :3].amin(1)).all()
+
+
 def test_no_known_class_is_refused() -> None:
     with pytest.raises(TrainError, match="no class has a starting direction"):
         CosineHead(torch.zeros(3, 4))

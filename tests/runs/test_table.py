@@ -107,6 +107,12 @@ def test_mean_and_spread():
     }
 
 
+def test_the_open_set_figure_stands_where_there_is_one():
+    given = [("c", result("knn", seed, 50.0) | {"open_set": {"auroc": 0.7 + seed / 10}}) for seed in (0, 1)]
+    rows = cells(table.markdown(table.rows([*given, *results(cache="d", knn=[50.0])])))
+    assert [row["AUROC"] for row in rows] == ["0.750", ""]
+
+
 def test_aligned_for_a_terminal():
     text = table.aligned(table.markdown(table.rows(results(linear=[10.0], supervised=[90.0]))))
     lines = text.splitlines()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from featcache.cache.reader import Cache
-from featcache.config import parse_overrides
+from featcache.config import merge, parse_overrides
 from featcache.errors import ConfigError, TrainError
 from featcache.stages.pipeline import load, run_pipeline
 
@@ -167,7 +167,63 @@ def test_two_caches_and_a_grid(write):
     assert {request.cache for _, request in pipeline.requests(places)} == {"a", "b"}
 
 
+CASES = """
+[condition.plain]
+
+[condition.tail]
+data.imbalance = 4
+optim.steps = 3
+
+[variant.smoother]
+objective = "supervised"
+options = { label_smoothing = 0.3 }
+
+[variant.bare]
+objective = "supervised"
+"""
+
+
+def test_conditions_and_variants(write, tmp_path):
+    overrides = {
+        "train": {"objectives": ["linear", "supervised", "smoother", "bare"], "num_labels": []},
+        "options": {"objective": {}},
+    }
+    path = write(swap=("[train]", f"{CASES}\n[train]"))
+    out = tmp_path / "out"
+    study = run_pipeline(path, out=out, overrides=overrides, device="cpu")
+    named = [(row.cache, row.objective, len(row.accuracy)) for row in study.rows]
+    names = ["linear", "supervised", "smoother", "bare"]
+    assert named == [(data, name, 2) for data in ("small+plain", "small+tail") for name in names]
+    assert {name for name, _ in study.trainings} == set(names)
+    assert all(row.against.keys() == {"linear", "supervised"} - {row.objective} for row in study.rows)
+
+    def config(place):
+        return json.loads((out / place / "labels_per_class=1/seed=0/config.json").read_text())
+
+    plain, tail = (config(f"small+{name}/smoother")["options"] for name in ("plain", "tail"))
+    assert (plain["data"]["imbalance"], tail["data"]["imbalance"]) == (1, 4)
+    assert (plain["optim"]["steps"], tail["optim"]["steps"]) == (4, 3)
+    assert config("small+plain/smoother")["objective"] == "supervised"
+    assert plain["objective"] == {"label_smoothing": 0.3}
+    assert config("small+plain/bare")["options"]["objective"] == {"label_smoothing": 0.1}
+    rows = {(row.cache, row.objective): row.accuracy for row in study.rows}
+    assert rows["small+plain", "bare"] == rows["small+plain", "supervised"]
+    some = merge(overrides, {"train": {"conditions": ["tail"]}})
+    assert {row.cache for row in run_pipeline(path, out=out, overrides=some, device="cpu").rows} == {
+        "small+tail"
+    }
+
+
 REFUSALS = [
+    (("seeds = [0, 1]", 'conditions = ["tail"]'), r"not there: `tail`[\s\S]*begin one with \[condition"),
+    (("[train]", "[condition.a]\ndata.imbalance = 0.5\n[train]"), r"`data\.imbalance`[\s\S]*got: +0\.5"),
+    (("[train]", "[variant.a]\nobjective = 'linaer'\n[train]"), r"called `linaer`[\s\S]*did you mean"),
+    (("[train]", "[variant.a]\noptions = {}\n[train]"), r"`variant\.a\.objective` is missing"),
+    (("[train]", "[variant.knn]\nobjective = 'linear'\n[train]"), r"`variant\.knn` has the name of an obj"),
+    (
+        ("[train]", "[variant.a]\nobjective = 'supervised'\noptions.smoothing = 1\n[train]"),
+        r"unknown key `smoothing` in the options of `supervised`",
+    ),
     (("num_workers", "num_worker"), r"unknown key `extract\.small\.num_worker` in .*\n.*mean `num_workers`"),
     (("[train]", "[trains]"), r"`train` is missing|unknown key `trains`"),
     (("model =", "# model ="), r"`extract\.small\.model` is missing in"),
