@@ -33,6 +33,23 @@ def class_prior(prior: Prior, task: Task) -> Tensor:
     return values / values.sum()
 
 
+def em_prior(logits: Tensor, prior: Tensor, trained: Tensor, pull: float) -> Tensor:
+    """One step of EM for the class prior of samples whose labels nobody knows, (C,), summing to one:
+
+        p'(y) = (1 - pull) E_x [ p(y) q(y|x) / q_L(y)  /  sum_k p(k) q(k|x) / q_L(k) ]  +  pull / C
+
+    From (N, C) logits of q(y|x), the prior p so far and the prior q_L that q was `trained` under. Source:
+    Saerens, Latinne and Decaestecker, Neural Computation 14(1), 2002 (their EM for new priors). The pull is
+    that of a symmetric Dirichlet prior worth pull / (1 - pull) of the samples: no class dies out.
+
+    >>> half = torch.tensor([0.5, 0.5])
+    >>> em_prior(torch.tensor([[9.0, 0.0], [9.0, 0.0], [9.0, 0.0], [0.0, 9.0]]), half, half, 0.1)
+    tensor([0.7249, 0.2751])
+    """
+    posterior = (logits.log_softmax(dim=1) + prior.log() - trained.log()).softmax(dim=1)
+    return posterior.mean(dim=0).lerp(torch.full_like(prior, 1 / len(prior)), pull)
+
+
 def draw_labels(prior: Tensor, like: Tensor, generator: torch.Generator) -> Tensor:
     """As many one-hot labels drawn from the (C,) prior as `like` (N, C) has rows, in its dtype."""
     prior = prior.to(generator.device)

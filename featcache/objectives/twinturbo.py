@@ -14,6 +14,11 @@
 - KL_z by a critic that tells h(z) from z*;
 - r rises from 0 to 1 over the first part of training.
 
+p(y) is given, or learned: one step of EM a batch on q(y|x) (Saerens et al., 2002), moving as q(y) does, with
+a pull to uniform. Our reading, as the paper has no prior that is unknown. EM takes q for a posterior under
+the label frequencies (one added to each count), which KL_y moves it away from; without the pull a class that
+is predicted less would be expected less.
+
 In closed form KL_y - CE_marg = -H(p(y)) is constant, so only w_y - w_marg matters: CE_marg is reported but
 has weight 0 unless asked for. Without unlabelled rows the labelled batch stands in for the unlabelled one.
 """
@@ -32,7 +37,7 @@ from featcache.nn.critics import Critic
 from featcache.nn.heads import SCALE, CosineHead
 from featcache.nn.init import isometry, unit
 from featcache.objectives import _bounds as bounds
-from featcache.objectives._adversarial import Prior, adversarial, class_prior, draw_labels
+from featcache.objectives._adversarial import Prior, adversarial, class_prior, draw_labels, em_prior
 from featcache.objectives._posteriors import POSTERIORS, PosteriorName
 from featcache.objectives.base import Batch, Features, Objective, Project, Task, Views
 
@@ -46,8 +51,10 @@ class TwinTurboOptions(Config):
     """Family of q(y|x): `categorical` (softmax), `binary` (C sigmoids), `infonce` (batch-normalised)."""
     kl_y: Literal["closed", "critic"] = "closed"
     """How the loss estimates KL(p(y) || q(y))."""
-    prior: Prior = "uniform"
-    """p(y): `uniform`, `labels` (frequencies of the labelled samples), or one number per class."""
+    prior: Prior | Literal["learned"] = "uniform"
+    """p(y): `uniform`, `labels` (frequencies of the labelled samples), `learned`, or one number per class."""
+    prior_pull: float = pydantic.Field(default=0.1, gt=0, le=1)
+    """Share of the uniform prior in a learned one."""
     w_marg: float = pydantic.Field(default=0.0, ge=0)
     """Weight of -CE_marg; keep it below w_y, or q(y) is driven away from p(y)."""
     w_y: float = pydantic.Field(default=1.0, ge=0)
@@ -76,6 +83,7 @@ class TwinTurbo(Objective[TwinTurboOptions]):
     Options = TwinTurboOptions
     log_marginal: Tensor
     prior: Tensor
+    trained: Tensor
     batches: Tensor
 
     def __init__(self, options: TwinTurboOptions, task: Task) -> None:
@@ -90,7 +98,10 @@ class TwinTurbo(Objective[TwinTurboOptions]):
         self.h = isometry(task.dim, task.pooled_dim, generator)
         self.critic_y = self._critic(task.num_classes, generator) if options.kl_y == "critic" else None
         self.critic_z = self._critic(task.pooled_dim, generator) if options.w_kz > 0 else None
-        self.register_buffer("prior", class_prior(options.prior, task))
+        start = "uniform" if options.prior == "learned" else options.prior
+        self.register_buffer("prior", class_prior(start, task))
+        trained = (task.label_counts + 1).float().cpu()
+        self.register_buffer("trained", trained / trained.sum(), persistent=False)
         states = self.posterior.spread(self.prior)
         self.register_buffer("log_marginal", torch.zeros_like(states))
         self.register_buffer("batches", torch.zeros(()))
@@ -136,6 +147,7 @@ class TwinTurbo(Objective[TwinTurboOptions]):
     def _task_terms(
         self, logits: Tensor, label: Tensor, free_logits: Tensor, generator: torch.Generator
     ) -> Terms:
+        self._learn_prior(free_logits.detach())
         log_marginal = self._moving(self.posterior.log_marginal(free_logits))
         weights = self.posterior.spread(self.prior)
         ce_cond = -self.posterior.log_likelihood(logits, label).mean()
@@ -167,12 +179,20 @@ class TwinTurbo(Objective[TwinTurboOptions]):
 
     def _moving(self, now: Tensor) -> Tensor:
         """log q(y) over this batch and those before: their plain mean at first, then a moving average."""
-        keep = (self.batches / (self.batches + 1)).clamp(max=self.options.marginal_decay)
-        log_marginal = bounds.moving_log_mean(now, self.log_marginal, keep)
+        log_marginal = bounds.moving_log_mean(now, self.log_marginal, self._keep())
         if self.training:
             self.log_marginal.copy_(log_marginal.detach())
             self.batches += 1
         return log_marginal
+
+    def _keep(self) -> Tensor:
+        """What a moving average keeps of the batches before."""
+        return (self.batches / (self.batches + 1)).clamp(max=self.options.marginal_decay)
+
+    def _learn_prior(self, free_logits: Tensor) -> None:
+        if self.training and self.options.prior == "learned":
+            now = em_prior(free_logits, self.prior, self.trained, self.options.prior_pull)
+            self.prior.copy_(now.lerp(self.prior, self._keep()))
 
     def _critic(self, dim: int, generator: torch.Generator) -> Critic:
         return Critic(dim, generator, self.options.critic_hidden, spectral=self.options.critic_spectral)

@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 import textwrap
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,6 +123,25 @@ def test_logits_cover_every_class(key: str, world: Any) -> None:
     logits = objective.logits(world.centres)
     assert logits.shape == (world.classes, world.classes)
     assert logits.argmax(dim=1).tolist() == list(range(world.classes))
+
+
+@pytest.mark.parametrize("key", TRAINED)
+@pytest.mark.parametrize("missing", [1, 2])
+def test_classes_without_a_label_are_classes(key: str, missing: int, make_world: Any) -> None:
+    """No label and no name of theirs: finite all the same, and not predicted before anything is learned."""
+    world = make_world(classes=5)
+    known = torch.arange(5) < 5 - missing
+    told = replace(
+        world.task(), class_init=known[:, None] * world.centres, label_counts=known * torch.tensor(2)
+    )
+    objective, projector = CLASSES[key](CLASSES[key].Options(), told), world.projector()
+    batch = world.batch(objective.views(("eval", "weak", "strong")))
+    batch = batch._replace(label=batch.label % (5 - missing))
+    loss, terms = objective(projector, batch, 1.0, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert all(torch.isfinite(value) for value in (loss, *terms.values()))
+    assert all(torch.isfinite(p.grad).all() for p in objective.parameters() if p.grad is not None)
+    assert objective.logits(world.centres[known]).argmax(dim=1).tolist() == list(range(5 - missing))
 
 
 @pytest.mark.parametrize("key", TRAINED)
