@@ -1,5 +1,8 @@
 """k nearest neighbours by cosine similarity, votes weighted by exp(cos / T).
 
+    q(y|x) = sum_{i in N(x), y_i = y} v_i / sum_{i in N(x)} v_i,    v_i = exp(cos(z*, z*_i) / T)
+
+N(x) are the k labelled samples nearest to x; probabilities have a floor, so that log q (nats) is finite.
 Source: the k-NN evaluation of DINO (arXiv 2104.14294, section 4.2; k = 20, T = 0.07).
 """
 

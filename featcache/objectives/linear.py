@@ -1,5 +1,7 @@
 """Linear probe: L2-regularised multinomial logistic regression on the frozen pooled embedding.
 
+    min_{W,b}  -sum_L log softmax_y(W x + b) + |W|^2 / (2 C),    x = (z* / |z*| - mean) / deviation    (nats)
+
 Source: the linear probe of CLIP (arXiv 2103.00020, section 3.2 and appendix A.3: L-BFGS, regularisation
 swept); the solver is scikit-learn's. Embeddings are brought to length one, centred on the labelled mean and
 divided by one common standard deviation: per-feature deviations are noise when there are a few labels per
