@@ -77,6 +77,18 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     return tree
 
 
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names as a nested mapping, the inverse of `flatten`.
+
+    >>> nest({"a.b": 1, "c": 2})
+    {'a': {'b': 1}, 'c': 2}
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        merge(tree, _nest(key.split("."), value))
+    return tree
+
+
 def merge(into: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Lay `other` over `into`, in place, branch by branch; returns `into`."""
     for key, value in other.items():

@@ -157,10 +157,10 @@ class Loader:
 
 
 def read_in_order(
-    store: FeatureStore, rows: NDArray[np.int64], batch_size: int, device: torch.device
+    store: FeatureStore, rows: NDArray[np.int64], batch_size: int, device: torch.device, view: int = 0
 ) -> Iterator[Features]:
-    """View 0 of sorted `rows`, batch by batch, for evaluation; tensors are valid until the next batch."""
+    """One view of sorted `rows`, batch by batch, for evaluation; tensors are valid until the next batch."""
     buffers = store.buffers(min(batch_size, max(1, len(rows))))
     for start in range(0, len(rows), batch_size):
-        part = store.gather(rows[start : start + batch_size], 0, buffers)
+        part = store.gather(rows[start : start + batch_size], view, buffers)
         yield Features(*(None if tensor is None else tensor.to(device) for tensor in part))  # type: ignore[arg-type]

@@ -13,10 +13,11 @@ from featcache.runs.table import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito's, which people with any kind of colour vision can tell apart."""
-_STYLES = tuple(product("osD^", _COLOURS))
+STYLES = tuple(product("osD^", _COLOURS))
 """Marker and colour, objective by objective."""
 _WIDTH, _HEIGHT, _DPI = 5.2, 4.0, 150
 
@@ -30,10 +31,15 @@ def png(rows: Sequence[Row]) -> bytes:
 
     panels = list(dict.fromkeys((row.cache, row.unit) for row in rows))
     figure = Figure(figsize=(_WIDTH * len(panels), _HEIGHT), layout="constrained")
-    styles = dict(zip(dict.fromkeys(row.objective for row in rows), cycle(_STYLES)))
+    styles = dict(zip(dict.fromkeys(row.objective for row in rows), cycle(STYLES)))
     for (cache, unit), axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         _panel(axes, [row for row in rows if (row.cache, row.unit) == (cache, unit)], styles)
         axes.set(title=cache, xlabel=f"labels {unit}", ylabel="test accuracy (%)")
+    return rendered(figure)
+
+
+def rendered(figure: Figure) -> bytes:
+    """The picture as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

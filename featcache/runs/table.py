@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student
 
 _Key = tuple[str, int, str, str]
 """Cache, budget, unit and objective."""
-CONTROLS = ("linear", "supervised")
+CONTROLS = ("zero_shot", "knn", "linear", "supervised")
 """What every method is compared with, on the same label draws."""
+COLUMNS = ("linear", "supervised")
+"""Controls that have a column of their own; the best of all four has one more."""
+ENOUGH = 5
+"""Label draws from which on an interval says something."""
 
 
 @dataclass(frozen=True)
@@ -57,54 +62,91 @@ class Row:
     """Percent, by seed."""
     nll: float
     ece: float
+    nll_scaled: float
+    """Both after temperature scaling on the labelled samples."""
+    ece_scaled: float
     seconds: float
     against: Mapping[str, Difference]
     """Paired with each control that was run."""
+    best: str | None = None
+    """The control with the best mean accuracy at this budget, over its draws."""
     auroc: float | None = None
     """Confidence in known against unknown classes, where some are."""
 
     @property
     def labels(self) -> str:
         """The budget as the table shows it: `4/class`, `24 in all`."""
-        return f"{self.budget}/class" if self.unit == "per class" else f"{self.budget} {self.unit}"
+        return shown(self.budget, self.unit)
 
 
 def rows(results: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Row]:
     """Group (cache name, result.json) pairs by cache, budget and objective, in the order they come."""
     groups: dict[_Key, dict[int, Mapping[str, Any]]] = {}
     for cache, result in results:
-        per_class = result["labels_per_class"]
-        budget = (per_class, "per class") if per_class else (result["num_labels"], "in all")
-        groups.setdefault((cache, *budget, result["objective"]), {})[result["seed"]] = result
+        groups.setdefault((cache, *budget_of(result), result["objective"]), {})[result["seed"]] = result
     return [_row(key, by_seed, groups) for key, by_seed in groups.items()]
+
+
+def budget_of(result: Mapping[str, Any]) -> tuple[int, str]:
+    """How many labels, and how they are counted: `per class` or `in all`."""
+    per_class = result["labels_per_class"]
+    return (per_class, "per class") if per_class else (result["num_labels"], "in all")
+
+
+def shown(budget: int, unit: str) -> str:
+    """The budget as a table shows it: `4/class`, `24 in all`."""
+    return f"{budget}/class" if unit == "per class" else f"{budget} {unit}"
 
 
 def markdown(table: Sequence[Row]) -> str:
     """The rows as a Markdown table; a difference stands in bold only where its interval excludes zero."""
-    controls = [c for c in CONTROLS if any(row.objective == c for row in table)]
+    controls = [c for c in COLUMNS if any(row.objective == c for row in table)]
+    best = ["minus best control"] if any(row.best for row in table) else []
     head = [
         "cache",
         "labels",
         "objective",
         "accuracy %",
         *(f"minus {c}" for c in controls),
+        *best,
         "NLL",
         "ECE",
+        "NLL scaled",
+        "ECE scaled",
         "s",
     ]
     open_set = any(row.auroc is not None for row in table)
     head += ["AUROC"] if open_set else []
     lines = [head, ["---"] * len(head)]
     for row in table:
-        accuracy = f"{np.mean(row.accuracy):.1f}"
-        if len(row.accuracy) > 1:
-            accuracy += f" ± {np.std(row.accuracy, ddof=1):.1f}"
-        differences = [_difference(row.against.get(control)) for control in controls]
-        figures = [f"{row.nll:.2f}", f"{row.ece:.3f}", f"{row.seconds:.1f}"]
+        differences = [difference(row.against.get(control)) for control in controls]
+        differences += [_to_best(row)] * len(best)
+        figures = [f"{row.nll:.2f}", f"{row.ece:.3f}", f"{row.nll_scaled:.2f}", f"{row.ece_scaled:.3f}"]
+        figures.append(f"{row.seconds:.1f}")
         if open_set:
             figures.append("" if row.auroc is None else f"{row.auroc:.3f}")
-        lines.append([row.cache, row.labels, row.objective, accuracy, *differences, *figures])
+        cells = [row.cache, row.labels, row.objective, mean_and_spread(np.array(row.accuracy)), *differences]
+        lines.append([*cells, *figures])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def note(table: Sequence[Row]) -> str:
+    """A line to stand under a table of too few draws; empty where there are enough."""
+    fewest = min((len(row.accuracy) for row in table), default=ENOUGH)
+    if fewest >= ENOUGH:
+        return ""
+    draws = f"{fewest} label draw{'s' if fewest > 1 else ''}"
+    return f"Only {draws}: {ENOUGH} at least are needed before an interval says much.\n"
+
+
+def mean_and_spread(values: NDArray[np.float64]) -> str:
+    """Mean and, of several values, standard deviation.
+
+    >>> mean_and_spread(np.array([50.0, 60.0, 70.0]))
+    '60.0 ± 10.0'
+    """
+    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
 
 
 def aligned(text: str) -> str:
@@ -138,15 +180,33 @@ def _row(
                 [_accuracy(by_seed[seed]) for seed in shared], [_accuracy(other[seed]) for seed in shared]
             )
     figures = by_seed.values()
+
+    def mean(name: str) -> float:
+        return float(np.mean([result["test"][name] for result in figures]))
+
     return Row(
         *key,
         accuracy=tuple(_accuracy(result) for result in figures),
-        nll=float(np.mean([result["test"]["nll"] for result in figures])),
-        ece=float(np.mean([result["test"]["ece"] for result in figures])),
+        nll=mean("nll"),
+        ece=mean("ece"),
+        nll_scaled=mean("nll_scaled"),
+        ece_scaled=mean("ece_scaled"),
         seconds=float(np.mean([result["seconds"] for result in figures])),
         against=against,
+        best=_best_control((cache, budget, unit), groups),
         auroc=_auroc(list(figures)),
     )
+
+
+def _best_control(
+    budget: tuple[str, int, str], groups: Mapping[_Key, Mapping[int, Mapping[str, Any]]]
+) -> str | None:
+    means = {
+        control: np.mean([_accuracy(result) for result in groups[*budget, control].values()])
+        for control in CONTROLS
+        if (*budget, control) in groups
+    }
+    return max(means, key=lambda control: means[control]) if means else None
 
 
 def _accuracy(result: Mapping[str, Any]) -> float:
@@ -159,10 +219,20 @@ def _auroc(results: Sequence[Mapping[str, Any]]) -> float | None:
     return float(np.mean([result["open_set"]["auroc"] for result in results]))
 
 
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
+def _to_best(row: Row) -> str:
+    text = difference(row.against.get(row.best)) if row.best else ""
+    return f"{text} ({row.best})" if text else ""
+
+
+def difference(gap: Difference | None) -> str:
+    """Mean and half-width, in bold where the interval excludes zero; nothing for None.
+
+    >>> difference(Difference(2.0, 1.0)), difference(Difference(2.0, 3.0)), difference(None)
+    ('**+2.0 ± 1.0**', '+2.0 ± 3.0', '')
+    """
+    if gap is None:
         return ""
-    text = f"{difference.mean:+.1f}"
-    if math.isfinite(difference.half_width):
-        text += f" ± {difference.half_width:.1f}"
-    return f"**{text}**" if difference.clear else text
+    text = f"{gap.mean:+.1f}"
+    if math.isfinite(gap.half_width):
+        text += f" ± {gap.half_width:.1f}"
+    return f"**{text}**" if gap.clear else text

@@ -6,12 +6,10 @@ import json
 import math
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any, Self
 
 import pydantic
@@ -19,11 +17,13 @@ from pydantic import Field, model_validator
 
 from featcache import plugins
 from featcache.cache.files import explained, write_atomic
+from featcache.cache.reader import Cache
 from featcache.cache.spec import ValueType, ViewSpec
-from featcache.config import Config, did_you_mean, merge
+from featcache.config import Config, did_you_mean, merge, nest
 from featcache.errors import ConfigError
-from featcache.runs import plot, table
+from featcache.runs.table import CONTROLS
 from featcache.stages.extract import ExtractRequest, MakeProgress, extract
+from featcache.stages.study import Place, Study, conclude
 from featcache.stages.train import TrainRequest, parse_options, train
 
 Say = Callable[[str], None]
@@ -59,6 +59,8 @@ class TrainTable(Config):
     """Names of `[condition.NAME]`; all of them by default."""
     objectives: tuple[str, ...] = Field(min_length=1)
     """Also names of `[variant.NAME]`."""
+    controls: bool = True
+    """Train zero_shot (where the cache has class text), knn, linear and supervised as well, if not listed."""
     labels_per_class: tuple[pydantic.PositiveInt, ...] = ()
     num_labels: tuple[pydantic.PositiveInt, ...] = ()
     seeds: tuple[pydantic.NonNegativeInt, ...] = Field(default=(0,), min_length=1)
@@ -86,6 +88,11 @@ class Pipeline(Config):
     condition: dict[CacheName, dict[str, Any]] = Field(default_factory=dict)
     """`[condition.NAME]`: options, such as data.imbalance, under which the whole grid is trained once; they
     win over `[options]`. Objectives are compared within a condition."""
+    select: dict[str, dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]] = Field(
+        default_factory=dict
+    )
+    """`[select.NAME]`: values to choose from, by option (`"objective.w_ent" = [0.3, 1.0]`): every combination
+    is trained beside the default, and one is chosen for each draw without test labels."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -114,6 +121,13 @@ class Pipeline(Config):
         for name in (*self.objective, *self.variant, *self.train.objectives):
             for condition in self._conditions():
                 parse_options(self.objective_of(name), self.options_of(name, condition))
+        for name in self.select:
+            if name not in (known := (*self.train.objectives, *self._controls(CONTROLS))):
+                raise ConfigError(
+                    f"`select` names an objective that is not trained: `{name}`",
+                    hint=did_you_mean(name, known),
+                )
+            self.settings(name)
         return self
 
     def objective_of(self, name: str) -> str:
@@ -131,19 +145,47 @@ class Pipeline(Config):
     def _conditions(self) -> Sequence[str | None]:
         return self.train.conditions or tuple(self.condition) or (None,)
 
-    def requests(self, caches: Mapping[str, Path]) -> Iterator[tuple[str, TrainRequest]]:
-        """Every training of the grid, with its run directory: `CACHE[+CONDITION]/OBJECTIVE/BUDGET/SEED`."""
+    def settings(self, name: str, condition: str | None = None) -> dict[str, dict[str, Any]]:
+        """Options by the name of the setting: first the default (an empty name), then what differs from it."""
+        objective, default = self.objective_of(name), self.options_of(name, condition)
+        found, parsed = {"": default}, [parse_options(objective, default)]
+        grid = self.select.get(name, {})
+        for values in product(*grid.values()) if grid else ():
+            pairs = dict(zip(grid, values, strict=True))
+            options = merge(merge({}, default), nest(pairs))
+            if (this := parse_options(objective, options)) not in parsed:
+                parsed.append(this)
+                found[_name(pairs)] = options
+        return found
+
+    def _controls(self, of: Collection[str]) -> tuple[str, ...]:
+        """Those to add to what is listed."""
+        listed = self.train.objectives
+        return tuple(name for name in of if self.train.controls and name not in listed)
+
+    def requests(
+        self, caches: Mapping[str, Path], with_text: Collection[str] = ()
+    ) -> Iterator[tuple[Place, TrainRequest]]:
+        """Every training of the grid, and its place; `with_text`: names of caches that hold class text."""
         budgets = [("labels_per_class", n) for n in self.train.labels_per_class]
         budgets += [("num_labels", n) for n in self.train.num_labels]
         for cache, condition in product(self.train.caches or self.extract, self._conditions()):
+            controls = [c for c in CONTROLS if c != "zero_shot" or cache in with_text]
             data = f"{cache}+{condition}" if condition else cache
-            for (kind, n), name in product(budgets, self.train.objectives):
-                objective, options = self.objective_of(name), self.options_of(name, condition)
-                for seed in self.train.seeds:
-                    yield (
-                        f"{data}/{name}/{kind}={n}/seed={seed}",
-                        TrainRequest(caches[cache], objective, seed, options=options, **{kind: n}),
-                    )
+            names = (*self._controls(controls), *self.train.objectives)
+            for (kind, n), name in product(budgets, names):
+                objective = self.objective_of(name)
+                for setting, options in self.settings(name, condition).items():
+                    for seed in self.train.seeds:
+                        yield (
+                            Place(data, name, setting, f"{kind}={n}", seed),
+                            TrainRequest(caches[cache], objective, seed, options=options, **{kind: n}),
+                        )
+
+
+def _name(pairs: Mapping[str, Any]) -> str:
+    """A setting by its values: `w_ent=0.3,optim.steps=100`."""
+    return ",".join(f"{key.removeprefix('objective.')}={value}" for key, value in pairs.items())
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:
@@ -174,43 +216,6 @@ def bundled() -> Path:
     return inside if inside.is_dir() else inside.parents[1] / "pipelines"
 
 
-@dataclass(frozen=True)
-class Study:
-    """What a pipeline file came to."""
-
-    rows: list[table.Row]
-    extraction: float | None
-    """Seconds that all extractions took; None where one was interrupted and went on, or is not known."""
-    trainings: list[tuple[str, float]]
-    """Objective and seconds of every training."""
-    table: Path
-    plot: Path
-
-    def describe(self) -> str:
-        """The table, what each stage took, and where table and plot are."""
-        total = sum(seconds for _, seconds in self.trainings)
-        lines = [table.aligned(table.markdown(self.rows))]
-        extraction = "in several parts" if self.extraction is None else f"{self.extraction:.1f} s"
-        count = f"{len(self.trainings)} training{'s' if len(self.trainings) > 1 else ''}"
-        lines.append(f"extraction: {extraction}; {count}: {total:.1f} s")
-        if self.extraction is not None:
-            lines.append(self._second_experiment(self.extraction))
-        return "\n".join([*lines, f"table: {self.table}", f"plot: {self.plot}"])
-
-    def _second_experiment(self, extraction: float) -> str:
-        by_objective: dict[str, list[float]] = {}
-        for objective, seconds in self.trainings:
-            by_objective.setdefault(objective, []).append(seconds)
-        slowest, second = max(
-            ((name, median(times)) for name, times in by_objective.items()), key=lambda item: item[1]
-        )
-        first, times_less = extraction + second, 1 + extraction / max(second, 0.001)
-        return (
-            f"the first experiment with {slowest}: {first:.1f} s, extraction included; "
-            f"the second, from the cache: {second:.1f} s, {times_less:.0f} times less"
-        )
-
-
 def run_pipeline(
     name: str,
     *,
@@ -222,7 +227,8 @@ def run_pipeline(
 ) -> Study:
     """Extract and train what a pipeline file asks for under `out` (by default `runs/NAME`).
 
-    Also writes the table to `out`/results.md and its plot to `out`/results.png. Finished trainings are kept,
+    Also writes the tables to `out`/results.md, a plot of them to `out`/results.png, and a reliability diagram
+    to `out`/reliability.png. Finished trainings are kept,
     unfinished ones are resumed. Raises ConfigError, before anything is computed, where the file does not fit.
     """
     pipeline = load(name, overrides)
@@ -233,25 +239,17 @@ def run_pipeline(
     for key, spec in pipeline.extract.items():
         caches[key] = out / "caches" / f"{key}.zarr"
         extractions.append(_extract(key, spec, caches[key], device, say, progress))
-    results = []
-    requests = list(pipeline.requests(caches))
-    for number, (path, request) in enumerate(requests, start=1):
-        result = train(request, out / path, device=device, resume=(out / path).exists())
+    trained = []
+    with_text = [key for key, path in caches.items() if Cache.open(path).class_text is not None]
+    requests = list(pipeline.requests(caches, with_text))
+    for number, (place, request) in enumerate(requests, start=1):
+        run = out / place.path
+        result = train(request, run, device=device, resume=run.exists())
         accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
-        say(f"[{number}/{len(requests)}] {path}: {accuracy:.1f} % in {seconds:.1f} s")
-        data, objective, *_ = path.split("/")
-        results.append((data, result | {"objective": objective}))
-    study = Study(
-        rows=table.rows(results),
-        extraction=None if None in extractions else math.fsum(filter(None, extractions)),
-        trainings=[(result["objective"], result["seconds"]) for _, result in results],
-        table=out / "results.md",
-        plot=out / "results.png",
-    )
-    with explained(out):
-        write_atomic(study.table, table.markdown(study.rows).encode())
-        write_atomic(study.plot, plot.png(study.rows))
-    return study
+        say(f"[{number}/{len(requests)}] {place.path}: {accuracy:.1f} % in {seconds:.1f} s")
+        trained.append((place, result | {"objective": place.objective}))
+    extraction = None if None in extractions else math.fsum(filter(None, extractions))
+    return conclude(trained, extraction, out)
 
 
 def _extract(

@@ -23,6 +23,7 @@ from featcache.loading.splits import choose_classes, draw_labels, long_tail
 from featcache.loading.store import FeatureStore, reside
 from featcache.objectives.base import Objective, Probe, ProbeData, Task
 from featcache.runs.run import RESULT, MetricLog, Run
+from featcache.stages.judge import judge
 from featcache.training import evaluate
 from featcache.training.learner import Kind, Origin, build, save_task
 from featcache.training.loop import fit
@@ -60,7 +61,7 @@ def train(
     Test labels are looked at once, at the end. Raises a FeatcacheError, before anything is written, when the
     cache is not whole, the labels do not suffice, an option does not fit, or `out` holds something else.
     """
-    job = _Job(request, resolve(device), say)
+    job = Job(request, resolve(device), say)
     run = Run.at(out, job.config(), resume=resume)
     if (done := run.result()) is not None:
         say(f"{out} is done already")
@@ -71,9 +72,9 @@ def train(
     run.begin(job.config())
     run.write("labels.json", job.label_record())
     save_task(run.task, task, origin)
-    predict = job.fit(learner, run) if isinstance(learner, TrainState) else learner
+    predict = job.learn(learner, run)
     seconds = time.perf_counter() - start
-    result = job.result(predict, seconds)
+    result = job.result(predict, run, seconds)
     run.write(RESULT, result)
     return result
 
@@ -91,7 +92,7 @@ def parse_options(objective: str, options: Mapping[str, Any]) -> TrainOptions:
     return parsed.model_copy(update={"objective": own.model_dump(mode="json")})
 
 
-class _Job:
+class Job:
     """What one training needs, opened and checked before anything is written."""
 
     def __init__(self, request: TrainRequest, device: torch.device, say: Say) -> None:
@@ -176,10 +177,15 @@ class _Job:
             self._unit_text(),
         )
 
+    def learn(self, learner: TrainState | evaluate.Predict, run: Run) -> evaluate.Predict:
+        """What predicts: a probe as it is, projector and heads after their training."""
+        return self.fit(learner, run) if isinstance(learner, TrainState) else learner
+
     def fit(self, state: TrainState, run: Run) -> evaluate.Predict:
         """Train projector, heads and critics step by step."""
         # Test rows are read once: from disk, where they are.
-        self.say(f"features: {reside(self.train_store, self.options.data.residency, self.device)}")
+        if self.train_store.columns["tokens"].resident is None:  # a fold finds them where they are
+            self.say(f"features: {reside(self.train_store, self.options.data.residency, self.device)}")
         if run.checkpoint.exists():
             state.load(run.checkpoint)
             self.say(f"resumed at step {state.step}")
@@ -248,16 +254,18 @@ class _Job:
             device=self.device,
         )
 
-    def result(self, predict: evaluate.Predict, seconds: float) -> dict[str, Any]:
+    def result(self, predict: evaluate.Predict, run: Run, seconds: float) -> dict[str, Any]:
         """The honest figures: test rows of the task's classes only, all of them that could be read."""
         log_probs = predict(self.test_store, self.test_rows).double().numpy()
         truth = self.test_labels[self.test_rows]
+        said = judge(self, predict, run, log_probs)
         result = {
+            **said,
             "objective": self.request.objective,
             "seed": self.request.seed,
             "num_labels": len(self.labels.labelled),
             "labels_per_class": self.request.labels_per_class,
-            "test": figures(log_probs, truth, self.class_names),
+            "test": figures(log_probs, truth, self.class_names) | said["test"],
             "seconds": round(seconds, 3),
             "encoder": self.cache.spec.encoder["name"],
             "fingerprint": self.cache.fingerprint,

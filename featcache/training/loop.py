@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from featcache.errors import TrainError
 from featcache.loading.loader import Loader
-from featcache.objectives.base import Features, Objective
+from featcache.objectives.base import Objective
 from featcache.training.options import TrainOptions
 from featcache.training.state import TrainState
 
@@ -97,12 +96,3 @@ def _finite(recent: Sequence[Mapping[str, Tensor]], step: int) -> dict[str, floa
 
 def _autocast(amp: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bfloat16")
-
-
-def predictor(projector: torch.nn.Module, objective: Objective[Any]) -> Callable[[Features], Tensor]:
-    """Features to (B, C) log-probabilities, float32."""
-
-    def predict(features: Features) -> Tensor:
-        return objective.logits(projector(features)).float().log_softmax(1)
-
-    return predict

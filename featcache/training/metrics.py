@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import metrics as sk
 
 Floats = NDArray[np.float64]
+BINS = 15
+"""Of confidence, equally wide, each (low, high]."""
 
 
 def evaluate(log_probs: Floats, labels: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
@@ -22,6 +23,8 @@ def evaluate(log_probs: Floats, labels: NDArray[np.int64], class_names: Sequence
     >>> good["accuracy"], round(good["nll"], 3)
     (1.0, 0.164)
     """
+    from sklearn import metrics as sk
+
     classes, predicted = len(class_names), log_probs.argmax(1)
     # scikit-learn's confusion_matrix warns where there is one class only.
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
@@ -53,7 +56,7 @@ def open_set(known: Floats, unknown: Floats) -> dict[str, Any]:
     return {"auroc": float(sk.roc_auc_score(truth, confidence)), "unknown": len(unknown)}
 
 
-def expected_calibration_error(log_probs: Floats, labels: NDArray[np.int64], bins: int = 15) -> float:
+def expected_calibration_error(log_probs: Floats, labels: NDArray[np.int64], bins: int = BINS) -> float:
     """Mean gap between confidence and accuracy over equal-width bins of confidence (arXiv 1706.04599, eq. 3).
 
     >>> expected_calibration_error(np.log(np.array([[0.75, 0.25]] * 4)), np.array([0, 0, 0, 1]))
@@ -61,6 +64,14 @@ def expected_calibration_error(log_probs: Floats, labels: NDArray[np.int64], bin
     """
     confidence = np.exp(log_probs.max(1))
     correct = log_probs.argmax(1) == labels
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(index, weights=confidence - correct, minlength=bins)
+    gap = np.bincount(bin_of(confidence, bins), weights=confidence - correct, minlength=bins)
     return float(np.abs(gap).sum() / len(labels))
+
+
+def bin_of(confidence: Floats, bins: int) -> NDArray[np.int64]:
+    """(N,) confidences to the bins they fall in, 0 to bins - 1.
+
+    >>> bin_of(np.array([0.0, 0.5, 0.51, 1.0]), 2)
+    array([0, 0, 1, 1])
+    """
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)

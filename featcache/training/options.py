@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -65,6 +65,9 @@ class LogOptions(Config):
 class TrainOptions(Config):
     """The options of one training; `objective` is parsed by the objective itself."""
 
+    cv: Literal[0] | Annotated[int, Field(ge=2)] = 0
+    """Folds of the labelled samples that are held out, one training more for each; at most as many as the
+    smallest class has samples, none for one sample. 0 is off, but for probes, which take no time: 5."""
     objective: dict[str, Any] = Field(default_factory=dict)
     projector: ProjectorOptions = Field(default_factory=ProjectorOptions)
     optim: OptimOptions = Field(default_factory=OptimOptions)

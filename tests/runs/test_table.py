@@ -19,7 +19,13 @@ def result(objective, seed, accuracy, labels_per_class=4, num_labels=12, nll=1.0
         "seed": seed,
         "labels_per_class": labels_per_class,
         "num_labels": num_labels,
-        "test": {"accuracy": accuracy / 100, "nll": nll, "ece": 0.1},
+        "test": {
+            "accuracy": accuracy / 100,
+            "nll": nll,
+            "ece": 0.1,
+            "nll_scaled": nll / 2,
+            "ece_scaled": 0.05,
+        },
         "seconds": 2.0,
     }
 
@@ -101,8 +107,11 @@ def test_mean_and_spread():
         "labels": "4/class",
         "objective": "knn",
         "accuracy %": "60.0 ± 10.0",
+        "minus best control": "",
         "NLL": "1.00",
         "ECE": "0.100",
+        "NLL scaled": "0.50",
+        "ECE scaled": "0.050",
         "s": "2.0",
     }
 
@@ -118,9 +127,33 @@ def test_aligned_for_a_terminal():
     lines = text.splitlines()
     assert (
         " ".join(lines[0].split())
-        == "cache labels objective accuracy % minus linear minus supervised NLL ECE s"
+        == "cache labels objective accuracy % minus linear minus supervised minus best control "
+        "NLL ECE NLL scaled ECE scaled s"
     )
     assert [line.index(word) for line, word in zip(lines[2:], ("linear", "supervised"), strict=True)] == [
         lines[0].index("objective")
     ] * 2
     assert not any(line != line.rstrip() for line in lines)
+
+
+def test_the_best_control_is_named():
+    given = results(zero_shot=[50, 50, 50], knn=[60, 61, 65], linear=[40, 70, 60], twinturbo=[70, 72, 74])
+    rows = {row["objective"]: row for row in cells(table.markdown(table.rows(given)))}
+    assert rows["twinturbo"]["minus best control"] == "**+10.0 ± 2.5** (knn)"
+    assert rows["knn"]["minus best control"] == ""
+    assert rows["zero_shot"]["minus best control"] == "**-12.0 ± 6.6** (knn)"
+    assert rows["linear"]["minus linear"] == ""
+
+
+def test_without_a_control_there_is_no_column_for_the_best():
+    assert "control" not in table.markdown(table.rows(results(twinturbo=[50, 60])))
+
+
+@pytest.mark.parametrize(
+    ("draws", "said"), [(1, "Only 1 label draw:"), (4, "Only 4 label draws:"), (5, ""), (9, "")]
+)
+def test_a_note_where_draws_are_few(draws, said):
+    given = results(linear=[50.0] * 9, knn=[60.0] * draws)
+    note = table.note(table.rows(given))
+    assert note.startswith(said)
+    assert bool(note) == bool(said)

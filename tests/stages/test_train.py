@@ -260,3 +260,29 @@ def test_cls_is_refused_where_there_is_none(frozen, photos, tmp_path):
     with pytest.raises(TrainError, match=r"no CLS token[\s\S]*expected: attention, mean or gem"):
         train(request, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_result_says_of_its_calibration(cache, learn):
+    """Few labels and no folds: never surer than it was. Held out, a temperature may go either way."""
+    plain, folded = learn(cache, out="plain"), learn(cache, out="folded", set={"cv": 2})
+    assert plain["held_out"] is None
+    assert 1 <= plain["temperature"] <= 20
+    assert folded["held_out"].keys() == {"accuracy", "nll"}
+    assert 0.05 <= folded["temperature"] <= 20
+    for result in (plain, folded):
+        test = result["test"]
+        assert sum(test["reliability"]["before"]["count"]) == test["samples"]
+        assert {"nll_scaled", "ece_scaled"} < test.keys()
+    assert plain["scores"].keys() >= {"silhouette", "rankme", "agreement"}
+    assert plain["scores"] == folded["scores"]
+    assert plain["test"]["nll"] == folded["test"]["nll"]
+
+
+def test_one_label_of_a_class_cannot_be_held_out(cache, learn):
+    assert learn(cache, "knn", labels_per_class=1)["held_out"] is None
+    assert learn(cache, "knn", out="two", labels_per_class=2)["held_out"] is not None
+
+
+def test_folds_are_gone_when_the_run_is_done(cache, learn, tmp_path):
+    learn(cache, set={"cv": 2})
+    assert not list((tmp_path / "run").glob("fold=*"))

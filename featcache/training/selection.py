@@ -1,0 +1,107 @@
+"""Choosing a setting without test labels: scores of unlabelled samples, their vote, folds of labelled ones.
+
+Every score is oriented so that larger is better. None of them is right alone (a model that is wrong may be
+sure, well separated or of high rank), so the ranks they give are averaged: a Borda count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+ROWS = 2000
+"""Unlabelled samples that are looked at, at most."""
+
+
+def sample(unlabelled: NDArray[np.int64], labelled: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Sorted rows to score: `ROWS` of those not labelled, drawn by the seed, or all where there are fewer.
+
+    >>> sample(np.arange(5), np.array([0, 3]), seed=0)
+    array([1, 2, 4])
+    """
+    rows = np.setdiff1d(unlabelled, labelled)
+    if len(rows) <= ROWS:
+        return rows
+    return np.sort(np.random.default_rng([seed, ROWS]).choice(rows, ROWS, replace=False))
+
+
+def scores(z: Floats, log_probs: Floats, other: Floats | None = None) -> dict[str, float]:
+    """Every score of N samples: `z` (N, d), `log_probs` (N, C) in nats, `other` (N, C) of a second view.
+
+    silhouette (-1 to 1) and calinski_harabasz (scikit-learn): how compact and apart the predicted classes
+    are, z being centred and of unit length; rankme (1 to d); marginal_entropy (nats): how evenly classes are
+    used; confidence: the mean of the largest probability; agreement: the share of samples whose predicted
+    class is the same under the second view, absent where the cache has none. Predictions of a single class
+    get the least there is.
+    """
+    probs, predicted = np.exp(log_probs), log_probs.argmax(1)
+    marginal = probs.mean(0)
+    found = {
+        **_separation(z, predicted),
+        "rankme": rankme(z),
+        "marginal_entropy": float(-(marginal * np.log(np.maximum(marginal, 1e-300))).sum()),
+        "confidence": float(probs.max(1).mean()),
+    }
+    if other is not None:
+        found["agreement"] = float((predicted == other.argmax(1)).mean())
+    return found
+
+
+def rankme(z: Floats) -> float:
+    """exp(-sum_k p_k log p_k) with p_k = sigma_k / sum(sigma) + 1e-7 of the singular values of z.
+
+    Source: arXiv 2210.02885, equation 1.
+
+    >>> round(rankme(np.eye(4)), 3), round(rankme(np.ones((4, 4))), 3)
+    (4.0, 1.0)
+    """
+    sigma = np.linalg.svd(z, compute_uv=False)
+    p = sigma / max(float(sigma.sum()), 1e-300) + 1e-7
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def borda(candidates: Sequence[Mapping[str, float]]) -> list[float]:
+    """Mean rank of each candidate over the scores that all of them have; 1 is best, ties share their ranks.
+
+    >>> borda([{"a": 1.0, "b": 5.0}, {"a": 2.0, "b": 5.0}, {"a": 3.0, "b": 1.0}])
+    [2.25, 1.75, 2.0]
+    """
+    from scipy.stats import rankdata
+
+    names = [name for name in candidates[0] if all(name in candidate for candidate in candidates)]
+    if not names:
+        return [1.0] * len(candidates)
+    ranks = [rankdata([-candidate[name] for candidate in candidates]) for name in names]
+    return [float(mean) for mean in np.mean(ranks, axis=0)]
+
+
+def folds(labels: NDArray[np.int64], wanted: int, seed: int) -> list[NDArray[np.int64]]:
+    """Stratified folds as positions in `labels`: at most `wanted`, none where a class has one sample only.
+
+    >>> folds(np.array([0, 0, 1]), 3, seed=0)
+    []
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    smallest = int(np.unique(labels, return_counts=True)[1].min())
+    if min(wanted, smallest) < 2:
+        return []
+    split = StratifiedKFold(min(wanted, smallest), shuffle=True, random_state=seed)
+    return [held for _, held in split.split(labels, labels)]
+
+
+def _separation(z: Floats, predicted: NDArray[np.int64]) -> dict[str, float]:
+    from sklearn.metrics import calinski_harabasz_score, silhouette_score
+
+    # Features of one model share a large common part, which would hide what tells them apart.
+    centred = z - z.mean(0)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    if not 2 <= len(np.unique(predicted)) < len(z):
+        return {"silhouette": -1.0, "calinski_harabasz": 0.0}
+    return {
+        "silhouette": float(silhouette_score(unit, predicted)),
+        "calinski_harabasz": float(calinski_harabasz_score(unit, predicted)),
+    }
