@@ -21,7 +21,7 @@ _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def png(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bytes:
-    """Of (cache name, result.json) pairs: a column for each cache and way of counting labels, after below before.
+    """Of (cache name, result.json) pairs: a column for each cache and unit of labels, after below before.
 
     Each shows the largest budget, the samples of all draws together; on the diagonal, calibration is perfect.
     """

@@ -83,7 +83,7 @@ def _figures(log_probs: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
 
 
 def _scores(job: Job, predict: evaluate.Predict) -> dict[str, float]:
-    """Of unlabelled training rows, the second view being the first augmented one; none where all are labelled."""
+    """Of unlabelled training rows (none where there are none); the second view is the first augmented one."""
     rows = selection.sample(job.labels.unlabelled, job.labels.labelled, job.request.seed)
     if not len(rows):
         return {}

@@ -146,7 +146,7 @@ class Pipeline(Config):
         return self.train.conditions or tuple(self.condition) or (None,)
 
     def settings(self, name: str, condition: str | None = None) -> dict[str, dict[str, Any]]:
-        """Options by the name of the setting: first the default (an empty name), then what differs from it."""
+        """Options by the name of the setting: first the default (an empty name), then those that differ."""
         objective, default = self.objective_of(name), self.options_of(name, condition)
         found, parsed = {"": default}, [parse_options(objective, default)]
         grid = self.select.get(name, {})

@@ -51,9 +51,11 @@ def open_set(known: Floats, unknown: Floats) -> dict[str, Any]:
     >>> open_set(np.log(np.array([[0.9, 0.1], [0.6, 0.4]])), np.log(np.array([[0.5, 0.5]])))
     {'auroc': 1.0, 'unknown': 1}
     """
+    from sklearn.metrics import roc_auc_score
+
     truth = np.repeat([1, 0], [len(known), len(unknown)])
     confidence = np.concatenate([known.max(1), unknown.max(1)])
-    return {"auroc": float(sk.roc_auc_score(truth, confidence)), "unknown": len(unknown)}
+    return {"auroc": float(roc_auc_score(truth, confidence)), "unknown": len(unknown)}
 
 
 def expected_calibration_error(log_probs: Floats, labels: NDArray[np.int64], bins: int = BINS) -> float:

@@ -112,12 +112,17 @@ def test_the_whole_walk(write, tmp_path):
     runs = {path.parent.relative_to(folder).parts[0] for path in folder.rglob("result.json")}
     assert runs == {"labels_per_class=2", "label_smoothing=0.0,cv=2", "label_smoothing=0.5,cv=2"}
     assert not list(folder.rglob("fold=*"))
-    results = [json.loads(path.read_text()) for path in sorted(folder.rglob("result.json"))]
+    held_out = {
+        path.parent.parent.parent.name: json.loads(path.read_text())["held_out"] is not None
+        for path in folder.glob("*/*/*/result.json")
+    }
+    assert held_out == {"label_smoothing=0.0,cv=2": True, "label_smoothing=0.5,cv=2": True}
     text = (tmp_path / "out" / "results.md").read_text()
     assert "Only 2 label draws" in text
     assert "| oracle (test labels) |" in text
     assert "chosen by" in study.describe()
-    assert Image.open(tmp_path / "out" / "reliability.png").width > 100
+    with Image.open(tmp_path / "out" / "reliability.png") as picture:
+        assert picture.width > 100
 
 
 def test_zero_shot_is_a_control_where_there_is_class_text(write):
