@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.loading.plan import ReadPlan, choose_views
+from featcache.loading.plan import ReadPlan, choose_views, family_of
 from featcache.loading.store import FeatureStore
 from featcache.objectives.base import Batch, Features, Views
 
@@ -43,9 +43,10 @@ class Loader:
         labelled: Stream,
         unlabelled: Stream | None,
         device: torch.device,
+        source: tuple[FeatureStore, Stream] | None = None,
     ) -> None:
         self.store, self.labels, self.device = store, labels, device
-        self.labelled, self.unlabelled = labelled, unlabelled
+        self.labelled, self.unlabelled, self.source = labelled, unlabelled, source
         self._pinned = device.type == "cuda"
 
     @classmethod
@@ -60,15 +61,24 @@ class Loader:
         uratio: float,
         seed: int,
         device: torch.device,
+        source: tuple[FeatureStore, NDArray[np.int64]] | None = None,
+        source_ratio: float = 0.0,
     ) -> Loader:
-        """Streams over (labelled, unlabelled) `rows`; the unlabelled batch is `uratio` times `batch_size`."""
+        """Streams over (labelled, unlabelled) `rows`; the unlabelled batch is `uratio` times `batch_size`.
+
+        Rows of a second cache, `source`, are `source_ratio` times the unlabelled ones (at least one).
+        """
         labelled_rows, unlabelled_rows = rows
         labelled = Stream(ReadPlan(labelled_rows, min(batch_size, len(labelled_rows)), seed), views.labelled)
         unlabelled = None
         if views.unlabelled and len(unlabelled_rows):
             size = min(max(1, round(uratio * batch_size)), len(unlabelled_rows))
             unlabelled = Stream(ReadPlan(unlabelled_rows, size, seed + 1), views.unlabelled)
-        return cls(store, labels, labelled, unlabelled, device)
+        mixed_in = None
+        if views.source and source and len(source[1]):
+            size = round(source_ratio * (unlabelled or labelled).plan.batch_size)
+            mixed_in = (source[0], _source_stream(*source, size, seed + 2, views.source))
+        return cls(store, labels, labelled, unlabelled, device, mixed_in)
 
     def steps(self, start: int, stop: int) -> Generator[Batch]:
         """The batches of steps `start` to `stop`, read ahead by one thread; its errors are raised here."""
@@ -111,27 +121,43 @@ class Loader:
 
     def _read(self, step: int, buffers: dict[str, list[dict[str, Tensor]]]) -> Batch:
         rows = self.labelled.plan.batch(step)
-        labelled = self._features(self.labelled, rows, step, buffers["labelled"])
+        labelled = self._features(self.store, self.labelled, rows, step, buffers["labelled"])
         unlabelled: tuple[Features, ...] = ()
         index = np.empty(0, np.int64)
         if self.unlabelled:
             index = self.unlabelled.plan.positions(step)
             unlabelled_rows = self.unlabelled.plan.rows[index]
-            unlabelled = self._features(self.unlabelled, unlabelled_rows, step, buffers["unlabelled"])
-        return Batch(labelled, torch.from_numpy(self.labels[rows]), unlabelled, torch.from_numpy(index))
+            unlabelled = self._features(
+                self.store, self.unlabelled, unlabelled_rows, step, buffers["unlabelled"]
+            )
+        source: tuple[Features, ...] = ()
+        if self.source:
+            store, stream = self.source
+            source = self._features(store, stream, stream.plan.batch(step), step, buffers["source"])
+        return Batch(
+            labelled, torch.from_numpy(self.labels[rows]), unlabelled, torch.from_numpy(index), source
+        )
 
     def _features(
-        self, stream: Stream, rows: NDArray[np.int64], step: int, buffers: list[dict[str, Tensor]]
+        self,
+        store: FeatureStore,
+        stream: Stream,
+        rows: NDArray[np.int64],
+        step: int,
+        buffers: list[dict[str, Tensor]],
     ) -> tuple[Features, ...]:
-        views = choose_views(stream.families, self.store.view_names, stream.plan.seed, step)
-        return tuple(self.store.gather(rows, view, into) for view, into in zip(views, buffers, strict=True))
+        views = choose_views(stream.families, store.view_names, stream.plan.seed, step)
+        return tuple(store.gather(rows, view, into) for view, into in zip(views, buffers, strict=True))
 
     def _buffers(self) -> dict[str, list[dict[str, Tensor]]]:
-        streams = {"labelled": self.labelled, "unlabelled": self.unlabelled}
+        streams = {"labelled": (self.store, self.labelled)}
+        if self.unlabelled:
+            streams["unlabelled"] = (self.store, self.unlabelled)
+        if self.source:
+            streams["source"] = self.source
         return {
-            name: [self.store.buffers(stream.plan.batch_size, pinned=self._pinned) for _ in stream.families]
-            for name, stream in streams.items()
-            if stream
+            name: [store.buffers(stream.plan.batch_size, pinned=self._pinned) for _ in stream.families]
+            for name, (store, stream) in streams.items()
         }
 
     def _to_device(self, batch: Batch) -> Batch:
@@ -142,6 +168,7 @@ class Loader:
             batch.label.to(self.device, non_blocking=True),
             tuple(self._move(part) for part in batch.unlabelled),
             batch.unlabelled_index.to(self.device, non_blocking=True),
+            tuple(self._move(part) for part in batch.source),
         )
         # The ring may refill these pinned buffers once the consumer comes back: copies must be done by then.
         torch.cuda.current_stream(self.device).synchronize()
@@ -154,6 +181,15 @@ class Loader:
             mask,
             part.pooled.to(self.device, non_blocking=True),
         )
+
+
+def _source_stream(
+    store: FeatureStore, rows: NDArray[np.int64], size: int, seed: int, families: tuple[str, ...]
+) -> Stream:
+    """A family that the second cache does not hold is read as its `eval` view."""
+    held = {family_of(name) for name in store.view_names}
+    plan = ReadPlan(rows, min(max(1, size), len(rows)), seed)
+    return Stream(plan, tuple(family if family in held else "eval" for family in families))
 
 
 def read_in_order(

@@ -53,7 +53,7 @@ class ReadPlan:
         return np.sort(np.concatenate(taken))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=6)
 def permutation(size: int, seed: int, epoch: int) -> Rows:
     """The order of one epoch: a permutation of `range(size)` seeded by (seed, epoch)."""
     order = np.random.default_rng([seed, epoch]).permutation(size)

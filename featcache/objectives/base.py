@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     """(mu B) rows each; the same samples in every view."""
     unlabelled_index: Tensor
     """(mu B,) int64: position of each row within the unlabelled set, for a memory per sample."""
+    source: tuple[Features, ...] = ()
+    """Rows of the second cache; the same samples in every view. Empty where no such cache is named."""
 
 
 class Views(NamedTuple):
@@ -40,6 +42,8 @@ class Views(NamedTuple):
 
     labelled: tuple[str, ...] = ("eval",)
     unlabelled: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
+    """Of the second cache, if one is named; a family that it does not hold is read as `eval`."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Objective(nn.Module, Generic[OptionsT]):
     """
 
     Options: ClassVar[type[Config]]
+    probed: ClassVar[bool] = False
+    """Whether the result also says what probes make of z*, and of z after training."""
 
     def __init__(self, options: OptionsT, task: Task) -> None:
         super().__init__()
@@ -97,6 +103,12 @@ class Objective(nn.Module, Generic[OptionsT]):
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss to minimise (scalar) and its detached terms; `progress` runs from 0 to 1."""
         raise TypeError(f"{type(self).__name__} must define forward")
+
+    def finish(self, z: Tensor, label: Tensor) -> None:
+        """After the last step, evaluation mode: the labelled samples' z (n, d) and labels (n,), on the CPU.
+
+        By default nothing; what an objective fits here it keeps in buffers, and so in the checkpoint.
+        """
 
     def logits(self, z: Tensor) -> Tensor:
         """(B, d) projected features to (B, C) class logits, whose softmax is q(y|x)."""

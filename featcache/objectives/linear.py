@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydantic
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,6 +38,17 @@ class LinearOptions(Config):
     """Most iterations of the solver."""
 
 
+class LinearMap(NamedTuple):
+    """Logits unit(pooled) weight^T + bias of the k classes that have labels; float64."""
+
+    classes: Tensor
+    """(k,) int64, sorted."""
+    weight: Tensor
+    """(k, P); the columns sum to zero, so that the largest logit is never below the mean of `bias`."""
+    bias: Tensor
+    """(k,)."""
+
+
 class Linear(Probe[LinearOptions]):
     """Logistic regression; the baseline that every projector must beat."""
 
@@ -44,22 +56,41 @@ class Linear(Probe[LinearOptions]):
 
     def fit(self, data: ProbeData, seed: int) -> Callable[[Tensor], Tensor]:
         """A labelled set of one class gives that class."""
-        raw, label = _unit(data.pooled), data.label.cpu().numpy()
-        mean, deviation = raw.mean(axis=0), float(raw.std(axis=0).mean()) or 1.0
-        classes = np.unique(label)
-        model = self._model(label, seed) if len(classes) > 1 else None
-        if model is not None:
-            with warnings.catch_warnings():
-                # A label or two for each class is what we are for.
-                warnings.filterwarnings("ignore", message="The number of unique classes is greater than")
-                model.fit((raw - mean) / deviation, label)
+        fitted = self.fit_map(data, seed)
+        classes = fitted.classes.numpy()
 
         def predict(pooled: Tensor) -> Tensor:
-            x = (_unit(pooled) - mean) / deviation
-            probability = np.ones((len(x), 1)) if model is None else model.predict_proba(x)
+            x = torch.from_numpy(_unit(pooled))
+            probability = (x @ fitted.weight.T + fitted.bias).softmax(dim=1).numpy()
             return log_probabilities(probability, classes, data.num_classes).to(pooled.device)
 
         return predict
+
+    def fit_map(self, data: ProbeData, seed: int) -> LinearMap:
+        """The fit as one affine map of the unit-length embedding, so that it can be kept as tensors."""
+        raw, label = _unit(data.pooled), data.label.cpu().numpy()
+        mean, deviation = raw.mean(axis=0), float(raw.std(axis=0).mean()) or 1.0
+        classes = np.unique(label)
+        if len(classes) == 1:
+            weight, bias = np.zeros((1, raw.shape[1])), np.zeros(1)
+        else:
+            weight, bias = self._solve((raw - mean) / deviation, label, seed)
+        weight = weight / deviation
+        return LinearMap(*map(torch.from_numpy, (classes, weight, bias - weight @ mean)))
+
+    def _solve(
+        self, x: NDArray[np.float64], label: NDArray[np.int64], seed: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        model = self._model(label, seed)
+        with warnings.catch_warnings():
+            # A label or two for each class is what we are for.
+            warnings.filterwarnings("ignore", message="The number of unique classes is greater than")
+            model.fit(x, label)
+        found = getattr(model, "best_estimator_", model)
+        weight, bias = found.coef_, found.intercept_
+        if len(weight) == 1:  # two classes: one logit, of the second against the first
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        return weight, bias
 
     def _model(self, label: NDArray[np.int64], seed: int) -> Any:
         from sklearn.linear_model import LogisticRegression

@@ -40,8 +40,8 @@ class PseudoLabel(Consistency[PseudoLabelOptions]):
 
     def views(self, available: Sequence[str]) -> Views:
         """One weak view of each sample where there is one, else the plain one."""
-        labelled, unlabelled = super().views(available)
-        return Views(labelled, unlabelled[:1])
+        both = super().views(available)
+        return both._replace(unlabelled=both.unlabelled[:1])
 
     def guess(self, seen: Seen) -> Guess:
         """The most probable class of each row, where it is probable enough."""

@@ -175,7 +175,8 @@ class Pipeline(Config):
             names = (*self._controls(controls), *self.train.objectives)
             for (kind, n), name in product(budgets, names):
                 objective = self.objective_of(name)
-                for setting, options in self.settings(name, condition).items():
+                for setting, chosen in self.settings(name, condition).items():
+                    options = _located(chosen, caches)
                     for seed in self.train.seeds:
                         yield (
                             Place(data, name, setting, f"{kind}={n}", seed),
@@ -186,6 +187,12 @@ class Pipeline(Config):
 def _name(pairs: Mapping[str, Any]) -> str:
     """A setting by its values: `w_ent=0.3,optim.steps=100`."""
     return ",".join(f"{key.removeprefix('objective.')}={value}" for key, value in pairs.items())
+
+
+def _located(options: dict[str, Any], caches: Mapping[str, Path]) -> dict[str, Any]:
+    """With `data.source`, where it names a cache of the file, as that cache's place."""
+    name = options.get("data", {}).get("source")
+    return merge(options, {"data": {"source": caches[name]}}) if name in caches else options
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:

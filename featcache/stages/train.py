@@ -19,17 +19,20 @@ from featcache.devices import resolve
 from featcache.errors import TrainError
 from featcache.loading.loader import Loader
 from featcache.loading.plan import family_of
+from featcache.loading.second import SecondCache
 from featcache.loading.splits import choose_classes, draw_labels, long_tail
 from featcache.loading.store import FeatureStore, reside
 from featcache.objectives.base import Objective, Probe, ProbeData, Task
 from featcache.runs.run import RESULT, MetricLog, Run
 from featcache.stages.judge import judge
 from featcache.training import evaluate
+from featcache.training.evaluate import Labelled
 from featcache.training.learner import Kind, Origin, build, save_task
 from featcache.training.loop import fit
 from featcache.training.metrics import evaluate as figures
 from featcache.training.metrics import open_set
 from featcache.training.options import DataOptions, TrainOptions
+from featcache.training.probing import Prober
 from featcache.training.state import TrainState
 
 Say = Callable[[str], None]
@@ -75,6 +78,8 @@ def train(
     predict = job.learn(learner, run)
     seconds = time.perf_counter() - start
     result = job.result(predict, run, seconds)
+    if isinstance(learner, TrainState) and learner.evaluated()[1].probed:
+        result["probes"] = job.probes(learner)
     run.write(RESULT, result)
     return result
 
@@ -114,6 +119,10 @@ class Job:
         _refuse_missing_cls(self.cache, self.options)
         self.train_store = FeatureStore.open(self.cache, data.train, data.layer)
         self.test_store = FeatureStore.open(self.cache, data.test, data.layer)
+        self.second: SecondCache | None = None
+        if data.source:
+            names, like = (data.source_split, data.source_test), self.cache.features(data.layer)
+            self.second = SecondCache.open(data.source, *names, like=like, held_out=self.test_split.spec)
 
     def _draw(self, data: DataOptions) -> None:
         """Which classes there are, and which rows; from here on, classes have the numbers of the task."""
@@ -135,6 +144,9 @@ class Job:
 
     def config(self) -> dict[str, Any]:
         """Everything the result depends on: two equal configurations are the same run."""
+        options = self.options.model_dump(mode="json")
+        # A cache is what it holds, not where it lies.
+        options["data"]["source"] = None
         return {
             "objective": self.request.objective,
             "seed": self.request.seed,
@@ -143,7 +155,8 @@ class Job:
             "cache": self.cache.fingerprint,
             "splits": {s.name: s.spec.model_dump() for s in (self.train_split, self.test_split)},
             "device": self.device.type,
-            "options": self.options.model_dump(mode="json"),
+            "options": options,
+            **({"source": self.second.record()} if self.second else {}),
         }
 
     def label_record(self) -> dict[str, Any]:
@@ -184,8 +197,10 @@ class Job:
     def fit(self, state: TrainState, run: Run) -> evaluate.Predict:
         """Train projector, heads and critics step by step."""
         # Test rows are read once: from disk, where they are.
-        if self.train_store.columns["tokens"].resident is None:  # a fold finds them where they are
-            self.say(f"features: {reside(self.train_store, self.options.data.residency, self.device)}")
+        self._reside(self.train_store, "features")
+        loader = self._loader(state)
+        if loader.source:
+            self._reside(loader.source[0], "features of the second cache")
         if run.checkpoint.exists():
             state.load(run.checkpoint)
             self.say(f"resumed at step {state.step}")
@@ -197,15 +212,32 @@ class Job:
 
             fit(
                 state,
-                self._loader(state),
+                loader,
                 self.options,
                 seed=self.request.seed,
                 device=self.device,
                 log=report,
                 save=lambda: state.save(run.checkpoint),
             )
+        evaluate.finish(state, self.known(), self.device)
         state.save(run.checkpoint)
         return evaluate.of_state(state, self.device)
+
+    def _reside(self, store: FeatureStore, what: str) -> None:
+        if store.columns["tokens"].resident is None:  # a fold finds it where it is
+            self.say(f"{what}: {reside(store, self.options.data.residency, self.device)}")
+
+    def known(self) -> Labelled:
+        """The labelled rows."""
+        rows = self.labels.labelled
+        return Labelled(self.train_store, rows, self.train_labels[rows])
+
+    def probes(self, state: TrainState) -> dict[str, float]:
+        """What probes make of z* and of z, on the test rows of the target and of the second cache."""
+        test = Labelled(self.test_store, self.test_rows, self.test_labels[self.test_rows])
+        prober = Prober(state.evaluated()[0], self.request.seed, self.device)
+        figures = prober.target(self.known(), test, len(self.class_names))
+        return figures | (prober.source(self.second) if self.second else {})
 
     def _task(self) -> Task:
         labels = self.train_labels[self.labels.labelled]
@@ -252,6 +284,8 @@ class Job:
             uratio=self.options.optim.uratio,
             seed=self.request.seed,
             device=self.device,
+            source=(self.second.store, self.second.rows) if self.second else None,
+            source_ratio=self.options.data.source_ratio,
         )
 
     def result(self, predict: evaluate.Predict, run: Run, seconds: float) -> dict[str, Any]:

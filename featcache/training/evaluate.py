@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.cache.reader import WRITTEN, Split
 from featcache.loading.loader import read_in_order
 from featcache.loading.store import FeatureStore
 from featcache.objectives.base import Features
@@ -37,6 +38,28 @@ class Predict:
 
     def __call__(self, store: FeatureStore, rows: NDArray[np.int64]) -> Tensor:
         return self.look(store, rows, 0).log_probs
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows of a split (sorted) and their labels."""
+
+    store: FeatureStore
+    rows: NDArray[np.int64]
+    label: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, store: FeatureStore, split: Split) -> Labelled:
+        """All that have a label and could be read."""
+        rows = np.flatnonzero((split.status[:, 0] == WRITTEN) & (split.labels >= 0))
+        return cls(store, rows, split.labels[rows])
+
+
+def finish(state: TrainState, known: Labelled, device: torch.device) -> None:
+    """After the last step: give the objective the labelled samples as they are then."""
+    projector, objective = state.evaluated()
+    z = map_rows(projector, known.store, known.rows, device)
+    objective.finish(z.float(), torch.from_numpy(known.label))
 
 
 def of_state(state: TrainState, device: torch.device) -> Predict:

@@ -1,0 +1,81 @@
+"""A second cache beside the one that is learned from: samples of the encoder's own domain, to replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.cache.identity import require_same
+from featcache.cache.reader import WRITTEN, Cache, Split
+from featcache.cache.spec import FeatureSpec, SplitSpec
+from featcache.errors import TrainError
+from featcache.loading.store import FeatureStore
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SecondCache:
+    """A cache of the same features, opened and checked."""
+
+    fingerprint: str
+    split: Split
+    """The one to read."""
+    store: FeatureStore
+    rows: Rows
+    """Every usable row of `split`, sorted."""
+    num_classes: int
+    test: Split | None
+    """The one to judge on, where there is one."""
+    test_store: FeatureStore | None
+
+    @classmethod
+    def open(
+        cls, path: Path, split: str, test: str, *, like: FeatureSpec, held_out: SplitSpec
+    ) -> SecondCache:
+        """The cache at `path`, whose features must be `like` those of the first; views may differ.
+
+        Raises CacheMismatch naming the field that differs, CacheError where the split is missing or not
+        whole, TrainError where its rows are those of `held_out` or of `test`, which no training may read.
+        """
+        cache = Cache.open(path)
+        require_same(
+            path,
+            cache.features(like.layer),
+            like,
+            by="in the cache that is learned from",
+            hint="extract both caches with the same --model, --tokens and --layer",
+        )
+        read = cache.split(split)
+        read.check()
+        judged = cache.split(test) if test in cache.split_names else None
+        if read.spec == held_out or split == test:
+            raise TrainError(
+                "the second cache would put test rows into the training",
+                got=f"data.source_split={split} of {path}",
+                expected="a split on which nothing is reported",
+                hint="name another with --set data.source_split=...",
+            )
+        if judged is not None:
+            judged.check()
+        rows = np.flatnonzero((read.status == WRITTEN).all(1))
+        if not len(rows):
+            raise TrainError(f"the split `{split}` of {path} has no readable row")
+        return cls(
+            cache.fingerprint,
+            read,
+            FeatureStore.open(cache, split, like.layer),
+            rows,
+            len(cache.class_names),
+            judged,
+            FeatureStore.open(cache, test, like.layer) if judged is not None else None,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What identifies it, for the configuration of a run."""
+        splits = [self.split, *([self.test] if self.test else [])]
+        return {"cache": self.fingerprint, "splits": {s.name: s.spec.model_dump() for s in splits}}
