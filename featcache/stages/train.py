@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featcache import plugins
-from featcache.cache.reader import WRITTEN, Cache, Split
+from featcache.cache.reader import WRITTEN, Cache
 from featcache.devices import resolve
 from featcache.errors import TrainError
 from featcache.loading.loader import Loader
@@ -24,6 +24,13 @@ from featcache.loading.splits import choose_classes, draw_labels, long_tail
 from featcache.loading.store import FeatureStore, reside
 from featcache.objectives.base import Objective, Probe, ProbeData, Task
 from featcache.runs.run import RESULT, MetricLog, Run
+from featcache.stages.checks import (
+    refuse_leak,
+    refuse_missing_cls,
+    refuse_seed,
+    refuse_unlabelled_test,
+    whole_split,
+)
 from featcache.stages.judge import judge
 from featcache.training import evaluate
 from featcache.training.evaluate import Labelled
@@ -102,21 +109,21 @@ class Job:
 
     def __init__(self, request: TrainRequest, device: torch.device, say: Say) -> None:
         self.request, self.device, self.say = request, device, say
-        _refuse_seed(request.seed)
+        refuse_seed(request.seed)
         self.kind = objective_class(request.objective)
         self.options = parse_options(request.objective, request.options or {})
         self.cache = Cache.open(request.cache)
         data = self.options.data
-        _refuse_leak(data.train, data.test)
-        self.train_split = _whole_split(self.cache, "train", data.train)
-        self.test_split = _whole_split(self.cache, "test", data.test)
+        refuse_leak(data.train, data.test)
+        self.train_split = whole_split(self.cache, "train", data.train)
+        self.test_split = whole_split(self.cache, "test", data.test)
         self._draw(data)
         readable = self.test_split.status[:, 0] == WRITTEN
         self.test_labels = self.classes.numbered(self.test_split.labels)
         self.test_rows = np.flatnonzero(readable & (self.test_labels >= 0))
         self.unknown_rows = np.flatnonzero(readable & np.isin(self.test_split.labels, self.classes.unknown))
-        _refuse_unlabelled_test(len(self.test_rows), data.test)
-        _refuse_missing_cls(self.cache, self.options)
+        refuse_unlabelled_test(len(self.test_rows), data.test)
+        refuse_missing_cls(self.cache, self.options)
         self.train_store = FeatureStore.open(self.cache, data.train, data.layer)
         self.test_store = FeatureStore.open(self.cache, data.test, data.layer)
         self.second: SecondCache | None = None
@@ -313,56 +320,3 @@ class Job:
 def _centred(text: Tensor) -> Tensor:
     """Class-name embeddings without their common part, as embeddings of samples are without theirs."""
     return F.normalize(text - text.mean(0), dim=1) if len(text) > 1 else text
-
-
-def _whole_split(cache: Cache, role: str, name: str) -> Split:
-    if name not in cache.split_names:
-        raise TrainError(
-            f"the cache has no split `{name}` to {role} on",
-            got=", ".join(cache.split_names) or "no split at all",
-            hint=f"extract it into the cache, or name another with --set data.{role}=...",
-        )
-    split = cache.split(name)
-    split.check()
-    return split
-
-
-def _refuse_missing_cls(cache: Cache, options: TrainOptions) -> None:
-    layers = {shape.layer: shape for shape in cache.shapes.layers}
-    wanted = cache.shapes.layers[0].layer if options.data.layer is None else options.data.layer
-    # Texts begin with their CLS token, which has no place in a grid.
-    if (
-        options.projector.pool == "cls"
-        and wanted in layers
-        and layers[wanted].grid
-        and not layers[wanted].prefix
-    ):
-        raise TrainError(
-            "these tokens have no CLS token to aggregate",
-            got=f"projector.pool=cls, and a grid of {layers[wanted].tokens} tokens without a prefix",
-            expected="attention, mean or gem",
-            hint="--set projector.pool=attention, or extract with --tokens all from a model that has a CLS",
-        )
-
-
-def _refuse_seed(seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise TrainError("this seed cannot be used", got=seed, expected=f"0 to {2**32 - 1}")
-
-
-def _refuse_leak(train: str, test: str) -> None:
-    if train == test:
-        raise TrainError(
-            "the training and the test split are the same",
-            got=train,
-            expected="two splits: test rows never take part in training",
-            hint="extract a test split into the cache, or name it with --set data.test=...",
-        )
-
-
-def _refuse_unlabelled_test(rows: int, name: str) -> None:
-    if not rows:
-        raise TrainError(
-            f"the split `{name}` has no labelled, readable row to report on",
-            hint="extract a labelled test split, or name another with --set data.test=...",
-        )
