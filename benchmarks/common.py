@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, TokenArray
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
 from featcache.cache.writer import CacheWriter
 
 T = TypeVar("T")
@@ -142,12 +142,17 @@ def random_tokens(tokens: int, dim: int) -> Callable[[int], Tokens]:
     return lambda rows: rng.standard_normal((rows, tokens, dim), np.float32).astype(np.float16)
 
 
-def write_cache(path: Path, splits: Mapping[str, int], features: Callable[[int], Tokens]) -> None:
+def write_cache(
+    path: Path,
+    splits: Mapping[str, int],
+    features: Callable[[int], Tokens],
+    storage: StorageSpec | None = None,
+) -> None:
     """A cache of so many rows by split, by the real writer; labels go round, pooled is the first token."""
     _, tokens, dim = features(1).shape
     spec = CacheSpec(encoder={"name": "benchmark"}, layers=(-1,), tokens="all", class_names=CLASS_NAMES)
     shapes = Shapes(layers=(TokenArray(layer=-1, tokens=tokens, dim=dim),), pooled=dim)
-    with CacheWriter(path, spec) as writer:
+    with CacheWriter(path, spec, storage=storage) as writer:
         for name, rows in splits.items():
             ids, labels = [f"{name}/{row}" for row in range(rows)], np.arange(rows) % len(CLASS_NAMES)
             split = writer.split(name, SplitSpec(source=name, rows=rows), ids, labels, shapes)

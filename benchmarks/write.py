@@ -1,28 +1,35 @@
-"""Writing tokens until they are safe on disk: the cache's writer against a raw file and against its peers.
+"""Writing tokens until they are safe on disk: the cache's writer against raw files and against its peers.
 
     python -m benchmarks.write [--smoke] [--json FILE]
 
 Everyone writes the same rows and then waits for the disk (fsync), into the same file system, in turn. The
-bound is one raw file, batch by batch. zarr-python and tensorstore write the cache's own layout a whole shard
-at a time, which is when they are fastest; the cache's writer and h5py take batches, as a model gives them.
+bound is one raw file, batch by batch; raw files as many and as large as the cache's own show what the number
+of files costs. zarr-python and tensorstore write the cache's own layout a whole shard at a time, which is
+when they are fastest; the cache's writer and h5py take batches, as a model gives them.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks import common
 from featcache.cache.files import sync_tree
+from featcache.cache.layout import chunk_rows
 from featcache.cache.spec import StorageSpec
 
-TOKENS, DIM = 197, 768
 BOUND = "raw file"
-SHARD = StorageSpec().block_rows(2 * TOKENS * DIM)
+SLOW = 8
+"""zarr-python writes one row for every so many of the others', as all of them would take minutes."""
 
 
 class Data(NamedTuple):
@@ -33,10 +40,47 @@ class Data(NamedTuple):
 
     def pieces(self, step: int) -> Iterator[tuple[int, common.Tokens]]:
         """(first row, rows) of the next piece of at most `step` rows, none across a shard's border."""
-        for first in range(0, self.rows, SHARD):
+        for first in range(0, self.rows, len(self.shard)):
             here = self.shard[: self.rows - first]
             for start in range(0, len(here), step):
                 yield first + start, here[start : start + step]
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """The shape of the cache's own inner chunks."""
+        row = self.shard.shape[1:]
+        return chunk_rows(len(self.shard), self.shard[0].nbytes), *row
+
+    @property
+    def storage(self) -> StorageSpec:
+        """How the cache is to make its shards."""
+        return StorageSpec(shard_size=str(len(self.shard)))
+
+    @property
+    def megabytes(self) -> float:
+        """Of all rows."""
+        found: float = self.rows * self.shard[0].nbytes / 1e6
+        return found
+
+
+class Case(NamedTuple):
+    """Rows of tokens in shards of so many rows; by default, as large as the cache makes them itself."""
+
+    tokens: int
+    dim: int
+    megabytes: int
+    shard: int | None = None
+
+    def data(self) -> Data:
+        """The rows to write."""
+        row = 2 * self.tokens * self.dim
+        rows = self.megabytes * 10**6 // row
+        shard = self.shard or StorageSpec().block_rows(row)
+        return Data(common.random_tokens(self.tokens, self.dim)(min(rows, shard)), rows)
+
+
+FULL = (Case(197, 768, 1200), Case(50, 384, 1200), Case(50, 384, 400, shard=64))
+SMOKE = (Case(197, 768, 80), Case(50, 384, 20, shard=64))
 
 
 def raw(path: Path, data: Data) -> None:
@@ -47,9 +91,23 @@ def raw(path: Path, data: Data) -> None:
         os.fsync(file.fileno())
 
 
+def raw_files(path: Path, data: Data, sizes: Sequence[int]) -> None:
+    """As many files, and as large, as the cache has: each written and forced to disk, one after the other."""
+    path.mkdir()
+    values, step = data.shard.reshape(-1).view(np.uint8), common.AT_ONCE * data.shard[0].nbytes
+    for number, size in enumerate(sizes):
+        with open(path / str(number), "wb", buffering=0) as file:
+            while left := size - file.tell():
+                start = file.tell() % len(values)
+                file.write(values[start : start + min(step, left)].data)
+            os.fsync(file.fileno())
+
+
 def featcache(path: Path, data: Data) -> None:
     """The cache's writer: checksums, index, ledger and all."""
-    common.write_cache(path, {"train": data.rows}, lambda count: data.shard[:count])
+    first = data.shard[:1]  # which it is asked for to learn the shape
+    arriving = itertools.chain([first], (rows for _, rows in data.pieces(common.AT_ONCE)))
+    common.write_cache(path, {"train": data.rows}, lambda _: next(arriving), data.storage)
 
 
 def zarr_python(path: Path, data: Data) -> None:
@@ -58,13 +116,13 @@ def zarr_python(path: Path, data: Data) -> None:
 
     array: Any = zarr.create_array(
         path,
-        shape=(data.rows, TOKENS, DIM),
+        shape=(data.rows, *data.chunk[1:]),
         dtype="float16",
-        chunks=(1, TOKENS, DIM),
-        shards=(SHARD, TOKENS, DIM),
+        chunks=data.chunk,
+        shards=data.shard.shape,
         compressors=None,
     )
-    for start, rows in data.pieces(SHARD):
+    for start, rows in data.pieces(len(data.shard)):
         array[start : start + len(rows)] = rows
     sync_tree(path)
 
@@ -73,21 +131,21 @@ def tensorstore(path: Path, data: Data) -> None:
     """The same shards and chunks by tensorstore."""
     import tensorstore as ts
 
-    sharding = {"chunk_shape": [1, TOKENS, DIM], "codecs": [{"name": "bytes"}]}
+    sharding = {"chunk_shape": data.chunk, "codecs": [{"name": "bytes"}]}
     array: Any = ts.open(
         {
             "driver": "zarr3",
             "kvstore": {"driver": "file", "path": str(path)},
             "metadata": {
-                "shape": [data.rows, TOKENS, DIM],
+                "shape": [data.rows, *data.chunk[1:]],
                 "data_type": "float16",
-                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [SHARD, TOKENS, DIM]}},
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": data.shard.shape}},
                 "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             },
             "create": True,
         }
     ).result()
-    for start, rows in data.pieces(SHARD):
+    for start, rows in data.pieces(len(data.shard)):
         array[start : start + len(rows)].write(rows).result()
     sync_tree(path)
 
@@ -97,7 +155,7 @@ def h5py(path: Path, data: Data) -> None:
     import h5py
 
     with h5py.File(path, "w") as file:
-        dataset = file.create_dataset("tokens", (data.rows, TOKENS, DIM), "float16")
+        dataset = file.create_dataset("tokens", (data.rows, *data.chunk[1:]), "float16")
         for start, rows in data.pieces(common.AT_ONCE):
             dataset[start : start + len(rows)] = rows
     with open(path, "rb") as written:
@@ -105,45 +163,55 @@ def h5py(path: Path, data: Data) -> None:
 
 
 def contestant(write: Callable[[Path, Data], None], path: Path, data: Data) -> Callable[[], float]:
-    """Writes to a place where nothing is, and gives megabytes a second."""
-    megabytes: float = data.rows * data.shard[0].nbytes / 1e6
+    """Writes to a place where nothing is, and gives megabytes a second; what it wrote does not stay."""
 
     def writing() -> float:
         write(path, data)
-        return megabytes
+        return data.megabytes
 
     def run() -> float:
-        if path.exists():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
         # What is still on its way to disk from the one before would be waited for here.
         os.sync()
-        return common.rate(writing)()
+        found = common.rate(writing)()
+        _remove(path)
+        return found
 
     return run
 
 
-def main() -> None:
-    """Print a Markdown table, and write its rows as JSON where asked."""
-    args = common.arguments(__doc__).parse_args()
-    rows, rounds = (256, 3) if args.smoke else (5 * SHARD, 7)
-    data = Data(common.random_tokens(TOKENS, DIM)(min(rows, SHARD)), rows)
-    writers = {
-        BOUND: raw,
-        "featcache writer": featcache,
-        "zarr-python (whole shards)": zarr_python,
-        "tensorstore (whole shards)": tensorstore if common.installed("tensorstore") else None,
-        "h5py (contiguous)": h5py if common.installed("h5py") else None,
+def measure(case: Case, folder: Path, rounds: int) -> common.Table:
+    """All contestants in one case."""
+    data, path = case.data(), folder / "written"
+    featcache(path, data)
+    sizes = [file.stat().st_size for file in sorted(path.rglob("*")) if file.is_file()]
+    _remove(path)
+    few = data._replace(rows=max(data.rows // SLOW, min(data.rows, len(data.shard))))
+    contestants = {
+        BOUND: contestant(raw, path, data),
+        "raw files, as the cache's": contestant(functools.partial(raw_files, sizes=sizes), path, data),
+        "featcache writer": contestant(featcache, path, data),
+        "zarr-python (whole shards)": contestant(zarr_python, path, few),
+        "tensorstore (whole shards)": contestant(tensorstore, path, data)
+        if common.installed("tensorstore")
+        else None,
+        "h5py (contiguous)": contestant(h5py, path, data) if common.installed("h5py") else None,
     }
+    shards = f"{math.ceil(data.rows / len(data.shard))} shards of {data.shard.nbytes / 1e6:.3g} MB"
+    said = f"{data.rows} x {case.tokens} x {case.dim} float16 in {shards}, fsync included"
+    return common.Table(said, "MB/s", BOUND, common.interleaved(contestants, rounds))
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def main() -> None:
+    """Print a Markdown table for each case, and write the rows as JSON where asked."""
+    args = common.arguments(__doc__).parse_args()
+    cases, rounds = (SMOKE, 3) if args.smoke else (FULL, 5)
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        contestants = {
-            name: write and contestant(write, Path(folder) / str(number), data)
-            for number, (name, write) in enumerate(writers.items())
-        }
-        rates = common.interleaved(contestants, rounds)
-    case = (
-        f"{rows} x {TOKENS} x {DIM} float16, {data.rows * data.shard[0].nbytes / 1e6:,.0f} MB, fsync included"
-    )
-    common.report([common.Table(case, "MB/s", BOUND, rates)], args.json)
+        tables = [measure(case, Path(folder), rounds) for case in cases]
+    common.report(tables, args.json)
 
 
 if __name__ == "__main__":

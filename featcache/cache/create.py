@@ -48,7 +48,7 @@ def create_cache(path: Path, spec: CacheSpec, shapes: Shapes, command: str) -> N
         "provenance": {"command": command, "versions": _versions()},
     }
     files.write_atomic(path / "zarr.json", _group_metadata(described))
-    files.sync_directory(path.parent)
+    files.sync([path.parent])
 
 
 def create_split(
@@ -83,16 +83,17 @@ def create_split(
             dtype="uint8",
             dimension_names=("sample", "view"),
         )
-        _write_rows(folder, ids, labels)
+        ledger.write({(folder, None): _write_rows(folder, ids, labels)})
 
 
 def restore_rows(path: Path, ids: Sequence[str], labels: NDArray[np.int64]) -> None:
     """Write the labels and ids of an existing split again where their files are missing or truncated."""
     entry = ledger.read(path)
     if entry is None or ledger.damage(path, entry) is not None:
-        _write_rows(path, ids, labels)
+        entry = _write_rows(path, ids, labels)
         files.sync_tree(path / "label")
         files.sync_tree(path / "sample_id")
+        ledger.write({(path, None): entry})
 
 
 def create_class_text(
@@ -136,7 +137,7 @@ def _staged(path: Path, attributes: Mapping[str, Any]) -> Iterator[Path]:
     yield folder
     files.sync_tree(folder)
     os.replace(folder, path)
-    files.sync_directory(path.parent)
+    files.sync([path.parent])
 
 
 def _group_metadata(attributes: Mapping[str, Any]) -> bytes:
@@ -160,7 +161,7 @@ def _create_array(path: Path, *, fill_value: Any = 0, **options: Any) -> Any:
     )
 
 
-def _write_rows(folder: Path, ids: Sequence[str], labels: NDArray[np.int64]) -> None:
+def _write_rows(folder: Path, ids: Sequence[str], labels: NDArray[np.int64]) -> ledger.Entry:
     axes, shape = ("sample",), (len(ids),)
     label = _create_array(
         folder / "label", shape=shape, chunks=shape, dtype="int64", dimension_names=axes, fill_value=-1
@@ -175,7 +176,7 @@ def _write_rows(folder: Path, ids: Sequence[str], labels: NDArray[np.int64]) -> 
         name: ledger.FileRecord(bytes=len(data), crc32c=google_crc32c.value(data))
         for name, data in written.items()
     }
-    ledger.write(folder, ledger.Entry(rows=len(ids), failed={}, files=records))
+    return ledger.Entry(rows=len(ids), failed={}, files=records)
 
 
 def _row_bytes(shape: tuple[int, ...], kind: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pydantic
@@ -45,11 +46,14 @@ def read(split: Path, unit: Unit | None = None) -> Entry | None:
         return None
 
 
-def write(split: Path, entry: Entry, unit: Unit | None = None) -> None:
-    """Commit a unit, or what the whole split shares."""
-    place = path(split, unit)
-    place.parent.mkdir(exist_ok=True)
-    files.write_atomic(place, (entry.model_dump_json(indent=2) + "\n").encode())
+def write(entries: Mapping[tuple[Path, Unit | None], Entry]) -> None:
+    """Commit units, each given by its split and itself; without a unit, what the whole split shares."""
+    contents = {}
+    for (split, unit), entry in entries.items():
+        place = path(split, unit)
+        place.parent.mkdir(exist_ok=True)
+        contents[place] = (entry.model_dump_json(indent=2) + "\n").encode()
+    files.write_all(contents)
 
 
 def damage(split: Path, entry: Entry) -> tuple[Path, int | None, int] | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featcache.cache import codec, create, files, ledger
 from featcache.cache.array import ShardedArray
+from featcache.cache.commit import Committer, FullUnit
 from featcache.cache.identity import require_same
 from featcache.cache.layout import ArrayLayout, Unit
 from featcache.cache.lock import WriterLock
@@ -46,7 +47,7 @@ class CacheWriter:
     ) -> None:
         self.path, self.spec = Path(path), spec
         self._storage, self._command = storage or StorageSpec(), command
-        self._lock = WriterLock(self.path)
+        self._committer, self._lock = Committer(), WriterLock(self.path)
         try:
             found = _is_cache(self.path)
             self._replaces = found and overwrite
@@ -85,7 +86,7 @@ class CacheWriter:
             else:
                 views = len(self.spec.views.names())
                 create.create_split(path, split, ids, labels, views, shapes, self.spec.dtype, self._storage)
-        return SplitWriter(cache.split(name), self.spec, shapes, ids)
+        return SplitWriter(cache.split(name), self.spec, shapes, ids, self._committer)
 
     def class_text(self, embedding: NDArray[np.float32], templates: Sequence[str]) -> None:
         """Store the (class, P) embeddings of the class names, once; call it after the first `split`.
@@ -116,8 +117,11 @@ class CacheWriter:
         return stored is None
 
     def close(self) -> None:
-        """Release the lock."""
-        self._lock.release()
+        """Wait for the units handed over, and release the lock; raises what kept one from being committed."""
+        try:
+            self._committer.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -140,20 +144,27 @@ class CacheWriter:
 class SplitWriter:
     """The units of one split that are still to write."""
 
-    def __init__(self, split: Split, spec: CacheSpec, shapes: Shapes, ids: Sequence[str]) -> None:
+    def __init__(
+        self, split: Split, spec: CacheSpec, shapes: Shapes, ids: Sequence[str], committer: Committer
+    ) -> None:
         self.path, self.ids, self.spec, self.shapes = split.path, ids, spec, shapes
-        self._split = split
+        self._split, self.committer = split, committer
         self.layouts: dict[str, ArrayLayout] = {
             name: ShardedArray.open(self.path / name).layout for name in (*split.arrays, "status")
         }
 
     def missing(self) -> list[Unit]:
         """Units not in the ledger, or with a missing or truncated file: block by block, then view by view."""
+        self.wait()
         return self._split.missing()
 
     def begin(self, unit: Unit) -> UnitWriter:
         """Start writing one unit; use it as a context manager, so that an error leaves nothing behind."""
         return UnitWriter(self, unit)
+
+    def wait(self) -> None:
+        """Return once every unit handed over is committed; raises what kept one from it."""
+        self.committer.wait()
 
 
 class UnitWriter:
@@ -163,7 +174,7 @@ class UnitWriter:
         self._split, self._unit, self._next = split, unit, unit.start
         self._files: dict[str, codec.ShardFile] = {}
         self._failed: dict[int, str] = {}
-        self._committed = False
+        self._handed_over = False
         with self._discarding_on_error():
             ledger.path(split.path, unit).unlink(missing_ok=True)
             for name, layout in split.layouts.items():
@@ -202,7 +213,11 @@ class UnitWriter:
             self._next = rows.stop
 
     def commit(self) -> None:
-        """Finish the files, give them their names, and only then enter the unit in the ledger."""
+        """Finish the files and hand them over to be forced to disk, named, and last entered in the ledger.
+
+        That happens beside the writing of the next unit: `SplitWriter.wait` returns when it is done. Raises
+        CacheError where rows are missing, or what kept an earlier unit from being committed.
+        """
         with self._discarding_on_error():
             if self._next != self._unit.stop:
                 got, expected = self._next - self._unit.start, self._unit.stop - self._unit.start
@@ -211,20 +226,8 @@ class UnitWriter:
                 )
             for file in self._files.values():
                 file.finish()
-            for file in self._files.values():
-                file.publish()
-            for name, file in self._files.items():
-                files.sync_parents(file.path, self._split.path / name)
-            records = {
-                str(file.path.relative_to(self._split.path)): ledger.FileRecord(
-                    bytes=file.size, crc32c=file.crc32c
-                )
-                for file in self._files.values()
-            }
-            rows = self._unit.stop - self._unit.start
-            entry = ledger.Entry(rows=rows, failed=self._failed, files=records)
-            ledger.write(self._split.path, entry, self._unit)
-            self._committed = True
+            self._split.committer.put(FullUnit(self._split.path, self._unit, self._failed, self._files))
+            self._handed_over = True
 
     def abort(self) -> None:
         """Remove what has been written of the unit and not been given its name."""
@@ -237,7 +240,7 @@ class UnitWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._committed:
+        if not self._handed_over:
             self.abort()
 
     @contextmanager

@@ -79,6 +79,7 @@ def walk(
             writer.put(loaded, arrays)
             clock.stall += time.perf_counter() - start
             advance(len(loaded.rows))
+    split.wait()
 
 
 def _encode(loaded: Loaded, forward: Forward, split: SplitWriter) -> list[Arrays]:

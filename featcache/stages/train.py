@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from featcache import plugins
 from featcache.cache.reader import WRITTEN, Cache
 from featcache.devices import resolve
-from featcache.errors import TrainError
 from featcache.loading.loader import Loader
 from featcache.loading.plan import family_of
 from featcache.loading.second import SecondCache

@@ -37,7 +37,7 @@ def test_killed_at_any_step_the_rerun_ends_byte_identical(
     tmp_path: Path, whole: Path, synthetic: ModuleType, start: Start
 ) -> None:
     # While the group is made, the split, the class texts; while a unit is written, named, entered; and later.
-    events = [2, 7, 41, 88, 106, 140, 165, 169, 191, 300, 500]
+    events = [2, 7, 41, 88, 106, 119, 140, 165, 180, 191, 250, 300, 350]
     program = start(tmp_path / "c.zarr", "--kill-at", *events)
     out, errors = program.communicate(timeout=120)
     assert (program.returncode, errors) == (0, "")

@@ -163,6 +163,7 @@ def test_a_failed_row_may_hold_anything(writer: CacheWriter, synthetic: ModuleTy
     with split.begin(split.missing()[0]) as out:
         out.append(**batch)
         out.commit()
+    split.wait()
     assert np.array_equal(batch["pooled"], kept, equal_nan=True)
     assert Cache.open(writer.path).split("train").failures() == {3: "truncated JPEG"}
 
