@@ -79,7 +79,7 @@ class Case(NamedTuple):
         return Data(common.random_tokens(self.tokens, self.dim)(min(rows, shard)), rows)
 
 
-FULL = (Case(197, 768, 1200), Case(50, 384, 1200), Case(50, 384, 400, shard=64))
+FULL = (Case(197, 768, 1000), Case(50, 384, 800), Case(50, 384, 120, shard=64))
 SMOKE = (Case(197, 768, 80), Case(50, 384, 20, shard=64))
 
 

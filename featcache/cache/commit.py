@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from featcache.cache import files, ledger
 from featcache.cache.codec import ShardFile
 from featcache.cache.layout import Unit
 
-_BYTES, _UNITS = 128 << 20, 16
+_BYTES, _UNITS, _THREADS = 256 << 20, 16, 16
 """Together in flight at most, which is what a kill costs; a single larger unit is let through."""
 
 
@@ -48,23 +48,28 @@ class FullUnit(NamedTuple):
         }
 
 
+_Forced = tuple[FullUnit, Sequence[Future[None]]]
+"""A unit, and its files on their way to disk."""
+
+
 class Committer:
     """One thread that commits units in the order they came, all that wait at the same time.
 
     A commit waits for the disk several times, whatever its size: large units spend that time beside the
-    writing of the next one, small ones share it.
+    writing of the next one, whose files the disk has from the moment they are full; small ones share it.
     """
 
     def __init__(self) -> None:
+        self._forcing = ThreadPoolExecutor(_THREADS, "featcache-force")
         self._thread = ThreadPoolExecutor(1, "featcache-commit")
-        self._waiting: queue.SimpleQueue[FullUnit] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Forced] = queue.SimpleQueue()
         self._running: deque[tuple[int, Future[None]]] = deque()
 
     def put(self, unit: FullUnit) -> None:
         """Hand over a unit; waits while too much is in flight, and raises what kept an earlier one back."""
         while self._running and (self._running[0][1].done() or self._is_behind(unit)):
             self._running.popleft()[1].result()
-        self._waiting.put(unit)
+        self._waiting.put((unit, [self._forcing.submit(file.force) for file in unit.files.values()]))
         self._running.append((unit.nbytes, self._thread.submit(self._commit_waiting)))
 
     def wait(self) -> None:
@@ -78,6 +83,7 @@ class Committer:
             self.wait()
         finally:
             self._thread.shutdown()
+            self._forcing.shutdown()
 
     def _is_behind(self, unit: FullUnit) -> bool:
         in_flight = sum(nbytes for nbytes, _ in self._running)
@@ -88,14 +94,17 @@ class Committer:
         while not self._waiting.empty():
             units.append(self._waiting.get())
         if units:
-            _commit(units)
+            forced = [done for _, waiting in units for done in waiting]
+            wait(forced)
+            _commit([unit for unit, _ in units], forced)
 
 
-def _commit(units: Sequence[FullUnit]) -> None:
+def _commit(units: Sequence[FullUnit], forced: Sequence[Future[None]]) -> None:
     full = [file for unit in units for file in unit.files.values()]
     try:
         with files.explained(units[0].split):
-            files.at_once([file.force for file in full])
+            for done in forced:
+                done.result()
             for file in full:
                 file.publish()
             files.sync(set().union(*(unit.folders() for unit in units)))
