@@ -58,8 +58,8 @@ def main() -> None:
     "--dtype",
     default="float16",
     show_default=True,
-    type=click.Choice(["float16", "bfloat16", "float32"]),
-    help="The type values are stored in.",
+    type=click.Choice(["float16", "bfloat16", "float32", "int8"]),
+    help="The type values are stored in; int8 tokens come with a scale each.",
 )
 @click.option(
     "--amp",

@@ -70,6 +70,8 @@ def write_cache(
     )
     arrays = tuple(TokenArray(layer=layer, tokens=5, dim=8) for layer in layers)
     shapes = Shapes(layers=arrays, pooled=pooled, mask=mask)
+    if dtype == "int8":
+        shapes = shapes.with_std({layer: np.linspace(0.5, -2 * layer, 8).tolist() for layer in layers})
     with CacheWriter(path, spec, storage=StorageSpec(shard_size="16")) as writer:
         for name, labels in splits.items():
             rows, ids = SplitSpec(source=f"digest of {name}", rows=len(labels)), _ids(name, len(labels))

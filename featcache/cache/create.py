@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import google_crc32c
 import numpy as np
@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 
 from featcache.cache import files, ledger
 from featcache.cache.layout import chunk_rows
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, ValueType, array_name
+from featcache.cache.spec import (
+    CacheSpec,
+    Shapes,
+    SplitSpec,
+    StorageSpec,
+    StoredType,
+    ValueType,
+    array_name,
+    scale_name,
+)
 
 _VERSIONS = (
     "featcache",
@@ -34,7 +43,7 @@ _VERSIONS = (
     "transformers",
     "pillow",
 )
-_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "bool": 1}
+_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "bool": 1, "int8": 1}
 
 
 def create_cache(path: Path, spec: CacheSpec, shapes: Shapes, command: str) -> None:
@@ -58,7 +67,7 @@ def create_split(
     labels: NDArray[np.int64],
     views: int,
     shapes: Shapes,
-    dtype: ValueType,
+    dtype: StoredType,
     storage: StorageSpec,
 ) -> None:
     """Make the split at `path`: labels and ids whole, every other array without a shard yet."""
@@ -113,7 +122,7 @@ def create_class_text(
 
 
 def feature_arrays(
-    shapes: Shapes, dtype: ValueType
+    shapes: Shapes, dtype: StoredType
 ) -> dict[str, tuple[tuple[int, ...], str, tuple[str, ...]]]:
     """The sharded arrays of a split, by name: (row shape, stored type, names of the row's axes)."""
     arrays: dict[str, tuple[tuple[int, ...], str, tuple[str, ...]]] = {}
@@ -121,10 +130,23 @@ def feature_arrays(
         name = array_name(shapes, layer.layer)
         suffix = name.removeprefix("tokens")
         arrays[name] = (layer.tokens, layer.dim), dtype, (f"token{suffix}", f"dim{suffix}")
-    arrays["pooled"] = (shapes.pooled,), dtype, ("embedding",)
+        if dtype == "int8":
+            arrays[scale_name(name)] = (layer.tokens,), "float32", (f"token{suffix}",)
+    arrays["pooled"] = (shapes.pooled,), "float16" if dtype == "int8" else dtype, ("embedding",)
     if shapes.mask:
         arrays["token_mask"] = (shapes.layers[0].tokens,), "bool", ("token",)
     return arrays
+
+
+def view_bytes(shapes: Shapes, dtype: StoredType) -> int:
+    """Bytes of one sample in one view, over all of `feature_arrays`."""
+    return sum(_row_bytes(shape, kind) for shape, kind, _ in feature_arrays(shapes, dtype).values())
+
+
+def value_types(shapes: Shapes, dtype: StoredType) -> dict[str, ValueType]:
+    """Of those of `feature_arrays` that hold floating point values, which must be finite."""
+    kinds = {name: kind for name, (_, kind, _) in feature_arrays(shapes, dtype).items()}
+    return {name: cast(ValueType, kind) for name, kind in kinds.items() if kind in get_args(ValueType)}
 
 
 @contextmanager

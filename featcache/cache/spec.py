@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import pydantic
@@ -12,6 +13,7 @@ from featcache.config import Config
 
 FORMAT = 1
 ValueType = Literal["float16", "bfloat16", "float32"]
+StoredType = Literal["float16", "bfloat16", "float32", "int8"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Count = Annotated[int, pydantic.Field(ge=0)]
 
@@ -58,8 +60,8 @@ class CacheSpec(Config):
     tokens: str
     """Which tokens are kept: all, cls, patch, pooled or grid:HxW."""
     views: ViewSpec = ViewSpec()
-    dtype: ValueType = "float16"
-    """How values are stored."""
+    dtype: StoredType = "float16"
+    """How values are stored; with int8, that is the tokens alone, and `pooled` is float16."""
     amp: ValueType = "float32"
     """In which type the model computed."""
     class_names: tuple[str, ...] = ()
@@ -129,6 +131,8 @@ class TokenArray(Config):
     dim: int
     prefix: int = 0
     grid: tuple[int, int] | None = None
+    std: tuple[float, ...] = ()
+    """Of int8 tokens, what each dimension was divided by: measured once, before the first shard."""
 
 
 class Shapes(Config):
@@ -141,7 +145,17 @@ class Shapes(Config):
     mask: bool = False
     """Whether samples differ in length, so that a token mask is stored."""
 
+    def with_std(self, std: Mapping[int, Sequence[float]]) -> Shapes:
+        """The same with the `std` of every layer's int8 tokens."""
+        layers = (array.model_copy(update={"std": tuple(std[array.layer])}) for array in self.layers)
+        return self.model_copy(update={"layers": tuple(layers)})
+
 
 def array_name(shapes: Shapes, layer: int) -> str:
     """A layer's token array: `tokens` for the first layer, `tokens_layer-2` and so on for the others."""
     return "tokens" if layer == shapes.layers[0].layer else f"tokens_layer{layer}"
+
+
+def scale_name(tokens: str) -> str:
+    """The array of an int8 token array's scales: `token_scale`, `token_scale_layer-2` and so on."""
+    return f"token_scale{tokens.removeprefix('tokens')}"

@@ -20,8 +20,9 @@ from featcache.cache.commit import Committer, FullUnit
 from featcache.cache.identity import require_same
 from featcache.cache.layout import ArrayLayout, Unit
 from featcache.cache.lock import WriterLock
+from featcache.cache.quantise import quantise, require_std
 from featcache.cache.reader import FAILED, WRITTEN, Cache, Split, read_attributes
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, array_name
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, array_name, scale_name
 from featcache.errors import CacheError, CacheMismatch
 
 _CLASS_TEXT = "class_text"
@@ -73,9 +74,10 @@ class CacheWriter:
         """Begin a split, or continue it.
 
         `ids` (N,) unique, `labels` (N,). Raises CacheMismatch where the existing split has another source, or
-        the cache another geometry.
+        the cache another geometry (the `std` of int8 tokens included: it is that of the cache's `shapes`).
         """
         _require_rows(name, split, ids, labels)
+        require_std(self.spec, shapes)
         path = self.path / name
         with files.explained(path):
             cache = self._cache = self._created(shapes)
@@ -152,6 +154,8 @@ class SplitWriter:
         self.layouts: dict[str, ArrayLayout] = {
             name: ShardedArray.open(self.path / name).layout for name in (*split.arrays, "status")
         }
+        self.kinds = create.value_types(shapes, spec.dtype)
+        self.std = {array_name(shapes, a.layer): np.array(a.std, np.float32) for a in shapes.layers if a.std}
 
     def missing(self) -> list[Unit]:
         """Units not in the ledger, or with a missing or truncated file: block by block, then view by view."""
@@ -179,8 +183,7 @@ class UnitWriter:
             ledger.path(split.path, unit).unlink(missing_ok=True)
             for name, layout in split.layouts.items():
                 place = split.path / name / layout.unit_key(unit)
-                kind = None if name in ("token_mask", "status") else split.spec.dtype
-                self._files[name] = codec.ShardFile(place, layout, kind)
+                self._files[name] = codec.ShardFile(place, layout, split.kinds.get(name))
 
     def append(
         self,
@@ -255,7 +258,8 @@ class UnitWriter:
             raise
 
     def _require_shapes(self, batch: Mapping[str, NDArray[Any]], rows: range) -> None:
-        layouts = {name: layout for name, layout in self._split.layouts.items() if name != "status"}
+        made_here = {"status", *map(scale_name, self._split.std)}
+        layouts = {name: layout for name, layout in self._split.layouts.items() if name not in made_here}
         got = {name: tuple(values.shape) for name, values in batch.items()}
         expected = {name: (len(rows), *layout.row_shape) for name, layout in layouts.items()}
         if got != expected:
@@ -264,10 +268,13 @@ class UnitWriter:
             raise CacheError("more rows than the unit holds", got=rows, expected=self._unit)
 
     def _write(self, name: str, values: NDArray[Any]) -> None:
-        if name == "token_mask":
-            self._files[name].append(np.ascontiguousarray(values, np.bool_))
+        if name in self._split.std:
+            values, scale = quantise(values, self._split.std[name])
+            self._write(scale_name(name), scale)
+        if name not in self._split.kinds:
+            self._files[name].append(np.ascontiguousarray(values, self._split.layouts[name].dtype))
             return
-        dtype = self._split.spec.dtype
+        dtype = self._split.kinds[name]
         at = self._files[name].append(codec.to_storage(values, dtype))
         if at is None:
             return

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from featcache.cache.spec import Shapes, ValueType
+from featcache.cache.create import view_bytes
+from featcache.cache.spec import Shapes, StoredType
 from featcache.errors import CacheError
 from featcache.extraction.feed import ViewDataset, feed
 from featcache.extraction.forward import Forward
@@ -29,12 +30,9 @@ class Estimate:
     seconds: float
 
 
-def cache_bytes(shapes: Shapes, rows: int, views: int, dtype: ValueType) -> int:
+def cache_bytes(shapes: Shapes, rows: int, views: int, dtype: StoredType) -> int:
     """Bytes of the arrays of one split (shard indices and metadata come on top: well under a percent)."""
-    value = 4 if dtype == "float32" else 2
-    tokens = sum(layer.tokens * layer.dim for layer in shapes.layers)
-    mask = shapes.layers[0].tokens if shapes.mask else 0
-    return rows * (views * ((tokens + shapes.pooled) * value + mask + 1) + 8)
+    return rows * (views * (view_bytes(shapes, dtype) + 1) + 8)
 
 
 def pilot(dataset: ViewDataset, forward: Forward, device: torch.device, num_workers: int) -> float:

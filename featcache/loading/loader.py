@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.loading.plan import ReadPlan, choose_views, family_of
+from featcache.loading.plan import ReadPlan, choose_tokens, choose_views, family_of
 from featcache.loading.store import FeatureStore
 from featcache.objectives.base import Batch, Features, Views
 
@@ -44,8 +44,10 @@ class Loader:
         unlabelled: Stream | None,
         device: torch.device,
         source: tuple[FeatureStore, Stream] | None = None,
+        token_subset: float = 1.0,
     ) -> None:
         self.store, self.labels, self.device = store, labels, device
+        self.token_subset = token_subset
         self.labelled, self.unlabelled, self.source = labelled, unlabelled, source
         self._pinned = device.type == "cuda"
 
@@ -63,10 +65,13 @@ class Loader:
         device: torch.device,
         source: tuple[FeatureStore, NDArray[np.int64]] | None = None,
         source_ratio: float = 0.0,
+        token_subset: float = 1.0,
     ) -> Loader:
         """Streams over (labelled, unlabelled) `rows`; the unlabelled batch is `uratio` times `batch_size`.
 
-        Rows of a second cache, `source`, are `source_ratio` times the unlabelled ones (at least one).
+        Rows of a second cache, `source`, are `source_ratio` times the unlabelled ones (at least one). With
+        `token_subset` below 1, a batch holds that share of the tokens: the same positions in all of a
+        stream's rows and views, others at every step.
         """
         labelled_rows, unlabelled_rows = rows
         labelled = Stream(ReadPlan(labelled_rows, min(batch_size, len(labelled_rows)), seed), views.labelled)
@@ -78,7 +83,7 @@ class Loader:
         if views.source and source and len(source[1]):
             size = round(source_ratio * (unlabelled or labelled).plan.batch_size)
             mixed_in = (source[0], _source_stream(*source, size, seed + 2, views.source))
-        return cls(store, labels, labelled, unlabelled, device, mixed_in)
+        return cls(store, labels, labelled, unlabelled, device, mixed_in, token_subset)
 
     def steps(self, start: int, stop: int) -> Generator[Batch]:
         """The batches of steps `start` to `stop`, read ahead by one thread; its errors are raised here."""
@@ -95,12 +100,12 @@ class Loader:
         )
         worker.start()
         try:
-            for _ in range(start, stop):
+            for step in range(start, stop):
                 item = ready.get()
                 if isinstance(item, BaseException):
                     raise item
                 buffers, batch = item
-                yield self._to_device(batch)
+                yield self._to_device(batch, step)
                 free.put(buffers)
         finally:
             closing.set()
@@ -160,27 +165,27 @@ class Loader:
             for name, (store, stream) in streams.items()
         }
 
-    def _to_device(self, batch: Batch) -> Batch:
-        if self.device.type == "cpu":
-            return batch
+    def _to_device(self, batch: Batch, step: int) -> Batch:
         moved = Batch(
-            tuple(self._move(part) for part in batch.labelled),
+            self._move(batch.labelled, self.store, self.labelled, step),
             batch.label.to(self.device, non_blocking=True),
-            tuple(self._move(part) for part in batch.unlabelled),
+            self._move(batch.unlabelled, self.store, self.unlabelled, step),
             batch.unlabelled_index.to(self.device, non_blocking=True),
-            tuple(self._move(part) for part in batch.source),
+            self._move(batch.source, *(self.source or (self.store, None)), step),
         )
-        # The ring may refill these pinned buffers once the consumer comes back: copies must be done by then.
-        torch.cuda.current_stream(self.device).synchronize()
+        if self.device.type == "cuda":
+            # The ring may refill these pinned buffers once the consumer comes back: copies must be done.
+            torch.cuda.current_stream(self.device).synchronize()
         return moved
 
-    def _move(self, part: Features) -> Features:
-        mask = None if part.mask is None else part.mask.to(self.device, non_blocking=True)
-        return Features(
-            part.tokens.to(self.device, non_blocking=True),
-            mask,
-            part.pooled.to(self.device, non_blocking=True),
-        )
+    def _move(
+        self, parts: tuple[Features, ...], store: FeatureStore, stream: Stream | None, step: int
+    ) -> tuple[Features, ...]:
+        def moved(part: Features, seed: int) -> Features:
+            kept = choose_tokens(part.tokens.shape[1], store.prefix, self.token_subset, seed, step)
+            return store.on_device(part, self.device, kept)
+
+        return tuple(moved(part, stream.plan.seed) for part in parts) if stream else ()
 
 
 def _source_stream(
@@ -198,5 +203,4 @@ def read_in_order(
     """One view of sorted `rows`, batch by batch, for evaluation; tensors are valid until the next batch."""
     buffers = store.buffers(min(batch_size, max(1, len(rows))))
     for start in range(0, len(rows), batch_size):
-        part = store.gather(rows[start : start + batch_size], view, buffers)
-        yield Features(*(None if tensor is None else tensor.to(device) for tensor in part))  # type: ignore[arg-type]
+        yield store.on_device(store.gather(rows[start : start + batch_size], view, buffers), device)

@@ -85,6 +85,22 @@ def choose_views(families: tuple[str, ...], names: tuple[str, ...], seed: int, s
     return tuple(chosen)
 
 
+def choose_tokens(tokens: int, prefix: int, share: float, seed: int, step: int) -> Rows | None:
+    """The positions that a step sees of so many tokens, sorted: the prefix, and a `share` of the others.
+
+    Drawn by (seed, step), without replacement; at least one position. None where they are all kept.
+
+    >>> choose_tokens(9, prefix=1, share=0.5, seed=0, step=0)
+    array([0, 1, 3, 5, 7])
+    """
+    prefix = min(prefix, tokens)
+    count = max(round(share * (tokens - prefix)), 0 if prefix else 1)
+    if prefix + count >= tokens:
+        return None
+    drawn = np.random.default_rng([seed, step, tokens, 1]).permutation(tokens - prefix)[:count]
+    return np.concatenate([np.arange(prefix), prefix + np.sort(drawn)])
+
+
 def family_of(view: str) -> str:
     """The family a cached view belongs to.
 

@@ -16,11 +16,13 @@ class Features(NamedTuple):
     """Rows of a cache under one view, on the training device."""
 
     tokens: Tensor
-    """(B, T, D), in the cache's dtype."""
+    """(B, T, D), in the cache's dtype; float32 where that is int8."""
     mask: Tensor | None
     """(B, T) bool, True where a token is real; None where all are."""
     pooled: Tensor
     """(B, P): the frozen model's own embedding z*."""
+    scale: Tensor | None = None
+    """Only on the way to the device: the (B, T) scales of tokens that are still int8."""
 
 
 class Batch(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from featcache import encoders
 from featcache.cache.reader import Cache, read_attributes
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, ValueType, ViewSpec
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, StoredType, ValueType, ViewSpec
 from featcache.cache.writer import CacheWriter
 from featcache.config import did_you_mean
 from featcache.devices import resolve
@@ -24,6 +24,7 @@ from featcache.errors import CacheError, ConfigError
 from featcache.extraction import estimate
 from featcache.extraction.feed import ViewDataset, auto_workers, feed
 from featcache.extraction.forward import Forward
+from featcache.extraction.spread import PILOT_ROWS, token_std
 from featcache.extraction.walk import Clock, plan_batches, walk
 from featcache.sources import open_source
 from featcache.sources.base import Source, limit
@@ -41,7 +42,7 @@ class ExtractRequest:
     views: ViewSpec = field(default_factory=ViewSpec)
     tokens: str = "all"
     layers: tuple[int, ...] = (-1,)
-    dtype: ValueType = "float16"
+    dtype: StoredType = "float16"
     amp: ValueType = "float32"
     limit: int | None = None
     """Only the first N samples of each split."""
@@ -96,6 +97,8 @@ def extract(
         request.out, job.spec, storage=job.storage, overwrite=overwrite, command=_command(request)
     ) as writer:
         job.require_room(shapes)
+        if job.spec.dtype == "int8":
+            shapes = shapes.with_std(job.token_std(shapes, writer.shapes))
         for name, source in job.sources.items():
             summaries[name] = job.write(name, source, writer, shapes, progress or _no_progress)
     for name, summary in summaries.items():
@@ -144,6 +147,20 @@ class _Job:
 
     def shapes(self) -> Shapes:
         return self.forward.shapes(next(iter(self.sources.values())))
+
+    def token_std(self, shapes: Shapes, stored: Shapes | None) -> Mapping[int, Sequence[float]]:
+        """What int8 tokens are divided by, by layer: what the cache has `stored`, so that all of it is alike.
+
+        For a new cache, it is measured on the first samples of the first split under the evaluation view.
+        """
+        if stored is not None:
+            return {array.layer: array.std for array in stored.layers}
+        source, step = next(iter(self.sources.values())), self.request.batch_size
+        rows = min(len(source), PILOT_ROWS)
+        batches = [range(start, min(start + step, rows)) for start in range(0, rows, step)]
+        dataset = ViewDataset(source, self._transform(), self.views[:1], batches)
+        with closing(feed(dataset, self._workers(rows), self.device)) as arriving:
+            return token_std(shapes, arriving, self.forward)
 
     def refuse_loss(self) -> None:
         """Raise CacheError where overwriting one split would delete the others with the cache."""

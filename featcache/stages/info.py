@@ -21,7 +21,7 @@ def info(path: Path) -> dict[str, Any]:
         "views": list(cache.spec.views.names()),
         "dtype": cache.spec.dtype,
         "tokens": cache.spec.tokens,
-        "layers": [layer.model_dump() for layer in cache.shapes.layers],
+        "layers": [layer.model_dump(exclude={"std"}) for layer in cache.shapes.layers],
         "pooled": cache.shapes.pooled,
         "classes": list(cache.class_names),
         "class_text": cache.class_text is not None,

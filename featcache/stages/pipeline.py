@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from featcache import plugins
 from featcache.cache.files import explained, write_atomic
 from featcache.cache.reader import Cache
-from featcache.cache.spec import ValueType, ViewSpec
+from featcache.cache.spec import StoredType, ValueType, ViewSpec
 from featcache.config import Config, did_you_mean, merge, nest
 from featcache.errors import ConfigError
 from featcache.runs.table import CONTROLS
@@ -40,7 +40,7 @@ class ExtractTable(Config):
     views: ViewSpec = ViewSpec()
     tokens: str = "all"
     layers: tuple[int, ...] = (-1,)
-    dtype: ValueType = "float16"
+    dtype: StoredType = "float16"
     amp: ValueType = "float32"
     limit: pydantic.PositiveInt | dict[str, pydantic.PositiveInt] | None = None
     """Samples of every split, or by split, and then of these splits only."""

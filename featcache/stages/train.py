@@ -292,6 +292,7 @@ class Job:
             device=self.device,
             source=(self.second.store, self.second.rows) if self.second else None,
             source_ratio=self.options.data.source_ratio,
+            token_subset=self.options.data.token_subset,
         )
 
     def result(self, predict: evaluate.Predict, run: Run, seconds: float) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class DataOptions(Config):
     """The split of the second cache to read; all its rows, without their labels."""
     source_test: str = "test"
     """The split of the second cache on which is judged what was forgotten, where it has labels."""
+    token_subset: float = Field(default=1.0, gt=0, le=1)
+    """Share of the tokens that a training step sees, drawn anew for each; CLS stays, evaluation sees all."""
 
 
 class LogOptions(Config):

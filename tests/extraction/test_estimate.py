@@ -31,6 +31,11 @@ def test_bytes_are_those_of_the_arrays(dtype: str, value: int) -> None:
     assert cache_bytes(SHAPES, 10, 3, dtype) == 10 * (3 * row + 8)  # type: ignore[arg-type]
 
 
+def test_bytes_of_int8_are_those_of_tokens_scales_and_pooled() -> None:
+    row = 5 * (8 + 4) + 5 * (6 + 4) + 7 * 2 + 5 + 1
+    assert cache_bytes(SHAPES, 10, 3, "int8") == 10 * (3 * row + 8)
+
+
 def test_the_pilot_is_the_first_batches_of_the_split() -> None:
     assert pilot_batches(100, 3, 8) == [range(2), range(2, 4), range(4, 6)]
     assert pilot_batches(3, 3, 8) == [range(2), range(2, 3)]

@@ -44,7 +44,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], Any]:
     return expected
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int8"])
 def test_the_bytes_of_a_cache(make_cache, golden, tmp_path: Path, dtype: str) -> None:
     cache = make_cache(tmp_path / "c.zarr", weak=1, strong=1, dtype=dtype, mask=True, text=True)
     digest = hashlib.sha256()

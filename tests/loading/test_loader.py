@@ -9,11 +9,12 @@ import pytest
 import torch
 import zarr
 
+from featcache.cache.quantise import dequantise
 from featcache.cache.reader import Cache
 from featcache.errors import CacheError, ConfigError
 from featcache.loading import store as stores
 from featcache.loading.loader import RING, Loader, read_in_order
-from featcache.loading.plan import ReadPlan, choose_views
+from featcache.loading.plan import ReadPlan, choose_tokens, choose_views
 from featcache.loading.store import FeatureStore, reside
 from featcache.objectives.base import Views
 
@@ -30,6 +31,7 @@ def caches(make_cache, tmp_path_factory):
         "float32": {"mask": True},
         "float16": {"pooled": 6},
         "bfloat16": {"mask": True, "layers": (-1, -3)},
+        "int8": {"mask": True},
     }
     return {
         dtype: make_cache(folder / dtype, dtype=dtype, weak=2, strong=2, **options)
@@ -50,11 +52,10 @@ def opened(path, residency="stream", layer=None):
     return store
 
 
-def loader(store, *, views=VIEWS, batch_size=4, uratio=2.0, seed=3, labelled=ROWS[::3]):
-    labels = np.arange(30) % 3
-    return Loader.build(
-        store, labels, (labelled, ROWS), views, batch_size=batch_size, uratio=uratio, seed=seed, device=CPU
-    )
+def loader(store, *, views=VIEWS, batch_size=4, uratio=2.0, seed=3, labelled=ROWS[::3], token_subset=1.0):
+    labels, rows = np.arange(30) % 3, (labelled, ROWS)
+    sizes = {"batch_size": batch_size, "uratio": uratio, "token_subset": token_subset}
+    return Loader.build(store, labels, rows, views, seed=seed, device=CPU, **sizes)
 
 
 def copied(batch):
@@ -213,3 +214,64 @@ def test_the_two_streams_are_shuffled_apart(caches):
     made = loader(opened(caches["float32"]), labelled=ROWS, batch_size=30, uratio=1.0)
     assert isinstance(made.labelled.plan, ReadPlan)
     assert made.labelled.plan.seed != made.unlabelled.plan.seed
+
+
+def values(path, rows, view):
+    """int8 tokens as zarr-python and numpy read them, each product rounded to float32."""
+    std = np.array(Cache.open(path).shapes.layers[0].std, np.float32)
+    tokens, scale = (stored(path, name)[rows, view].numpy() for name in ("tokens", "token_scale"))
+    return torch.from_numpy(dequantise(tokens, scale, std))
+
+
+@pytest.mark.parametrize("residency", ["stream", "ram", "device"])
+def test_int8_stays_int8_in_memory_and_is_float32_in_a_batch(caches, residency):
+    path = caches["int8"]
+    made = loader(opened(path, residency))
+    held = made.store.columns["tokens"].resident
+    assert held is None or held.dtype == torch.int8
+    assert made.store.nbytes == 30 * 5 * (5 * (8 + 4) + 8 * 2 + 5)
+    for step, batch in enumerate(made.steps(0, 6)):
+        rows, view = (
+            made.labelled.plan.batch(step),
+            choose_views(("weak",), made.store.view_names, 3, step)[0],
+        )
+        (part,) = batch.labelled
+        mask = stored(path, "token_mask")[rows, view]
+        longest = int(mask.sum(1).max())
+        assert part.scale is None
+        assert torch.equal(part.mask, mask[:, :longest])
+        assert torch.equal(part.tokens, values(path, rows, view)[:, :longest])
+        assert torch.equal(part.pooled, stored(path, "pooled")[rows, view])
+    read = torch.cat([part.tokens for part in read_in_order(opened(path, residency), ROWS, 30, CPU)])
+    assert torch.equal(read, values(path, ROWS, 0)[:, : read.shape[1]])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_subset_of_the_tokens_is_that_of_whole_batches(caches, dtype):
+    whole, some = (loader(opened(caches[dtype]), token_subset=share) for share in (1.0, 0.5))
+    seen = set()
+    for step, (a, b) in enumerate(zip(whole.steps(0, 12), some.steps(0, 12), strict=True)):
+        for one, other in zip((*a.labelled, *a.unlabelled), (*b.labelled, *b.unlabelled), strict=True):
+            seed = 3 if one is a.labelled[0] else 4
+            kept = choose_tokens(one.tokens.shape[1], 1, 0.5, seed, step)
+            if kept is None:
+                kept = np.arange(one.tokens.shape[1])
+            seen.add(tuple(kept))
+            assert torch.equal(other.tokens, one.tokens[:, kept])
+            assert one.mask is None or torch.equal(other.mask, one.mask[:, kept])
+            assert torch.equal(other.pooled, one.pooled)
+    assert len(seen) > 3
+
+
+def test_a_subset_is_resumed(caches):
+    made = loader(opened(caches["int8"]), token_subset=0.5)
+    whole, rest = ([copied(batch) for batch in made.steps(start, 9)] for start in (0, 5))
+    assert all(same(a, b) for a, b in zip(rest, whole[5:], strict=True))
+
+
+@pytest.mark.parametrize(("prefix", "grid", "kept"), [(2, (2, 2), 2), (0, (2, 2), 0), (0, None, 1)])
+def test_which_tokens_no_subset_leaves_out(make_cache, tmp_path, prefix, grid, kept):
+    cache = Cache.open(make_cache(tmp_path / "c.zarr"))
+    array = cache.shapes.layers[0].model_copy(update={"prefix": prefix, "grid": grid})
+    cache.shapes = cache.shapes.model_copy(update={"layers": (array,)})
+    assert FeatureStore.open(cache, "train").prefix == kept

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.errors import TrainError
-from featcache.loading.plan import ReadPlan, choose_views, permutation
+from featcache.loading.plan import ReadPlan, choose_tokens, choose_views, permutation
 
 SIZES, SEEDS, STEPS = st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(0, 40)
 
@@ -109,3 +109,26 @@ def test_one_view_serves_twice_where_there_is_no_other():
 def test_a_family_that_is_not_cached():
     with pytest.raises(TrainError, match=r"`weak` views[\s\S]*got: +eval\n[\s\S]*--views weak=1"):
         choose_views(("weak",), ("eval",), 0, 0)
+
+
+@given(st.integers(1, 40), st.integers(0, 4), st.floats(0.01, 1), st.integers(0, 99), st.integers(0, 99))
+def test_a_subset_of_tokens(tokens: int, prefix: int, share: float, seed: int, step: int) -> None:
+    kept = choose_tokens(tokens, prefix, share, seed, step)
+    again = choose_tokens(tokens, prefix, share, seed, step)
+    if kept is None:
+        assert again is None
+        others = max(tokens - prefix, 0)
+        assert round(share * others) == others or tokens == 1
+        return
+    assert np.array_equal(kept, again)
+    assert (np.diff(kept) > 0).all()
+    assert kept[:prefix].tolist() == list(range(prefix))
+    assert len(kept) == max(1, prefix + round(share * (tokens - prefix)))
+    assert prefix <= kept[-1] + 1 <= tokens
+
+
+def test_every_token_comes_up_as_often_as_its_share() -> None:
+    draws = [choose_tokens(10, 2, 0.25, 5, step) for step in range(2000)]
+    counts = np.bincount(np.concatenate([draw for draw in draws if draw is not None]), minlength=10)
+    assert counts[:2].tolist() == [2000, 2000]
+    assert np.abs(counts[2:] / 2000 - 0.25).max() < 0.04
