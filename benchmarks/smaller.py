@@ -140,7 +140,7 @@ def measure(size: Size) -> dict[str, common.Table]:
     with tempfile.TemporaryDirectory(dir=".") as folder:
         bench = Bench(Path(folder), size)
         extracting = {n: functools.partial(bench.extract, v) for n, v in OWN_CACHE.items()}
-        extracted = common.interleaved(extracting, min(size.rounds, 3), warm_up=0)
+        extracted = common.interleaved(extracting, min(size.rounds, 2), warm_up=0)
         read = common.interleaved({n: bench.reading(v) for n, v in VARIANTS.items()}, size.rounds)
         stepped = common.interleaved({n: bench.stepping(v) for n, v in VARIANTS.items()}, size.rounds)
         found: dict[str, tuple[str, Mapping[str, Sequence[float]]]] = {
