@@ -108,7 +108,7 @@ def test_a_pipeline_names_it_by_its_table():
     pipeline = Pipeline.parse(
         {
             "extract": {"new": table, "old": table},
-            "train": {"caches": ["new"], "objectives": ["knn"], "num_labels": [4]},
+            "train": {"caches": ["new"], "objectives": ["knn"], "controls": False, "num_labels": [4]},
             "options": {"data": {"source": "old"}},
         }
     )
