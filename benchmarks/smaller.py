@@ -107,9 +107,17 @@ class Bench:
         cache = Cache.open(self.folder / variant.cache)
         store, split = FeatureStore.open(cache, "train"), cache.split("train")
         reside(store, residency, self.device)
-        rows, sizes = np.arange(split.rows), {"batch_size": BATCH, "uratio": URATIO, "seed": 0}
+        rows = np.arange(split.rows)
         return Loader.build(
-            store, split.labels, (rows, rows), EVAL, device=self.device, token_subset=variant.share, **sizes
+            store,
+            split.labels,
+            (rows, rows),
+            EVAL,
+            batch_size=BATCH,
+            uratio=URATIO,
+            seed=0,
+            device=self.device,
+            token_subset=variant.share,
         )
 
     def reading(self, variant: Variant) -> Callable[[], float]:

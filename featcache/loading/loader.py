@@ -166,12 +166,13 @@ class Loader:
         }
 
     def _to_device(self, batch: Batch, step: int) -> Batch:
+        source_store, source = self.source or (self.store, None)
         moved = Batch(
             self._move(batch.labelled, self.store, self.labelled, step),
             batch.label.to(self.device, non_blocking=True),
             self._move(batch.unlabelled, self.store, self.unlabelled, step),
             batch.unlabelled_index.to(self.device, non_blocking=True),
-            self._move(batch.source, *(self.source or (self.store, None)), step),
+            self._move(batch.source, source_store, source, step),
         )
         if self.device.type == "cuda":
             # The ring may refill these pinned buffers once the consumer comes back: copies must be done.
