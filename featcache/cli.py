@@ -38,6 +38,13 @@ class _Group(click.Group):
             ctx.exit(130)
 
 
+class _BatchSize(click.IntRange):
+    """A number, or `auto`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
@@ -71,9 +78,17 @@ def main() -> None:
 @click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
 @click.option("--label-column", help="The label column of a table.")
 @click.option(
-    "--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Views in a forward pass."
+    "--batch-size",
+    default=64,
+    show_default=True,
+    type=_BatchSize(1),
+    help="Views in a forward pass; auto: what a GPU's memory holds.",
 )
-@click.option("--num-workers", type=click.IntRange(0), help="Reading processes [default: half the cores].")
+@click.option(
+    "--num-workers",
+    type=click.IntRange(0),
+    help="Reading processes; 0: a thread reads [default: half the cores].",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--shard-size", default="128MB", show_default=True, help="Bytes, or a number of rows.")
 @click.option("--dry-run", is_flag=True, help="Print shape, bytes and estimated time; write nothing.")
@@ -262,6 +277,8 @@ def _summary_text(name: str, summary: SplitSummary) -> str:
         + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
         + (f"; bound by {summary.bound_by}" if summary.computed else ""),
     ]
+    if summary.at_once:
+        lines.append(f"  memory did not suffice for whole batches: at most {summary.at_once} views at once")
     lines += [f"  failed: {key}: {reason}" for key, reason in list(summary.failed.items())[:10]]
     if len(summary.failed) > 10:
         lines.append(f"  and {len(summary.failed) - 10} more")

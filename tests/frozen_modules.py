@@ -63,6 +63,21 @@ class Spoilt(Tiny):
         return out
 
 
+class Cramped(Tiny):
+    """Has memory for so many samples at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.asked: list[int] = []
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        self.asked.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB")
+        return super().forward(x)
+
+
 class Changed(Tiny):
     """What Tiny gives, changed."""
 
@@ -136,6 +151,14 @@ def flat_pooled() -> Made:
 
 def no_memory() -> Made:
     return Changed(lambda out: _raise(torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"))), pixels
+
+
+def cramped() -> Made:
+    return Cramped(3), pixels
+
+
+def roomy() -> Made:
+    return Cramped(100), pixels
 
 
 def broken() -> Made:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from featcache.cache.create import view_bytes
 from featcache.cache.spec import Shapes, StoredType
 from featcache.errors import CacheError
 from featcache.extraction.feed import ViewDataset, feed
 from featcache.extraction.forward import Forward
+from featcache.extraction.walk import Clock
+from featcache.sources.base import Source, limit
 
-PILOT_BATCHES = 3
-"""The first batch warms up and is not counted."""
+PILOT_SECONDS = 5.0
+PILOT_BATCHES = range(3, 33)
+"""Fewer say too little; more say nothing new."""
+DIGEST_ROWS = 1024
+"""Samples of which the source's digest is timed."""
 
 
 @dataclass(frozen=True)
@@ -35,48 +37,49 @@ def cache_bytes(shapes: Shapes, rows: int, views: int, dtype: StoredType) -> int
     return rows * (views * (view_bytes(shapes, dtype) + 1) + 8)
 
 
-def pilot(dataset: ViewDataset, forward: Forward, device: torch.device, num_workers: int) -> float:
-    """Seconds per view with that many workers, from the dataset's first batches; nothing is written.
+def pilot_rows(dataset: ViewDataset, forward: Forward) -> int:
+    """How many rows to try: whole batches for about five seconds, by the time of a first one.
 
-    They are read and computed in this process, one after the other, and timed apart.
+    That one also warms everything up.
     """
-    timed = []
-    for loaded in itertools.islice(feed(dataset, 0, device), PILOT_BATCHES):
-        if not loaded.inputs:
-            continue
-        start = time.perf_counter()
-        forward(loaded.inputs)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        views = len(loaded.rows) * len(dataset.view_names)
-        timed.append((loaded.seconds, time.perf_counter() - start, views))
-    kept = timed[1:] or timed
-    if not kept:
-        return 0.0
-    read, computed, count = (sum(column) for column in zip(*kept, strict=True))
-    return pace(float(read), float(computed), num_workers) / int(count)
+    first = ViewDataset(dataset.source, dataset.transform, dataset.view_names, dataset.batches[:1])
+    start = time.perf_counter()
+    for loaded in feed(first, 0, forward.device):
+        if loaded.inputs:
+            forward(loaded.inputs)
+    count = int(PILOT_SECONDS / (time.perf_counter() - start))
+    return dataset.batches[: min(max(count, PILOT_BATCHES.start), PILOT_BATCHES.stop)][-1].stop
 
 
-def pace(read: float, forward: float, num_workers: int) -> float:
-    """Seconds in all: workers share the reading, beside the forward pass; without any, the two take turns.
+def seconds(clock: Clock, readers: int, times: float) -> float:
+    """What a walk takes that is so many times as long as the one that `clock` timed, read by `readers`.
 
-    >>> pace(read=6.0, forward=2.0, num_workers=0), pace(read=6.0, forward=2.0, num_workers=2)
-    (8.0, 3.0)
+    All stages run side by side, so the slowest alone counts; before it the first batch is waited for, and
+    after it the last one is written.
+
+    >>> seconds(Clock(first=1, read=6, forward=2, write=1, drain=0.5), readers=1, times=10)
+    61.5
+    >>> seconds(Clock(first=1, read=6, forward=2, write=1, drain=0.5), readers=4, times=10)
+    21.5
     """
-    return max(read / num_workers, forward) if num_workers else read + forward
+    return clock.first + times * max(clock.read / readers, clock.forward, clock.write) + clock.drain
 
 
-def pilot_batches(rows: int, views: int, batch_size: int) -> list[range]:
-    """The rows of the first few batches of a split."""
-    step = max(1, batch_size // views)
-    starts = range(0, min(rows, PILOT_BATCHES * step), step)
-    return [range(start, min(start + step, rows)) for start in starts]
+def digest_seconds(source: Source) -> float:
+    """How long the digest of its whole content takes, by that of its first thousand samples."""
+    start, part = time.perf_counter(), limit(source, DIGEST_ROWS)
+    part.digest()
+    return (time.perf_counter() - start) * len(source) / len(part)
+
+
+def existing(path: Path) -> Path:
+    """`path` or the nearest folder above it that is there: on the disk that will hold it."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
 def require_room(path: Path, nbytes: int) -> None:
     """Raise CacheError when the disk that holds `path` has less than `nbytes` free."""
-    folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing(path)).free
     if nbytes > free:
         raise CacheError(
             f"the disk cannot hold the cache {path}",

@@ -1,4 +1,4 @@
-"""Samples, read and transformed in worker processes, arriving as batches in row order."""
+"""Samples, read and transformed ahead in worker processes or a thread, arriving as batches in row order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from multiprocessing.context import BaseContext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import cloudpickle
 import torch
@@ -21,7 +24,9 @@ from featcache.sources.base import Source
 
 MAX_WORKERS = 8
 WORTH_WORKERS = 2_000
-"""Below this many views, starting worker processes costs more than they save."""
+"""Below this many views, starting worker processes costs more than they save: a thread reads."""
+READ_AHEAD = 2
+"""Batches by worker, or by the thread, that may wait for the forward pass."""
 
 
 class Loaded(NamedTuple):
@@ -34,6 +39,10 @@ class Loaded(NamedTuple):
     """The reason by row, for rows that could not be read."""
     seconds: float
     """Time spent reading and transforming, in whichever process."""
+
+    def pin_memory(self) -> Self:
+        """With inputs that a GPU copies beside its work; torch's DataLoader calls it by this name."""
+        return self._replace(inputs={name: value.pin_memory() for name, value in self.inputs.items()})
 
 
 class ViewDataset(Dataset[Loaded | FeatcacheError]):
@@ -85,28 +94,35 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
 
 
 def feed(dataset: ViewDataset, num_workers: int, device: torch.device) -> Generator[Loaded, None, None]:
-    """Every batch, in order; workers are never forks of this process, so that no lock is copied in mid-air.
+    """Every batch, in order, read ahead by that many processes; by a thread of this one where there are none.
 
     Raises EncoderError where the transform gives what cannot be a batch, SourceError where a worker dies.
     """
-    num_workers = min(num_workers, len(dataset))
+    num_workers, pinned = min(num_workers, len(dataset)), device.type == "cuda"
+    arriving = _processes(dataset, num_workers, pinned) if num_workers else _thread(dataset, pinned)
+    with closing(arriving):
+        for loaded in arriving:
+            if isinstance(loaded, FeatcacheError):
+                raise loaded
+            yield loaded
+
+
+def _processes(
+    dataset: ViewDataset, num_workers: int, pinned: bool
+) -> Generator[Loaded | FeatcacheError, None, None]:
+    """They are never forks of this process, so that no lock is copied in mid-air."""
     loader: Iterable[Loaded | FeatcacheError] = DataLoader(
         dataset,
         batch_size=None,
         collate_fn=_as_is,
         num_workers=num_workers,
-        prefetch_factor=2 if num_workers else None,
-        multiprocessing_context=_context() if num_workers else None,
-        pin_memory=device.type == "cuda",
+        prefetch_factor=READ_AHEAD,
+        multiprocessing_context=_context(),
+        pin_memory=pinned,
     )
     try:
-        for loaded in loader:
-            if isinstance(loaded, FeatcacheError):
-                raise loaded
-            yield loaded
+        yield from loader
     except (RuntimeError, OSError, EOFError) as error:
-        if not num_workers:
-            raise
         # What a dead process leaves behind depends on what it was about to send.
         said = [type(error).__name__, *str(error).strip().splitlines()[-1:]]
         raise SourceError(
@@ -117,8 +133,31 @@ def feed(dataset: ViewDataset, num_workers: int, device: torch.device) -> Genera
         ) from error
 
 
+def _thread(dataset: ViewDataset, pinned: bool) -> Generator[Loaded | FeatcacheError, None, None]:
+    """One thread costs nothing to start, and Pillow and torch let the forward pass run beside it.
+
+    One only: not every source can be read by two at a time.
+    """
+
+    def load(index: int) -> Loaded | FeatcacheError:
+        loaded = dataset[index]
+        return loaded.pin_memory() if pinned and isinstance(loaded, Loaded) else loaded
+
+    waiting: deque[Future[Loaded | FeatcacheError]] = deque()
+    with ThreadPoolExecutor(1, "featcache-reader") as pool:
+        try:
+            for index in range(len(dataset)):
+                waiting.append(pool.submit(load, index))
+                if len(waiting) > READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def auto_workers(views: int) -> int:
-    """How many workers for that many views: half the cores, none for a small job."""
+    """How many workers for that many views: half the cores, none (a thread) for a small job."""
     return 0 if views < WORTH_WORKERS else max(1, min(MAX_WORKERS, (os.cpu_count() or 2) // 2))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,32 +17,41 @@ import numpy as np
 from featcache.cache.layout import Unit
 from featcache.cache.writer import SplitWriter, UnitWriter
 from featcache.extraction.feed import Loaded
-from featcache.extraction.forward import Arrays, Forward, empty_views, split_views
+from featcache.extraction.forward import Arrays, Forward, Running, empty_views, split_views
 
 READ_AHEAD = 2
 """Batches that may wait for the writer; more would only hold memory."""
+IDLE = 0.1
+"""More of the time than this without work, and the forward pass is not what takes so long."""
 
 
 @dataclass
 class Clock:
-    """Seconds by stage. Reading happens in the workers and writing in a thread, beside the forward pass."""
+    """Seconds by stage. Reading happens in workers or a thread, and writing in a thread, beside the forward
+    pass."""
 
+    first: float = 0.0
+    """Until the first batch was there, workers' start included."""
     read: float = 0.0
     wait: float = 0.0
-    """The forward pass waited this long for samples."""
+    """The forward pass waited this long for samples, the first batch included."""
     forward: float = 0.0
     write: float = 0.0
     stall: float = 0.0
     """The forward pass waited this long for the writer."""
+    drain: float = 0.0
+    """The writer needed this long after the last batch."""
 
     def bound_by(self) -> str:
-        """The stage that set the pace."""
-        stages = {
-            "reading and preprocessing": self.wait,
-            "the forward pass": self.forward,
-            "writing": self.stall,
-        }
-        return max(stages, key=lambda name: stages[name])
+        """The stage that set the pace: the forward pass, unless it stood idle for a tenth of the time.
+
+        Whatever it waits for is slower than itself, by however little: a longer wait than its own time, which
+        is what one would expect to see, takes a stage that is twice as slow.
+        """
+        wait, stall = self.wait - self.first, self.stall
+        if wait + stall < IDLE * (self.forward + wait + stall):
+            return "the forward pass"
+        return "reading and preprocessing" if wait > stall else "writing"
 
 
 def plan_batches(units: Iterable[Unit], views: int, batch_size: int) -> Iterator[range]:
@@ -68,32 +78,45 @@ def walk(
     advance: Callable[[int], object],
 ) -> None:
     """Take every batch through the model into the split; `advance` is told how many samples are done."""
+    # A GPU is told of the next batch before the last one is back; on the CPU there is nothing to gain.
+    ahead, under_way = int(forward.device.type == "cuda"), deque[tuple[Loaded, Running | None]]()
+
+    def finish(loaded: Loaded, running: Running | None) -> None:
+        start = time.perf_counter()
+        arrays = _arrays(loaded, running, split)
+        clock.forward += time.perf_counter() - start
+        start = time.perf_counter()
+        writer.put(loaded, arrays)
+        clock.stall += time.perf_counter() - start
+        advance(len(loaded.rows))
+
     with _WriterThread(split, units, clock) as writer:
         arriving = iter(batches)
         while (loaded := _timed(arriving, clock)) is not None:
             start = time.perf_counter()
-            arrays = _encode(loaded, forward, split)
+            under_way.append((loaded, forward.start(loaded.inputs) if loaded.inputs else None))
             clock.forward += time.perf_counter() - start
             clock.read += loaded.seconds
-            start = time.perf_counter()
-            writer.put(loaded, arrays)
-            clock.stall += time.perf_counter() - start
-            advance(len(loaded.rows))
-    split.wait()
+            if len(under_way) > ahead:
+                finish(*under_way.popleft())
+        while under_way:
+            finish(*under_way.popleft())
 
 
-def _encode(loaded: Loaded, forward: Forward, split: SplitWriter) -> list[Arrays]:
+def _arrays(loaded: Loaded, running: Running | None, split: SplitWriter) -> list[Arrays]:
     rows, views = loaded.rows, len(split.spec.views.names())
-    if not loaded.inputs:
+    if running is None:
         return empty_views(split.shapes, views, len(rows))
     readable = np.array([i for i, row in enumerate(rows) if row not in loaded.failed], np.int64)
-    return split_views(forward(loaded.inputs), views, len(rows), readable)
+    return split_views(running.result(), views, len(rows), readable)
 
 
 def _timed(arriving: Iterator[Loaded], clock: Clock) -> Loaded | None:
     start = time.perf_counter()
     loaded = next(arriving, None)
-    clock.wait += time.perf_counter() - start
+    waited = time.perf_counter() - start
+    clock.first = clock.first or waited
+    clock.wait += waited
     return loaded
 
 
@@ -122,8 +145,12 @@ class _WriterThread:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        start = time.perf_counter()
         self._queue.put(None)
         self._thread.join()
+        if not (self._error or error):
+            self._split.wait()
+        self._clock.drain = time.perf_counter() - start
         for unit in self._open.values():
             unit.abort()
         if self._error and error is None:

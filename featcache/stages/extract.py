@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from torch.nn import functional as F
+from typing import Literal, Protocol
 
 from featcache import encoders
+from featcache.cache.files import explained
+from featcache.cache.layout import Unit
 from featcache.cache.reader import Cache, read_attributes
 from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, StoredType, ValueType, ViewSpec
-from featcache.cache.writer import CacheWriter
+from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.config import did_you_mean
 from featcache.devices import resolve
 from featcache.encoders.base import Encoder
@@ -24,7 +24,9 @@ from featcache.errors import CacheError, ConfigError
 from featcache.extraction import estimate
 from featcache.extraction.feed import ViewDataset, auto_workers, feed
 from featcache.extraction.forward import Forward
+from featcache.extraction.room import auto_batch
 from featcache.extraction.spread import PILOT_ROWS, token_std
+from featcache.extraction.text import class_text
 from featcache.extraction.walk import Clock, plan_batches, walk
 from featcache.sources import open_source
 from featcache.sources.base import Source, limit
@@ -49,9 +51,10 @@ class ExtractRequest:
     label_column: str | None = None
 
     shard_size: str = "128MB"
-    batch_size: int = 64
+    batch_size: int | Literal["auto"] = 64
+    """Views in a forward pass; auto: as the free memory of the GPU allows, and 64 on the CPU."""
     num_workers: int | None = None
-    """None: half the cores, and none for a small job."""
+    """Reading processes; 0: a thread reads. None: half the cores, and a thread for a small job."""
     device: str = "auto"
 
 
@@ -69,6 +72,8 @@ class SplitSummary:
     seconds: float
     stages: dict[str, float]
     bound_by: str
+    at_once: int | None
+    """Views that the model was given at most, where memory did not suffice for a whole batch."""
 
 
 class Progress(Protocol):
@@ -144,6 +149,9 @@ class _Job:
         )
         self.forward = Forward(self.encoder, request.layers, request.tokens, request.amp, self.device)
         self.views = request.views.names()
+        asked = request.batch_size
+        first = next(iter(self.sources.values()))
+        self.batch_size = auto_batch(self.forward, first) if asked == "auto" else asked
 
     def shapes(self) -> Shapes:
         return self.forward.shapes(next(iter(self.sources.values())))
@@ -155,9 +163,9 @@ class _Job:
         """
         if stored is not None:
             return {array.layer: array.std for array in stored.layers}
-        source, step = next(iter(self.sources.values())), self.request.batch_size
+        source = next(iter(self.sources.values()))
         rows = min(len(source), PILOT_ROWS)
-        batches = [range(start, min(start + step, rows)) for start in range(0, rows, step)]
+        batches = list(plan_batches([Unit(0, 0, 0, rows)], 1, self.batch_size))
         dataset = ViewDataset(source, self._transform(), self.views[:1], batches)
         with closing(feed(dataset, self._workers(rows), self.device)) as arriving:
             return token_std(shapes, arriving, self.forward)
@@ -185,11 +193,24 @@ class _Job:
         estimate.require_room(out, needed - there)
 
     def estimate(self, source: Source, shapes: Shapes) -> estimate.Estimate:
-        views, rows = len(self.views), len(source)
-        batches = estimate.pilot_batches(rows, views, self.request.batch_size)
-        dataset = ViewDataset(source, self._transform(), self.views, batches)
-        rate = estimate.pilot(dataset, self.forward, self.device, self._workers(views * rows))
-        return estimate.Estimate(rows, views, self._nbytes(source, shapes), rate * views * rows)
+        """By a pilot: the first samples are extracted for good, into a folder that is gone afterwards."""
+        views, rows, folder = len(self.views), len(source), estimate.existing(self.request.out)
+        if self.spec.dtype == "int8":  # any will do for values that nobody keeps
+            shapes = shapes.with_std({layer.layer: [1.0] * layer.dim for layer in shapes.layers})
+        some = limit(source, estimate.pilot_rows(self._dataset(source, [Unit(0, 0, 0, rows)]), self.forward))
+        with (
+            explained(folder),
+            tempfile.TemporaryDirectory(prefix=".featcache-", dir=folder) as place,
+            CacheWriter(Path(place) / "pilot.zarr", self.spec, storage=self.storage) as writer,
+        ):
+            spec = SplitSpec(source="pilot", rows=len(some))
+            split = writer.split("pilot", spec, some.ids, some.labels, shapes)
+            workers = self._workers(views * rows)
+            dataset = self._dataset(some, split.missing())
+            clock = self._walk(dataset, workers, split, lambda done: None)
+        readers = max(1, min(workers, len(dataset)))
+        took = estimate.seconds(clock, readers, rows / len(some)) + estimate.digest_seconds(source)
+        return estimate.Estimate(rows, views, self._nbytes(source, shapes), took)
 
     def write(
         self, name: str, source: Source, writer: CacheWriter, shapes: Shapes, progress: MakeProgress
@@ -199,15 +220,11 @@ class _Job:
         split = writer.split(name, split_spec, source.ids, source.labels, shapes)
         # Before any shard, so that a cache whose splits are complete never lacks them.
         self._write_class_text(writer)
-        units = split.missing()
-        batches = list(plan_batches(units, len(self.views), self.request.batch_size))
-        samples = sum(map(len, batches))
+        dataset = self._dataset(source, split.missing())
+        samples = sum(map(len, dataset.batches))
         todo = samples * len(self.views)
-        dataset = ViewDataset(source, self._transform(), self.views, batches)
-        clock = Clock()
-        arriving = feed(dataset, self._workers(todo), self.device)
-        with progress(name, samples) as bar, closing(arriving):
-            walk(arriving, self.forward, split, units, clock, bar.update)
+        with progress(name, samples) as bar:
+            clock = self._walk(dataset, self._workers(todo), split, bar.update)
         failed = Cache.open(self.request.out).split(name).failures()
         return SplitSummary(
             rows=len(source),
@@ -217,14 +234,30 @@ class _Job:
             seconds=time.perf_counter() - start,
             stages={"read": clock.read, "wait": clock.wait, "forward": clock.forward, "write": clock.write},
             bound_by=clock.bound_by(),
+            at_once=self.forward.at_once,
         )
+
+    def _walk(
+        self, dataset: ViewDataset, workers: int, split: SplitWriter, advance: Callable[[int], object]
+    ) -> Clock:
+        clock = Clock()
+        with closing(feed(dataset, workers, self.device)) as arriving:
+            walk(arriving, self.forward, split, split.missing(), clock, advance)
+        return clock
+
+    def _dataset(self, source: Source, units: list[Unit]) -> ViewDataset:
+        batches = list(plan_batches(units, len(self.views), self.batch_size))
+        return ViewDataset(source, self._transform(), self.views, batches)
+
+    def _transform(self) -> ViewTransform:
+        return ViewTransform(self.encoder.transform, self.encoder.spec.modality, self.request.views)
 
     def _write_class_text(self, writer: CacheWriter) -> None:
         """Embeddings of the class names, where there is a text tower and they are not there yet."""
         templates = self.encoder.templates
         if not (templates and self.spec.class_names and writer.needs_class_text(templates)):
             return
-        if (text := _class_text(self.encoder, self.spec.class_names)) is not None:
+        if (text := class_text(self.encoder, self.spec.class_names)) is not None:
             writer.class_text(text.numpy(), templates)
 
     def _class_names(self) -> tuple[str, ...]:
@@ -241,9 +274,6 @@ class _Job:
         asked = self.request.num_workers
         return auto_workers(views) if asked is None else asked
 
-    def _transform(self) -> ViewTransform:
-        return ViewTransform(self.encoder.transform, self.encoder.spec.modality, self.request.views)
-
 
 def _sources(request: ExtractRequest) -> dict[str, Source]:
     found: Mapping[str, Source] = open_source(request.source, label_column=request.label_column)
@@ -256,19 +286,6 @@ def _sources(request: ExtractRequest) -> dict[str, Source]:
     if request.limit is not None:
         found = {name: limit(source, request.limit) for name, source in found.items()}
     return dict(found)
-
-
-def _class_text(encoder: Encoder, class_names: tuple[str, ...]) -> torch.Tensor | None:
-    """(C, P) float32: by class, the unit-length mean of its unit-length prompts (arXiv 2103.00020, 3.1.4)."""
-    prompts = [t.format(name.replace("_", " ")) for name in class_names for t in encoder.templates]
-    with torch.inference_mode():
-        embedded = encoder.encode_text(prompts) if prompts else None
-    if embedded is None:
-        return None
-    by_class = F.normalize(embedded.float().cpu(), dim=1).reshape(
-        len(class_names), len(encoder.templates), -1
-    )
-    return F.normalize(by_class.mean(1), dim=1)
 
 
 def _require_modality(encoder: Encoder, sources: Mapping[str, Source]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field, model_validator
@@ -46,7 +46,7 @@ class ExtractTable(Config):
     """Samples of every split, or by split, and then of these splits only."""
     label_column: str | None = None
     shard_size: str = "128MB"
-    batch_size: pydantic.PositiveInt = 64
+    batch_size: pydantic.PositiveInt | Literal["auto"] = 64
     num_workers: pydantic.NonNegativeInt | None = None
 
 

@@ -37,7 +37,9 @@ def test_batches_cover_what_is_missing_and_never_depend_on_what_is_there(
     ("clock", "stage"),
     [
         (Clock(read=9, wait=3, forward=2, write=8, stall=1), "reading and preprocessing"),
-        (Clock(read=9, wait=1, forward=2, write=8, stall=1), "the forward pass"),
+        (Clock(read=9, wait=2, forward=9, write=8, stall=1), "reading and preprocessing"),
+        (Clock(read=9, wait=0.3, forward=9, write=8, stall=0.3), "the forward pass"),
+        (Clock(first=5, read=9, wait=5.3, forward=9, write=8, stall=0.3), "the forward pass"),
         (Clock(read=9, wait=1, forward=2, write=8, stall=3), "writing"),
     ],
 )
