@@ -4,8 +4,10 @@
 
 The bound is the module's own forward pass on batches that are ready on the device: nothing is read, decoded
 or written. The usual script is a DataLoader over the files, the forward pass that gives the tokens, and
-`np.save` of all of them at the end, as float16. Models are loaded before the clock starts, except where it
-says so.
+`np.save` of all of them at the end, as float16. clip-retrieval (`clip_inference/writer.py`) keeps the pooled
+embedding only, buffers the batches of a part, and writes a full part as one `.npy` and its metadata as
+Parquet; that pattern is written out here. Models are loaded before the
+clock starts, except where it says so. On a GPU, ViT-B/16 and ViT-L/14 compute in bfloat16.
 """
 
 from __future__ import annotations
@@ -13,16 +15,21 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import common
 from featcache import encoders
+from featcache.cache.spec import ValueType
 from featcache.devices import resolve
 from featcache.extraction.feed import auto_workers
 from featcache.sources import open_source
@@ -40,11 +47,18 @@ class Case(NamedTuple):
     images: int
     size: tuple[int, int]
     batch: int
+    amp: ValueType = "float32"
 
 
 GLYPH_CLIP, VIT_B = "open_clip:glyph-clip", "timm:vit_base_patch16_224/random"
-FULL = (Case(GLYPH_CLIP, 4096, (48, 48), 64), Case(VIT_B, 256, (500, 375), 64))
+VIT_S, VIT_L = "timm:vit_small_patch16_224/random", "timm:vit_large_patch14_224/random"
+FULL = (
+    Case(GLYPH_CLIP, 1024, (48, 48), 64),
+    Case(VIT_S, 128, (500, 375), 32),
+    Case(VIT_B, 32, (500, 375), 8),
+)
 SMOKE = (Case(GLYPH_CLIP, 64, (48, 48), 32), Case(VIT_B, 2, (500, 375), 2))
+GPU = tuple(Case(model, 8192, (500, 375), 256, "bfloat16") for model in (VIT_B, VIT_L))
 
 
 class Files(Dataset[Tensor]):
@@ -84,11 +98,12 @@ class Contestants:
             "featcache.extract": lambda: self.case.images / self.extract()[0],
             "featcache.extract, loading the model included": lambda: self.case.images / self.extract()[1],
             "DataLoader, forward, np.save": common.rate(self.script),
+            "clip-retrieval's way, pooled only": common.rate(self.parts),
         }
 
     def bare(self) -> int:
         forward = getattr(self.encoder.module, BARE[self.case.model.partition(":")[0]])
-        with torch.inference_mode():
+        with torch.inference_mode(), self.amp():
             for batch in self.ready:
                 forward(batch)
         if self.device.type == "cuda":
@@ -98,22 +113,42 @@ class Contestants:
     def extract(self) -> tuple[float, float]:
         """Seconds of the walk as its summary says them, and of the whole call."""
         request = ExtractRequest(
-            str(self.images), self.case.model, self.folder / "cache.zarr", batch_size=self.case.batch
+            str(self.images),
+            self.case.model,
+            self.folder / "cache.zarr",
+            amp=self.case.amp,
+            batch_size=self.case.batch,
         )
         start = time.perf_counter()
         (summary,) = extract(request, overwrite=True).values()
         return summary.seconds, time.perf_counter() - start
 
-    def script(self) -> int:
-        def encoded() -> Iterator[tuple[Tensor, Tensor]]:
-            for batch in self.batches():
+    def encoded(self) -> Iterator[tuple[Tensor, NDArray[np.float16]]]:
+        """By batch: tokens on the device, pooled on the host."""
+        for batch in self.batches():
+            with self.amp():
                 out = self.encoder.encode({"image": batch.to(self.device)}, (-1,))
-                yield out.tokens[-1].half().cpu(), out.pooled.half().cpu()
+            yield out.tokens[-1], out.pooled.half().cpu().numpy()
 
-        tokens, pooled = zip(*encoded(), strict=True)
+    def script(self) -> int:
+        tokens, pooled = zip(*((each.half().cpu(), own) for each, own in self.encoded()), strict=True)
         np.save(self.folder / "tokens.npy", torch.cat(tokens).numpy())
-        np.save(self.folder / "pooled.npy", torch.cat(pooled).numpy())
+        np.save(self.folder / "pooled.npy", np.concatenate(pooled))
         return self.case.images
+
+    def parts(self) -> int:
+        """Every case fits in one part, so there is one flush, at the end."""
+        whole = np.concatenate([pooled for _, pooled in self.encoded()])
+        buffer = BytesIO()
+        np.save(buffer, whole)
+        (self.folder / "img_emb_0.npy").write_bytes(buffer.getbuffer())
+        table = pa.table({"image_path": list(self.files.source.ids)})
+        pq.write_table(table, self.folder / "metadata_0.parquet")
+        return self.case.images
+
+    def amp(self) -> torch.autocast:
+        dtype = torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.case.amp == "bfloat16")
 
 
 def measure(case: Case, rounds: int) -> common.Table:
@@ -124,7 +159,7 @@ def measure(case: Case, rounds: int) -> common.Table:
     width, height = case.size
     name = (
         f"{case.model}, {case.images} JPEGs of {width} x {height}, batches of {case.batch}, "
-        f"{contestants.device.type}, {torch.get_num_threads()} threads"
+        f"{contestants.device.type}, {case.amp}, {torch.get_num_threads()} threads"
     )
     return common.Table(name, "images/s", BOUND, rates)
 
@@ -132,7 +167,8 @@ def measure(case: Case, rounds: int) -> common.Table:
 def main() -> None:
     """Print a Markdown table for each model, and write the rows as JSON where asked."""
     args = common.arguments(__doc__).parse_args()
-    cases, rounds = (SMOKE, 1) if args.smoke else (FULL, 5)
+    gpu = GPU if torch.cuda.is_available() else ()
+    cases, rounds = (SMOKE, 1) if args.smoke else ((*FULL, *gpu), 3)
     common.report([measure(case, rounds) for case in cases], args.json)
 
 
