@@ -1,96 +1,195 @@
-"""Warm shuffled reading: the public loader against memory itself and against zarr-python.
+"""Shuffled reading, warm and cold: the reader and the loader against memory, the disk, and eight peers.
 
-    python -m benchmarks.read [--smoke] [--json FILE] [--rows N]
+    python -m benchmarks.read [--smoke] [--json FILE]
 
-All contestants read the same shuffled batches of rows from the same cache, in turn, several rounds; the
-median counts. The bound is `torch.index_select` from a tensor in memory into a reused buffer, on one thread.
+All contestants read the same uniformly random rows, batch by batch, in turn, several rounds; the median
+counts. Warm, the bound is `torch.index_select` from a tensor in memory into a reused buffer, on one thread.
+Cold, the pages of the cache are dropped before every turn, and the bound is the rate at which O_DIRECT reads
+the same files from front to back. What is not installed comes with `pip install 'featcache[bench]'`.
 """
 
 from __future__ import annotations
 
+import itertools
+import mmap
+import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import zarr
-from numpy.typing import NDArray
 
 from benchmarks import common
+from benchmarks.peers import PEERS, Rows, Stored
+from featcache.cache.array import ShardedArray
 from featcache.cache.reader import Cache
 from featcache.loading.loader import RING, Loader, Stream
 from featcache.loading.plan import ReadPlan
 from featcache.loading.store import FeatureStore
+from featcache.objectives.base import Batch
 
-TOKENS, DIM, BATCH = 197, 768, 256
-BOUND = "memory (index_select, one thread)"
-Rows = NDArray[np.int64]
+BATCH = 256
+MEMORY, DISK = "memory (index_select, one thread)", "disk (sequential, O_DIRECT)"
+GATHER, LOADER = "featcache reader (gather)", "featcache loader (prefetched batches)"
+DIRECT_THREADS, DIRECT_BYTES = 8, 1 << 22
+Contestants = dict[str, Callable[[], float] | None]
 
 
-def contestants(path: Path, batches: list[Rows]) -> dict[str, Callable[[], float]]:
-    """Each reads the batches (zarr-python: a sixteenth of one) and gives samples a second."""
+class Case(NamedTuple):
+    """A size of sample, and how much is read: what the peers hold beside each other fits in memory."""
+
+    tokens: int
+    dim: int
+    rows: int
+    batches: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.tokens} x {self.dim} float16, batches of {BATCH}"
+
+
+FULL = (Case(50, 384, 32_768, 48), Case(197, 768, 4096, 12), Case(257, 1024, 2304, 9))
+SMOKE = (Case(50, 384, 2048, 8),)
+
+
+def warm(case: Case, path: Path, folder: Path) -> Contestants:
+    """Every way to read the batches, from memory and from the page cache; each gives samples a second."""
+    plan = ReadPlan(np.arange(case.rows), BATCH, seed=0)
+    batches = [plan.batch(step) for step in range(case.batches)]
     array = Cache.open(path).split("train").array("tokens")
-    everything = np.arange(array.shape[0])
-    memory = torch.from_numpy(array.gather(everything, 0, None))
-    buffer = torch.empty((BATCH, TOKENS, DIM), dtype=torch.float16)
+    memory = torch.from_numpy(array.gather(np.arange(case.rows), 0))
+    buffer = torch.empty((BATCH, case.tokens, case.dim), dtype=torch.float16)
     store = FeatureStore.open(Cache.open(path), "train")
-    zarr_tokens: Any = zarr.open_group(path / "train", mode="r")["tokens"]
 
-    def bound() -> int:
-        for rows in batches:
-            torch.index_select(memory, 0, torch.from_numpy(rows), out=buffer)
-        return len(batches) * BATCH
+    def every(read: Callable[[Rows], object], part: int = BATCH) -> Callable[[], float]:
+        def run() -> float:
+            # A peer that reads a part of a batch reads one.
+            for rows in batches if part == BATCH else batches[:1]:
+                read(rows[:: BATCH // part])
+            return float(len(batches) * BATCH if part == BATCH else part)
 
-    def gather() -> int:
-        for rows in batches:
-            array.gather(rows, 0, buffer.numpy())
-        return len(batches) * BATCH
+        return common.rate(run)
 
     def loader() -> float:
-        stream = Stream(ReadPlan(everything, BATCH, seed=0), ("eval",))
-        loading = Loader(store, np.zeros(len(everything), np.int64), stream, None, torch.device("cpu"))
-        with closing(loading.steps(0, RING + len(batches))) as arriving:
+        with closing(steps(store, case, 0, RING + case.batches)) as arriving:
             for _ in range(RING):
                 next(arriving)
             start = time.perf_counter()
-            for _ in arriving:
-                pass
             # The ring was full when the clock started: those batches are not counted.
-            return (len(batches) - RING) * BATCH / (time.perf_counter() - start)
+            return (sum(1 for _ in arriving) - RING) * BATCH / (time.perf_counter() - start)
 
-    def zarr_python() -> int:
-        few = batches[0][:: BATCH // 16]
-        zarr_tokens.oindex[few, 0]
-        return len(few)
+    stored = Stored(folder, path / "train" / "tokens", memory.numpy(), buffer.numpy())
+    readers: Contestants = {
+        MEMORY: every(lambda rows: torch.index_select(memory, 0, torch.from_numpy(rows), out=buffer)),
+        GATHER: every(lambda rows: array.gather(rows, 0, buffer.numpy())),
+        LOADER: loader,
+    }
+    for name, (module, part, prepare) in PEERS.items():
+        said = name if part == BATCH else f"{name}, {part} rows"
+        readers[said] = every(prepare(stored), part) if common.installed(module) else None
+    return readers
+
+
+def steps(store: FeatureStore, case: Case, seed: int, count: int) -> Generator[Batch]:
+    """The public loader over all rows, one view of each."""
+    stream = Stream(ReadPlan(np.arange(case.rows), BATCH, seed), ("eval",))
+    labels = np.zeros(case.rows, np.int64)
+    return Loader(store, labels, stream, None, torch.device("cpu")).steps(0, count)
+
+
+def cold(case: Case, path: Path) -> Contestants:
+    """The disk itself, and featcache when only the disk has the rows; each gives samples a second."""
+    tokens = path / "train" / "tokens"
+    turns = itertools.count()
+    buffer = np.empty((BATCH, case.tokens, case.dim), np.float16)
+    buffer.fill(0)
+    row_bytes = buffer[0].nbytes
+    count = min(RING + case.batches, case.rows // BATCH)  # no row twice
+
+    def dropped(run: Callable[[int], float]) -> Callable[[], float]:
+        def turn() -> float:
+            drop(path)
+            return common.rate(lambda: run(next(turns)))()
+
+        return turn
+
+    def gather(turn: int) -> float:
+        array = ShardedArray.open(tokens)
+        plan = ReadPlan(np.arange(case.rows), BATCH, seed=turn)
+        for step in range(count):
+            array.gather(plan.batch(step), 0, buffer)
+        return float(count * BATCH)
+
+    def loader(turn: int) -> float:
+        store = FeatureStore.open(Cache.open(path), "train")
+        return float(sum(1 for _ in steps(store, case, turn, count)) * BATCH)
 
     return {
-        BOUND: common.rate(bound),
-        "featcache reader (gather)": common.rate(gather),
-        "featcache loader (prefetched batches)": loader,
-        "zarr-python (oindex)": common.rate(zarr_python),
+        DISK: dropped(lambda _: direct(tokens, count * BATCH * row_bytes) / row_bytes),
+        GATHER: dropped(gather),
+        LOADER: dropped(loader),
     }
 
 
+def drop(path: Path) -> None:
+    """Take every file of the cache out of memory; nobody may have mapped it, as mapped pages stay."""
+    for file in shards(path):
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def direct(path: Path, limit: int) -> int:
+    """Read up to `limit` bytes of the files front to back past the page cache; gives how many there were."""
+    buffers = threading.local()
+
+    def read(block: tuple[int, int]) -> int:
+        if not hasattr(buffers, "own"):
+            buffers.own = mmap.mmap(-1, DIRECT_BYTES)  # aligned, as O_DIRECT wants it
+        return os.preadv(block[0], [buffers.own], block[1])
+
+    files = [os.open(file, os.O_RDONLY | os.O_DIRECT) for file in shards(path)]
+    try:
+        ends = [(file, os.fstat(file).st_size // DIRECT_BYTES * DIRECT_BYTES) for file in files]
+        blocks = ((file, at) for file, end in ends for at in range(0, end, DIRECT_BYTES))
+        with ThreadPoolExecutor(DIRECT_THREADS) as pool:
+            return sum(pool.map(read, itertools.islice(blocks, limit // DIRECT_BYTES)))
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def shards(path: Path) -> list[Path]:
+    """The files under a folder."""
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def measured(case: Case, rounds: int) -> Iterator[common.Table]:
+    """Both tables of one case; what it wrote is gone afterwards."""
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = Path(name)
+        path = folder / "bench.zarr"
+        common.write_cache(path, {"train": case.rows}, common.random_tokens(case.tokens, case.dim))
+        found = common.interleaved(warm(case, path, folder), rounds)
+        yield common.Table(f"{case}, warm", "samples/s", MEMORY, found)
+        found = common.interleaved(cold(case, path), rounds, warm_up=0)
+        yield common.Table(f"{case}, cold", "samples/s", DISK, found)
+
+
 def main() -> None:
-    """Print a Markdown table, and write its rows as JSON where asked."""
-    parser = common.arguments(__doc__)
-    parser.add_argument("--rows", type=int, help="samples in the cache [default: 8192, smoke: 512]")
-    args = parser.parse_args()
-    rows = args.rows or (512 if args.smoke else 8192)
-    count, rounds = (8, 3) if args.smoke else (32, 7)
+    """Print two Markdown tables a case, and write their rows as JSON where asked."""
+    args = common.arguments(__doc__).parse_args()
     torch.set_num_threads(1)
-    plan = ReadPlan(np.arange(rows), BATCH, seed=0)
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        path = Path(folder) / "bench.zarr"
-        common.write_cache(path, {"train": rows}, common.random_tokens(TOKENS, DIM))
-        readers = contestants(path, [plan.batch(step) for step in range(count)])
-        rates = common.interleaved(readers, rounds)
-    case = f"{rows} x {TOKENS} x {DIM} float16, batches of {BATCH}, warm"
-    common.report([common.Table(case, "samples/s", BOUND, rates)], args.json)
+    cases, rounds = (SMOKE, 2) if args.smoke else (FULL, 7)
+    tables = [table for case in cases for table in measured(case, rounds)]
+    missing = sorted({peer.module for peer in PEERS.values() if not common.installed(peer.module)})
+    notes = [f"Not installed: {', '.join(missing)}; pip install 'featcache[bench]'"] if missing else []
+    common.report(tables, args.json, notes)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Loader:
         free: queue.Queue[Any] = queue.Queue()
         ready: queue.Queue[Any] = queue.Queue()
         for _ in range(RING):
-            free.put(self._buffers())
+            free.put((self._buffers(), None))
         closing = threading.Event()
         worker = threading.Thread(
             target=self._fill,
@@ -105,8 +105,9 @@ class Loader:
                 if isinstance(item, BaseException):
                     raise item
                 buffers, batch = item
-                yield self._to_device(batch, step)
-                free.put(buffers)
+                moved, copied = self._to_device(batch, step)
+                yield moved
+                free.put((buffers, copied))
         finally:
             closing.set()
             free.put(None)
@@ -117,9 +118,12 @@ class Loader:
     ) -> None:
         try:
             for step in range(start, stop):
-                buffers = free.get()
+                slot = free.get()
                 if closing.is_set():
                     return
+                buffers, copied = slot
+                if copied is not None:
+                    copied.synchronize()
                 ready.put((buffers, self._read(step, buffers)))
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(error)
@@ -139,9 +143,11 @@ class Loader:
         if self.source:
             store, stream = self.source
             source = self._features(store, stream, stream.plan.batch(step), step, buffers["source"])
-        return Batch(
-            labelled, torch.from_numpy(self.labels[rows]), unlabelled, torch.from_numpy(index), source
-        )
+        return Batch(labelled, self._host(self.labels[rows]), unlabelled, self._host(index), source)
+
+    def _host(self, numbers: NDArray[np.int64]) -> Tensor:
+        tensor = torch.from_numpy(numbers)
+        return tensor.pin_memory() if self._pinned else tensor
 
     def _features(
         self,
@@ -165,7 +171,8 @@ class Loader:
             for name, (store, stream) in streams.items()
         }
 
-    def _to_device(self, batch: Batch, step: int) -> Batch:
+    def _to_device(self, batch: Batch, step: int) -> tuple[Batch, torch.cuda.Event | None]:
+        """The batch on the device, and what happens there once the ring may refill the buffers."""
         source_store, source = self.source or (self.store, None)
         moved = Batch(
             self._move(batch.labelled, self.store, self.labelled, step),
@@ -174,10 +181,11 @@ class Loader:
             batch.unlabelled_index.to(self.device, non_blocking=True),
             self._move(batch.source, source_store, source, step),
         )
-        if self.device.type == "cuda":
-            # The ring may refill these pinned buffers once the consumer comes back: copies must be done.
-            torch.cuda.current_stream(self.device).synchronize()
-        return moved
+        if self.device.type == "cpu":
+            return moved, None
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(self.device))
+        return moved, copied
 
     def _move(
         self, parts: tuple[Features, ...], store: FeatureStore, stream: Stream | None, step: int

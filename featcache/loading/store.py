@@ -47,6 +47,12 @@ class Column:
                 held[view, start : start + len(rows)] = self.gather(rows, view, staging[: len(rows)])
         self.resident = held
 
+    def lengths(self) -> NDArray[np.int32]:
+        """(view, sample) the tokens up to the last one that a resident mask keeps."""
+        assert self.resident is not None
+        found: NDArray[np.int32] = torch.stack([_lengths(mask) for mask in self.resident]).cpu().numpy()
+        return found
+
     def gather(self, rows: Rows, view: int, out: Tensor) -> Tensor:
         """The rows (sorted) under one view: into `out`, or from residency on its own device."""
         if self.resident is None:
@@ -74,6 +80,8 @@ class FeatureStore:
     """(D,) that int8 tokens are multiplied by, besides their scale; empty for all others."""
     prefix: int
     """The first tokens, which no random subset leaves out: CLS, registers, the beginning of a text."""
+    lengths: NDArray[np.int32] | None = None
+    """(view, sample) tokens of each text, on the host; known once the mask is resident."""
 
     @classmethod
     def open(cls, cache: Cache, split_name: str, layer: int | None = None) -> FeatureStore:
@@ -97,6 +105,8 @@ class FeatureStore:
         """Make every column resident on `device`, as it is stored: int8 stays int8."""
         for column in self.columns.values():
             column.load(device)
+        if mask := self.columns.get("mask"):
+            self.lengths = mask.lengths()
 
     def buffers(self, rows: int, *, pinned: bool = False) -> dict[str, Tensor]:
         """One set of reusable buffers for `gather`."""
@@ -112,8 +122,10 @@ class FeatureStore:
             for name, column in self.columns.items()
         }
         mask, tokens, scale = got.get("mask"), got["tokens"], got.get("scale")
-        if mask is not None and mask.device.type == "cpu":
-            length = int(mask.any(0).nonzero().max()) + 1 if mask.any() else 1
+        if mask is not None:
+            # Never asked of a mask on the device, which would make the host wait for it.
+            lengths = _lengths(mask).numpy() if self.lengths is None else self.lengths[view, rows]
+            length = int(lengths.max(initial=1))
             mask, tokens = mask[:, :length], tokens[:, :length]
             scale = None if scale is None else scale[:, :length]
         return Features(tokens, mask, got["pooled"], scale)
@@ -168,6 +180,12 @@ def _available_ram() -> int:
         return kib * 1024
     except (OSError, StopIteration):
         return 0
+
+
+def _lengths(mask: Tensor) -> Tensor:
+    """(B,) int32 for a mask (B, T): how many tokens there are up to the last that is kept."""
+    places = torch.arange(1, mask.shape[1] + 1, dtype=torch.int32, device=mask.device)
+    return torch.where(mask, places, 0).amax(1)
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.generic]:

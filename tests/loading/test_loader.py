@@ -127,6 +127,15 @@ def test_masks_are_cut_to_the_longest_text(caches, residency):
         assert torch.equal(part.mask.sum(1), lengths[rows])
 
 
+def test_a_resident_mask_knows_its_lengths(caches):
+    masks = stored(caches["float32"], "token_mask").numpy()
+    last = masks.shape[2] - np.argmax(masks[:, :, ::-1], axis=2)
+    store = opened(caches["float32"], "ram")
+    assert np.array_equal(store.lengths, np.where(masks.any(2), last, 0).T)
+    assert opened(caches["float32"]).lengths is None
+    assert opened(caches["float16"], "ram").lengths is None
+
+
 @pytest.mark.parametrize("start", [1, 5, 13])
 def test_resuming_is_asking_for_the_next_step(caches, start):
     whole = [copied(batch) for batch in loader(opened(caches["float32"])).steps(0, 16)]
@@ -275,3 +284,43 @@ def test_which_tokens_no_subset_leaves_out(make_cache, tmp_path, prefix, grid, k
     array = cache.shapes.layers[0].model_copy(update={"prefix": prefix, "grid": grid})
     cache.shapes = cache.shapes.model_copy(update={"layers": (array,)})
     assert FeatureStore.open(cache, "train").prefix == kept
+
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.gpu
+@NO_CUDA
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("residency", ["stream", "ram", "device"])
+def test_a_device_gets_what_the_host_would(caches, dtype, residency):
+    """No buffer is refilled before its copy is done, though the consumer waits for nothing."""
+    device = torch.device("cuda")
+    store = FeatureStore.open(Cache.open(caches[dtype]), "train")
+    reside(store, residency, device)
+    labels = np.arange(30) % 3
+    sizes = {"batch_size": 4, "uratio": 2.0, "seed": 3}
+    there = Loader.build(store, labels, (ROWS[::3], ROWS), VIEWS, device=device, **sizes)
+    here = loader(opened(caches[dtype]))
+    torch.cuda._sleep(10**8)  # the copies queue up behind it
+    got = [copied(batch) for batch in there.steps(0, 12)]
+    for found, batch in zip(got, here.steps(0, 12), strict=True):
+        assert same([None if tensor is None else tensor.cpu() for tensor in found], copied(batch))
+
+
+@pytest.mark.gpu
+@NO_CUDA
+@pytest.mark.parametrize("residency", ["stream", "device"])
+def test_the_consumer_never_waits_for_the_device(caches, residency):
+    device = torch.device("cuda")
+    store = FeatureStore.open(Cache.open(caches["float32"]), "train")
+    reside(store, residency, device)
+    made = Loader.build(
+        store, np.arange(30), (ROWS, ROWS), VIEWS, batch_size=4, uratio=1.0, seed=0, device=device
+    )
+    batch = made._read(0, made._buffers())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made._to_device(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
