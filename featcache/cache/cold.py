@@ -17,8 +17,8 @@ from featcache.cache import codec
 
 READERS = 32
 """Reads under way at once: a disk is fastest with many to choose from. Measured: 8 gave 0.8 of what 32 do."""
-PIECE_BYTES = 1 << 20
-"""What is copied before we look whether that waited for the disk, and what one thread reads at a time."""
+READ_BYTES, COPIED_BYTES = 1 << 20, 1 << 23
+"""What one thread reads at a time, and what is copied before we look whether that waited for the disk."""
 
 
 class Mapped(Protocol):
@@ -58,15 +58,16 @@ class Copying:
 
     def take(self, part: Mapped, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Copy (rows, bytes of a row) of `part` into `out`, which is not complete before `wait`."""
-        step = max(1, PIECE_BYTES // max(1, out.shape[1]))
-        for start in range(0, len(rows), step):
-            piece = slice(start, start + step)
+        start = 0
+        while start < len(rows):
+            stop = start + max(1, (READ_BYTES if self.cold else COPIED_BYTES) // max(1, out.shape[1]))
             if self.cold:
-                self._reads.append(_readers().submit(_read, part, rows[piece], out[piece]))
-                continue
-            before = _blocks_read()
-            part.take(rows[piece], out[piece])
-            self.cold = _blocks_read() > before
+                self._reads.append(_readers().submit(_read, part, rows[start:stop], out[start:stop]))
+            else:
+                before = _blocks_read()
+                part.take(rows[start:stop], out[start:stop])
+                self.cold = _blocks_read() > before
+            start = stop
 
     def wait(self) -> None:
         """Until every read is done; raises what a read raised, and then too nothing writes any more."""
