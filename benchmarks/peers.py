@@ -150,7 +150,7 @@ PEERS = {
     "tensorstore": Peer("tensorstore", 256, _tensorstore),
     "h5py contiguous (read_direct)": Peer("h5py", 256, _h5py_contiguous),
     "h5py chunked (index)": Peer("h5py", 16, _h5py_chunked),
-    "litdata (dataset[i])": Peer("litdata", 256, _litdata),
+    "litdata (dataset[i])": Peer("litdata", 64, _litdata),
     "mosaicml-streaming (dataset[i])": Peer("streaming", 256, _streaming),
     "numpy memmap (take)": Peer("numpy", 256, _memmap),
 }
