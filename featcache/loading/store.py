@@ -18,6 +18,7 @@ from featcache.objectives.base import Features
 
 Residency = Literal["auto", "stream", "ram", "device"]
 Rows = NDArray[np.int64]
+PLACES = {"stream": "streamed from disk", "ram": "resident in RAM", "device": "resident on the device"}
 LOADED = 4096
 """Rows at a time on their way into residency: what they take beside it stays small."""
 
@@ -58,7 +59,7 @@ class Column:
         if self.resident is None:
             self.array.gather(rows, view, _numpy(out))
             return out
-        index = torch.from_numpy(rows).to(self.resident.device)
+        index = torch.from_numpy(rows).to(self.resident.device, non_blocking=True)
         if self.resident.device.type == "cpu":
             return torch.index_select(self.resident[view], 0, index, out=out)
         return self.resident[view].index_select(0, index)
@@ -132,7 +133,7 @@ class FeatureStore:
 
     def on_device(self, part: Features, device: torch.device, kept: Rows | None = None) -> Features:
         """What `gather` gave, on `device`: the `kept` tokens (None: all), int8 ones as float32 values."""
-        index = None if kept is None else torch.from_numpy(kept).to(device)
+        index = None if kept is None else torch.from_numpy(kept).to(device, non_blocking=True)
 
         def moved(by_token: Tensor) -> Tensor:
             there = by_token.to(device, non_blocking=True)
@@ -141,7 +142,8 @@ class FeatureStore:
         tokens, mask = moved(part.tokens), None if part.mask is None else moved(part.mask)
         if part.scale is not None:
             # To the type of the projector's weights at once. In place: four times faster than one expression.
-            tokens = tokens.float().mul_(moved(part.scale).unsqueeze(-1)).mul_(self.token_std.to(device))
+            std = self.token_std.to(device, non_blocking=True)
+            tokens = tokens.float().mul_(moved(part.scale).unsqueeze(-1)).mul_(std)
         return Features(tokens, mask, part.pooled.to(device, non_blocking=True))
 
 
@@ -159,11 +161,14 @@ def token_array(cache: Cache, layer: int | None) -> str:
 
 
 def reside(store: FeatureStore, residency: Residency, device: torch.device) -> str:
-    """Load the store where `residency` says (`auto`: device if it fits, else RAM, else stream) and say it."""
+    """Load the store where `residency` says (`auto`: device if it fits, else RAM, else stream) and say it.
+
+    "397 rows, 21.4 MB, resident in RAM"
+    """
     where = _choose(store.nbytes, device) if residency == "auto" else residency
     if where != "stream":
         store.load(device if where == "device" else torch.device("cpu"))
-    return where
+    return f"{store.rows} rows, {store.nbytes / 1e6:,.1f} MB, {PLACES[where]}"
 
 
 def _choose(needed: int, device: torch.device) -> str:

@@ -73,16 +73,16 @@ def _update(state: TrainState, loss: Tensor) -> Tensor:
     norm = state.clip_gradients()
     state.optimizer.step()
     state.step += 1
-    if state.average:
-        state.average.update_parameters(state.model)
+    state.move_average()
     return norm
 
 
 def _finite(recent: Sequence[Mapping[str, Tensor]], step: int) -> dict[str, float]:
-    """The terms of `step`, the last of `recent`; asked for now and then, as a look waits for the device."""
+    """The terms of `step`, the last of `recent`; all in one look now and then, as it waits for the device."""
     values: dict[str, float] = {}
+    looked = iter(torch.stack([value.float() for terms in recent for value in terms.values()]).tolist())
     for at, terms in enumerate(recent, start=step - len(recent) + 1):
-        values = {name: float(value) for name, value in terms.items()}
+        values = dict(zip(terms, looked, strict=False))
         broken = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise TrainError(

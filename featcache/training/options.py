@@ -46,6 +46,7 @@ class DataOptions(Config):
     layer: int | None = None
     """The layer whose tokens are used; by default the first the cache was extracted with."""
     residency: Literal["auto", "stream", "ram", "device"] = "auto"
+    """Where rows are held: on the device, in RAM, or nowhere; `auto` is the first in which they fit."""
     imbalance: float = Field(default=1.0, ge=1)
     """Make the unlabelled set long-tailed: rows of its most frequent class for each one of its rarest."""
     unknown_classes: int = Field(default=0, ge=0)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from featcache.cache.files import explained, write_atomic
 from featcache.errors import TrainError
@@ -29,12 +29,11 @@ class TrainState:
         self.model = nn.ModuleDict({"projector": projector, "objective": objective})
         self.options = options
         self.step = 0
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=options.lr, weight_decay=options.weight_decay)
-        self.average = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(options.ema))  # type: ignore[no-untyped-call]
-            if options.ema
-            else None
+        # Fused: one kernel for all parameters, which counts its steps on the device.
+        self.optimizer = torch.optim.AdamW(
+            self._groups(), lr=options.lr, weight_decay=options.weight_decay, fused=True
         )
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
 
     def _groups(self) -> list[dict[str, Any]]:
         """One learning rate for each role; vectors and scalars (norms, biases, scales) are not decayed."""
@@ -67,10 +66,25 @@ class TrainState:
         norms = []
         for critics in (False, True):
             groups = [g for g in self.optimizer.param_groups if (g["role"] == "critics") is critics]
-            parameters = [parameter for group in groups for parameter in group["params"]]
-            norms.append(nn.utils.clip_grad_norm_(parameters, self.options.clip))
+            # The norm of nothing would be a zero on the CPU, wherever the model is.
+            if parameters := [parameter for group in groups for parameter in group["params"]]:
+                norms.append(nn.utils.clip_grad_norm_(parameters, self.options.clip))
         total: Tensor = torch.stack(norms).norm()
         return total
+
+    @torch.no_grad()
+    def move_average(self) -> None:
+        """Draw the average's weights (where there is one) to the present ones, which it starts with.
+
+        torch's AveragedModel does this too, and copies its count from the host at every step.
+        """
+        if self.average is None:
+            return
+        share = 1 - self.options.ema if self.step > 1 else 1.0
+        for mine, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mine.lerp_(weight, share)
+        for held, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            held.copy_(buffer)
 
     def set_learning_rate(self) -> None:
         """Each group's peak times the schedule's factor at this step."""
@@ -80,7 +94,7 @@ class TrainState:
 
     def evaluated(self) -> tuple[Projector, Objective[Any]]:
         """What predictions are made with, in evaluation mode: the moving average where there is one."""
-        model = cast(nn.ModuleDict, self.average.module) if self.average else self.model
+        model = self.average or self.model
         projector, objective = model["projector"], model["objective"]
         assert isinstance(projector, Projector)
         assert isinstance(objective, Objective)
