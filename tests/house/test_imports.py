@@ -147,6 +147,15 @@ def test_the_front_door_is_light(arguments: list[str]) -> None:
     assert found.endswith("loaded []\n"), found
 
 
+def test_training_waits_for_no_scikit_learn() -> None:
+    """Which takes as long to import as torch; only probes need it."""
+    seen = run(
+        "import sys, featcache.stages.train\n"
+        "print([name for name in ('sklearn', 'scipy') if name in sys.modules])"
+    )
+    assert seen == "[]\n"
+
+
 def test_training_needs_no_foundation_model() -> None:
     run(
         "import sys\n"
