@@ -3,7 +3,8 @@
     python -m benchmarks.startup [--smoke] [--json FILE]
 
 `featcache --help` and `import featcache` are held against importing click alone; a whole `featcache train` of
-one step, the shortest training there is, against importing torch alone.
+one step, the shortest training there is, against importing torch alone, and beside the same with one step of
+torch's AdamW: that imports torch's compiler, whether or not anything is compiled.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pathlib import Path
 from benchmarks import common
 
 CLICK, TORCH = "import click", "import torch"
+ADAMW = (
+    "import torch; x = torch.zeros(1, requires_grad=True); x.sum().backward(); torch.optim.AdamW([x]).step()"
+)
 COMMAND = "import sys; from featcache.cli import main; main(sys.argv[1:])"
 """What the installed `featcache` runs."""
 
@@ -57,7 +61,11 @@ def main() -> None:
         "featcache --help": process("-c", COMMAND, "--help"),
     }
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        heavy = {TORCH: process("-c", TORCH), "featcache train, one step": first_step(Path(folder))}
+        heavy = {
+            TORCH: process("-c", TORCH),
+            "torch alone, one step of AdamW": process("-c", ADAMW),
+            "featcache train, one step": first_step(Path(folder)),
+        }
         found = common.interleaved(light | heavy, rounds)
     common.report(
         [

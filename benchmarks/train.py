@@ -1,35 +1,39 @@
 """Steps a second of the same training, fed from a cache, from memory, from HDF5, and by the model itself.
 
     python -m benchmarks.train [--smoke] [--json FILE]
+    python -m benchmarks.train --profile
 
 Everyone runs featcache's own loop with the same projector and objective (twinturbo); only where a batch comes
 from differs. The bound has all its batches ready in memory. With the model in the loop, the images are ready
 in memory and only the frozen forward pass is added: reading and decoding them would come on top.
+
+With `--profile`: where the time of such a step on batches in memory goes, by kind of operation.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import common
-from featcache import encoders
+from featcache import encoders, plugins
 from featcache.cache.reader import Cache
 from featcache.devices import resolve
+from featcache.encoders.tokens import select
 from featcache.loading.loader import Loader
 from featcache.loading.store import FeatureStore, reside
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Batch, Features, Task, Views
-from featcache.objectives.twinturbo import TwinTurbo, TwinTurboOptions
 from featcache.training.loop import fit
 from featcache.training.options import TrainOptions
 from featcache.training.state import TrainState
@@ -38,6 +42,19 @@ BOUND = "batches in memory"
 GLYPH_CLIP, VIT_B = "open_clip:glyph-clip", "timm:vit_base_patch16_224/random"
 URATIO = 3
 EVAL = Views(("eval",), ("eval",))
+WORKERS = (0, 2)
+PROFILED = ((50, 384), (197, 768))
+"""Tokens and width of the steps that --profile looks into, with 32 labelled rows."""
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::addmv", "aten::mv"),
+    "attention": ("aten::_scaled_dot_product", "aten::_flash", "aten::_efficient", "aten::_softmax"),
+    "layer norm and GELU": ("aten::native_layer_norm", "aten::gelu"),
+    "casts and copies": ("aten::copy_", "aten::cat", "aten::clone", "aten::fill_", "aten::index_select"),
+    "sums and products by element": ("aten::add", "aten::mul", "aten::sum"),
+    "optimiser": ("aten::_fused_adamw", "Optimizer."),
+    "all else": ("",),
+}
+"""Beginnings of the names of operations; the first that fits counts."""
 
 
 class Case(NamedTuple):
@@ -70,11 +87,18 @@ class Made:
 class Learner:
     """One projector and objective, which every contestant trains on."""
 
-    def __init__(self, dim: int, batch: int, steps: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        dim: int,
+        batch: int,
+        steps: int,
+        device: torch.device,
+        objective: str = "twinturbo",
+        **optim: Any,
+    ) -> None:
         self.steps, self.device = steps, device
-        self.options = TrainOptions.parse(
-            {"optim": {"steps": steps, "batch_size": batch, "uratio": URATIO}}, "the options"
-        )
+        optim |= {"steps": steps, "batch_size": batch, "uratio": URATIO}
+        self.options = TrainOptions.parse({"optim": optim}, "the options")
         generator, classes = torch.Generator().manual_seed(0), len(common.CLASS_NAMES)
         task = Task(
             num_classes=classes,
@@ -86,9 +110,10 @@ class Learner:
             class_init=torch.randn(classes, dim, generator=generator),
         )
         projector = Projector(self.options.projector, dim, dim, generator).to(device)
-        self.state = TrainState(projector, TwinTurbo(TwinTurboOptions(), task).to(device), self.options.optim)
+        kind = plugins.find("objectives", objective).objective
+        self.state = TrainState(projector, kind(kind.Options(), task).to(device), self.options.optim)
 
-    def run(self, batches: Loader | Made) -> int:
+    def run(self, batches: Loader | Made | Usual) -> int:
         """Every step once; returns how many."""
         self.state.step = 0
         fit(
@@ -106,37 +131,49 @@ class Learner:
 class Rows(Dataset[tuple[Tensor, Tensor]]):
     """Tokens and pooled of one row at a time, from contiguous HDF5."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rows: int) -> None:
+        self.path, self.rows = path, rows
+
+    @functools.cached_property
+    def file(self) -> Any:
+        """Opened at the first row, by every worker for itself."""
         import h5py
 
-        self.file = h5py.File(path)
+        return h5py.File(self.path)
 
     def __len__(self) -> int:
-        return len(self.file["tokens"])
+        return self.rows
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(self.file["tokens"][row]), torch.from_numpy(self.file["pooled"][row])
 
 
-def from_hdf5(path: Path, batch: int, device: torch.device) -> Made:
-    """The usual DataLoader, shuffled, epoch after epoch."""
-    both = (1 + URATIO) * batch
-    generator = torch.Generator().manual_seed(0)
-    loader = DataLoader(Rows(path), both, shuffle=True, drop_last=True, generator=generator)
-    arriving: Iterator[Any] = itertools.chain.from_iterable(itertools.repeat(loader))
+class Usual:
+    """What `fit` asks of a loader, from the usual DataLoader: every time the beginning of a new epoch."""
 
-    def read(step: int) -> Batch:
-        tokens, pooled = next(arriving)
-        return halves(tokens.to(device), pooled.to(device), batch)
+    def __init__(self, rows: Rows, batch: int, workers: int, device: torch.device) -> None:
+        self.batch, self.device = batch, device
+        self.loader = DataLoader(
+            rows,
+            (1 + URATIO) * batch,
+            shuffle=True,
+            drop_last=True,
+            generator=torch.Generator().manual_seed(0),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
 
-    return Made(read)
+    def steps(self, start: int, stop: int) -> Generator[Batch]:
+        """As many batches, from workers that wait for nothing but their start."""
+        for _, (tokens, pooled) in zip(range(start, stop), self.loader, strict=False):
+            yield halves(tokens.to(self.device), pooled.to(self.device), self.batch)
 
 
-def in_loop(encoder: Any, images: Callable[[int], Tensor], batch: int) -> Made:
+def in_loop(encoder: Any, images: Callable[[int], Tensor], batch: int, tokens: str = "all") -> Made:
     """The frozen model on the images of each step, in the type in which a cache would hold its tokens."""
 
     def encode(step: int) -> Batch:
-        out = encoder.encode({"image": images(step)}, (-1,))
+        out = select(encoder.encode({"image": images(step)}, (-1,)), tokens)
         return halves(out.tokens[-1].half(), out.pooled.half(), batch)
 
     return Made(encode)
@@ -189,16 +226,18 @@ def contestants(case: Case, folder: Path, device: torch.device) -> dict[str, Cal
         halves(everything.tokens.to(device)[part], everything.pooled.to(device)[part], case.batch)
         for part in parts
     ]
-    batches: dict[str, Loader | Made | None] = {
+    batches: dict[str, Loader | Made | Usual | None] = {
         BOUND: Made(held.__getitem__),
         "featcache, resident": loader(resident),
         "featcache, streaming": loader(store()),
-        "DataLoader over h5py": None,
+        **{f"DataLoader over h5py, {workers} workers": None for workers in WORKERS},
         "model in the loop": in_loop(encoder, lambda step: images, case.batch),
     }
     if common.installed("h5py"):
         write_hdf5(folder / "rows.h5", store())
-        batches["DataLoader over h5py"] = from_hdf5(folder / "rows.h5", case.batch, device)
+        for workers in WORKERS:
+            rows_of = Rows(folder / "rows.h5", case.rows)
+            batches[f"DataLoader over h5py, {workers} workers"] = Usual(rows_of, case.batch, workers, device)
     return {
         name: None if made is None else common.rate(functools.partial(learner.run, made))
         for name, made in batches.items()
@@ -217,9 +256,51 @@ def measure(case: Case, rounds: int) -> common.Table:
     return common.Table(name, "steps/s", BOUND, rates)
 
 
+def profiled(tokens: int, dim: int, objective: str, amp: str, steps: int = 3) -> Counter[str]:
+    """Milliseconds a step by kind of operation: of the GPU's time where there is one, else of the CPU's."""
+    device, rows = resolve("auto"), (1 + URATIO) * 32
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(rows, tokens, dim, generator=generator).to(device, torch.float16)
+    batches, learner = Made(lambda step: held), Learner(dim, 32, steps, device, objective, amp=amp)
+    held = halves(drawn, drawn.mean(1), 32)
+    learner.run(batches)
+    cuda = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        learner.run(batches)
+    spent: Counter[str] = Counter()
+    for event in found.key_averages():
+        kind = next(kind for kind, names in KINDS.items() if event.key.startswith(names))
+        spent[kind] += (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1000 / steps
+    return spent
+
+
+def profile_table() -> str:
+    """A Markdown table: a column for each step, a row for each kind."""
+    said = {
+        f"{objective}, {tokens} x {dim}, {amp}": profiled(tokens, dim, objective, amp)
+        for tokens, dim in PROFILED
+        for objective in ("supervised", "twinturbo")
+        for amp in ("float32", "bfloat16")
+    }
+    lines = [
+        f"| of a step on 32 + 96 rows; {common.machine()} | {' | '.join(said)} |",
+        "| --- " * (len(said) + 1) + "|",
+    ]
+    for kind in KINDS:
+        shares = (f"{spent[kind] / spent.total():.1%}" for spent in said.values())
+        lines.append(f"| {kind} | {' | '.join(shares)} |")
+    totals = (f"{spent.total():.0f} ms" for spent in said.values())
+    return "\n".join([*lines, f"| all | {' | '.join(totals)} |"])
+
+
 def main() -> None:
     """Print a Markdown table for each model, and write the rows as JSON where asked."""
-    args = common.arguments(__doc__).parse_args()
+    parser = common.arguments(__doc__)
+    parser.add_argument("--profile", action="store_true", help="where the time of a step goes, and no more")
+    args = parser.parse_args()
+    if args.profile:
+        print(profile_table())
+        return
     cases, rounds = (SMOKE, 2) if args.smoke else (FULL, 5)
     common.report([measure(case, rounds) for case in cases], args.json)
 
