@@ -54,7 +54,7 @@ class Case(NamedTuple):
 
 
 FULL = (
-    Case(GLYPH_CLIP, 4000, (48, 48), 128, 32, 200, 20),
+    Case(GLYPH_CLIP, 2000, (48, 48), 128, 32, 100, 10),
     Case(VIT_B, 48, (500, 375), 768, 8, 20, 1),
     Case(VIT_B, 48, (500, 375), 768, 8, 100, 1, "cls"),
 )
@@ -160,7 +160,7 @@ def measure(case: Case, rounds: int) -> Found:
 def main() -> None:
     """Print a Markdown table for every N, and the break-even; write the rows as JSON where asked."""
     args = common.arguments(__doc__).parse_args()
-    cases, rounds = (SMOKE, 1) if args.smoke else (FULL, 3)
+    cases, rounds = (SMOKE, 1) if args.smoke else (FULL, 2)
     every = [measure(case, rounds) for case in cases]
     tables = [found.table(count) for found in every for count in COUNTS]
     common.report(tables, args.json, [found.break_even() for found in every])

@@ -148,7 +148,7 @@ def on_paper(found: list[common.Table]) -> list[str]:
 def main() -> None:
     """Print a Markdown table for every figure, and write the rows as JSON where asked."""
     args = common.arguments(__doc__).parse_args()
-    sizes, rounds = (SMOKE, 1) if args.smoke else (FULL, 3)
+    sizes, rounds = (SMOKE, 1) if args.smoke else (FULL, 2)
     runs = {f"{size:,} samples": functools.partial(grown, size) for size in sizes}
     # Every process starts cold: there is nothing to warm up.
     found = tables(common.interleaved(runs, rounds, warm_up=0))

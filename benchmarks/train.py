@@ -69,7 +69,7 @@ class Case(NamedTuple):
     steps: int
 
 
-FULL = (Case(GLYPH_CLIP, 32, 65, 128, 8192, 32, 20), Case(VIT_B, 224, 197, 768, 1024, 8, 5))
+FULL = (Case(GLYPH_CLIP, 32, 65, 128, 8192, 32, 20), Case(VIT_B, 224, 197, 768, 1024, 8, 4))
 SMOKE = (Case(GLYPH_CLIP, 32, 65, 128, 512, 8, 5),)
 
 
@@ -301,7 +301,7 @@ def main() -> None:
     if args.profile:
         print(profile_table())
         return
-    cases, rounds = (SMOKE, 2) if args.smoke else (FULL, 5)
+    cases, rounds = (SMOKE, 2) if args.smoke else (FULL, 3)
     common.report([measure(case, rounds) for case in cases], args.json)
 
 
