@@ -91,7 +91,7 @@ def choose_tokens(tokens: int, prefix: int, share: float, seed: int, step: int) 
     Drawn by (seed, step), without replacement; at least one position. None where they are all kept.
 
     >>> choose_tokens(9, prefix=1, share=0.5, seed=0, step=0)
-    array([0, 1, 3, 5, 7])
+    array([0, 1, 3, 5, 6])
     """
     prefix = min(prefix, tokens)
     count = max(round(share * (tokens - prefix)), 0 if prefix else 1)

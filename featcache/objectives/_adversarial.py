@@ -57,7 +57,17 @@ def draw_labels(prior: Tensor, like: Tensor, generator: torch.Generator) -> Tens
     return torch.nn.functional.one_hot(drawn, len(prior)).to(like)
 
 
-def adversarial(name: str, critic: Critic, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    """The KL that the projector minimises through a critic it cannot move, and the critic's own loss."""
+def adversarial(
+    name: str, critic: Critic, real: Tensor, fake: Tensor, penalty: float = 0.0
+) -> dict[str, Tensor]:
+    """The KL that the projector minimises through a critic it cannot move, and the critic's own loss.
+
+    `penalty` weighs E |d logit/dx|^2 over real and fake samples (arXiv 1801.04406, equations 9 and 10), without
+    which a critic of distributions that do not overlap grows without bound.
+    """
     loss = bounds.critic_loss(critic(real.detach()), critic(fake.detach()))
+    if penalty:
+        x = torch.cat([real, fake]).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        loss = loss + penalty * slope.square().sum(1).mean()
     return {f"kl_{name}": bounds.critic_kl(critic.frozen(fake)), f"critic_{name}": loss}

@@ -3,12 +3,14 @@
     I(X;Y)  >= -CE_cond + CE_marg - KL_y                     the task bound
     I(X;Z*) >= -(align + uniform) - KL_z                     the latent bound
 
-    loss = CE_cond + r [ -w_marg CE_marg + w_y KL_y + w_ent ent + w_z (align + uniform) + w_kz KL_z ]
+    loss = CE_cond
+         + r [ -w_marg CE_marg + w_y KL_y + w_critic KL_c + w_ent ent + w_z (align + uniform) + w_kz KL_z ]
 
 - CE_cond = -E_L log q(y|x) on the labelled batch;
 - CE_marg = -E_p(y) log q(y), with q(y) averaged over the unlabelled batch and, moving, over batches;
-- KL_y = KL(p(y) || q(y)), in closed form or by a critic (our reading) that tells one-hot labels drawn from
-  p(y) from predicted vectors q(y|x);
+- KL_y = KL(p(y) || q(y)), in closed form;
+- KL_c, the same by a critic (our reading) that tells one-hot labels drawn from p(y) from predicted vectors
+  q(y|x), and so asks for confidence as well; docs/results.md shows when not to use it;
 - ent = E_U H(q(y|x)), our addition as in information maximisation: on U, q stands for the unknown p(y|x);
 - align = -E cos(h(z), z*)/tau and uniform = E log mean_j exp(cos(h(z_i), z*_j)/tau), with h linear;
 - KL_z by a critic that tells h(z) from z*;
@@ -49,8 +51,6 @@ class TwinTurboOptions(Config):
 
     posterior: PosteriorName = "categorical"
     """Family of q(y|x): `categorical` (softmax), `binary` (C sigmoids), `infonce` (batch-normalised)."""
-    kl_y: Literal["closed", "critic"] = "closed"
-    """How the loss estimates KL(p(y) || q(y))."""
     prior: Prior | Literal["learned"] = "uniform"
     """p(y): `uniform`, `labels` (frequencies of the labelled samples), `learned`, or one number per class."""
     prior_pull: float = pydantic.Field(default=0.1, gt=0, le=1)
@@ -58,7 +58,9 @@ class TwinTurboOptions(Config):
     w_marg: float = pydantic.Field(default=0.0, ge=0)
     """Weight of -CE_marg; keep it below w_y, or q(y) is driven away from p(y)."""
     w_y: float = pydantic.Field(default=1.0, ge=0)
-    """Weight of KL_y."""
+    """Weight of KL_y in closed form."""
+    w_critic: float = pydantic.Field(default=0.0, ge=0)
+    """Weight of KL_c; above zero, its critic exists and is trained."""
     w_ent: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the conditional entropy on unlabelled samples."""
     w_z: float = pydantic.Field(default=0.1, ge=0)
@@ -73,6 +75,8 @@ class TwinTurboOptions(Config):
     """Decay of the moving average of q(y) across batches; 0 uses the current batch alone."""
     critic_hidden: int = pydantic.Field(default=256, ge=1)
     """Width of the critics' two hidden layers."""
+    critic_penalty: float = pydantic.Field(default=1.0, ge=0)
+    """Weight of the critics' squared slope in their own loss."""
     critic_spectral: bool = False
     """Whether the critics are spectrally normalised."""
 
@@ -96,7 +100,7 @@ class TwinTurbo(Objective[TwinTurboOptions]):
             task.class_init, task.center, bias=-SCALE if options.posterior == "binary" else None
         )
         self.h = isometry(task.dim, task.pooled_dim, generator)
-        self.critic_y = self._critic(task.num_classes, generator) if options.kl_y == "critic" else None
+        self.critic_c = self._critic(task.num_classes, generator) if options.w_critic > 0 else None
         self.critic_z = self._critic(task.pooled_dim, generator) if options.w_kz > 0 else None
         start = "uniform" if options.prior == "learned" else options.prior
         self.register_buffer("prior", class_prior(start, task))
@@ -113,7 +117,7 @@ class TwinTurbo(Objective[TwinTurboOptions]):
         return Views(labelled=(family,), unlabelled=unlabelled if self.task.num_unlabelled else ())
 
     def critic_parameters(self) -> list[torch.nn.Parameter]:
-        critics = [critic for critic in (self.critic_y, self.critic_z) if critic is not None]
+        critics = [critic for critic in (self.critic_c, self.critic_z) if critic is not None]
         return [parameter for critic in critics for parameter in critic.parameters()]
 
     def forward(
@@ -138,10 +142,12 @@ class TwinTurbo(Objective[TwinTurboOptions]):
         o = self.options
         unlabelled = o.w_y * terms["kl_y"] - o.w_marg * terms["ce_marg"] + o.w_ent * terms["ent"]
         unlabelled = unlabelled + o.w_z * (terms["align"] + terms["uniform"])
+        if "kl_c" in terms:
+            unlabelled = unlabelled + o.w_critic * terms["kl_c"]
         if "kl_z" in terms:
             unlabelled = unlabelled + o.w_kz * terms["kl_z"]
         ramp = min(1.0, progress / o.ramp) if o.ramp else 1.0
-        critics = [terms[name] for name in ("critic_y", "critic_z") if name in terms]
+        critics = [terms[name] for name in ("critic_c", "critic_z") if name in terms]
         return terms["ce_cond"] + ramp * unlabelled + sum(critics, start=torch.zeros_like(unlabelled))
 
     def _task_terms(
@@ -160,9 +166,10 @@ class TwinTurbo(Objective[TwinTurboOptions]):
             "ent": self.posterior.entropy(free_logits).mean(),
             "task_bound": -ce_cond + ce_marg - kl_y,
         }
-        if self.critic_y is not None:
+        if self.critic_c is not None:
             predicted = self.posterior.probabilities(free_logits)
-            terms |= adversarial("y", self.critic_y, draw_labels(self.prior, predicted, generator), predicted)
+            labels = draw_labels(self.prior, predicted, generator)
+            terms |= adversarial("c", self.critic_c, labels, predicted, self.options.critic_penalty)
         return terms
 
     def _latent_terms(self, z: Tensor, frozen: Tensor) -> Terms:
@@ -173,7 +180,8 @@ class TwinTurbo(Objective[TwinTurboOptions]):
         if self.critic_z is not None:
             # Both on the sphere, where the cosine model lives, with coordinates of unit variance.
             radius = frozen.shape[1] ** 0.5
-            terms |= adversarial("z", self.critic_z, radius * unit(frozen), radius * unit(mapped))
+            real, fake = radius * unit(frozen), radius * unit(mapped)
+            terms |= adversarial("z", self.critic_z, real, fake, self.options.critic_penalty)
             terms["latent_bound"] = terms["latent_bound"] - terms["kl_z"]
         return terms
 

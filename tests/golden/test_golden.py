@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 STORED = Path(__file__).with_name("golden.json")
 OPTIONS = {
     "supervised": {},
-    "twinturbo": {"objective": {"kl_y": "critic", "w_kz": 0.1}},
+    "twinturbo": {"objective": {"w_y": 0.0, "w_critic": 1.0, "critic_penalty": 0.0, "w_kz": 0.1}},
     "finessl": {},
     "fixmatch": {},
 }

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featcache.errors import ConfigError, TrainError
-from featcache.objectives._adversarial import class_prior, draw_labels
+from featcache.nn.critics import Critic
+from featcache.objectives._adversarial import adversarial, class_prior, draw_labels
 from featcache.objectives.base import Batch, Views
 from featcache.objectives.supervised import Supervised, SupervisedOptions
 from featcache.objectives.twinturbo import TwinTurbo, TwinTurboOptions
@@ -66,29 +67,29 @@ def test_terms_and_total_match_a_direct_computation(world: Any) -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, 1000])
 @pytest.mark.parametrize(
-    ("posterior", "kl_y", "w_kz"),
-    list(itertools.product(["categorical", "binary", "infonce"], ["closed", "critic"], [0.0, 1.0])),
+    ("posterior", "w_critic", "w_kz"),
+    list(itertools.product(["categorical", "binary", "infonce"], [0.0, 1.0], [0.0, 1.0])),
 )
 def test_every_variant_is_finite_at_the_edges(
-    make_world: Callable[..., Any], classes: int, posterior: str, kl_y: str, w_kz: float
+    make_world: Callable[..., Any], classes: int, posterior: str, w_critic: float, w_kz: float
 ) -> None:
     world = make_world(classes)
     batch = world.batch(WEAK, rows=1, free=1)
     objective, projector, loss, terms = run(
-        world, batch, posterior=posterior, kl_y=kl_y, w_kz=w_kz, critic_hidden=8, critic_spectral=True
+        world, batch, posterior=posterior, w_critic=w_critic, w_kz=w_kz, critic_hidden=8, critic_spectral=True
     )
     loss.backward()
     assert torch.isfinite(torch.stack([loss, *terms.values()])).all()
     parameters = [*objective.parameters(), *projector.parameters()]
     assert all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None)
     assert terms["task_bound"] <= math.log(classes) + 1e-5
-    critics = ({"critic_y"} if kl_y == "critic" else set()) | ({"kl_z", "critic_z"} if w_kz else set())
+    critics = ({"kl_c", "critic_c"} if w_critic else set()) | ({"kl_z", "critic_z"} if w_kz else set())
     assert set(terms) == ALL_TERMS | critics
 
 
 def test_critics_and_projector_are_trained_against_each_other(world: Any) -> None:
     """The critics' gradient is that of their own loss alone; the projector's holds nothing of it."""
-    weights = {"kl_y": "critic", "w_kz": 1.0, "w_ent": 0.0, "w_z": 0.0}
+    weights = {"w_critic": 1.0, "w_kz": 1.0, "w_ent": 0.0, "w_z": 0.0}
     objective, projector, loss, _ = run(world, **weights)
     loss.backward()
     silent, still, quiet, _ = run(world, progress=0.0, **weights)
@@ -109,8 +110,20 @@ def test_critics_and_projector_are_trained_against_each_other(world: Any) -> Non
     assert any(moved)
 
 
+def test_the_penalty_is_the_mean_squared_slope_of_the_critic() -> None:
+    """Finite differences in float64, one coordinate at a time."""
+    critic = Critic(3, generator(), hidden=5).double()
+    real, fake = torch.rand(2, 4, 3, generator=generator(), dtype=torch.float64)
+    plain, with_penalty = (adversarial("c", critic, real, fake, weight)["critic_c"] for weight in (0.0, 2.0))
+    x, steps = torch.cat([real, fake]), 1e-6 * torch.eye(3, dtype=torch.float64)
+    slopes = torch.stack([(critic(x + step) - critic(x - step)) / 2e-6 for step in steps], 1)
+    torch.testing.assert_close(with_penalty - plain, 2 * slopes.square().sum(1).mean(), rtol=1e-5, atol=1e-8)
+    with_penalty.backward()
+    assert all(p.grad.abs().max() > 0 for p in critic.parameters() if p.ndim == 2)
+
+
 def test_the_critic_draws_labels_from_the_prior(world: Any) -> None:
-    objective = TwinTurbo(TwinTurboOptions(prior=(1.0, 0.0, 3.0), kl_y="critic"), world.task())
+    objective = TwinTurbo(TwinTurboOptions(prior=(1.0, 0.0, 3.0)), world.task())
     drawn = draw_labels(objective.prior, torch.empty(20000, 3), generator())
     torch.testing.assert_close(drawn.mean(0), torch.tensor([0.25, 0.0, 0.75]), atol=0.02, rtol=0)
     assert drawn.sum(1).eq(1).all()
@@ -118,8 +131,9 @@ def test_the_critic_draws_labels_from_the_prior(world: Any) -> None:
 
 def test_the_task_bound_never_uses_a_critic(world: Any) -> None:
     _, _, _, closed = run(world)
-    _, _, _, critic = run(world, kl_y="critic")
-    assert not torch.equal(closed["kl_y"], critic["kl_y"])
+    _, _, _, critic = run(world, w_critic=1.0)
+    assert not torch.equal(closed["kl_y"], critic["kl_c"])
+    torch.testing.assert_close(closed["kl_y"], critic["kl_y"])
     torch.testing.assert_close(closed["task_bound"], critic["task_bound"])
 
 

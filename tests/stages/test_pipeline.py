@@ -229,7 +229,7 @@ REFUSALS = [
     (("num_workers", "num_worker"), r"unknown key `extract\.small\.num_worker` in .*\n.*mean `num_workers`"),
     (("[train]", "[trains]"), r"`train` is missing|unknown key `trains`"),
     (("model =", "# model ="), r"`extract\.small\.model` is missing in"),
-    (('shard_size = "4"', 'dtype = "int8"'), r"dtype`[\s\S]*got: +'int8'\n[\s\S]*'float16', 'bfloat16' or"),
+    (('shard_size = "4"', 'dtype = "int4"'), r"dtype`[\s\S]*got: +'int4'\n[\s\S]*'bfloat16'"),
     (('shard_size = "4"', "limit = 0"), r"limit[\s\S]*got: +0\n[\s\S]*greater than 0"),
     (("seeds = [0, 1]", "seeds = []"), r"`train\.seeds`[\s\S]*at least 1 item"),
     (("seeds = [0, 1]", "seeds = [-1]"), r"`train\.seeds\.0`[\s\S]*got: +-1\n"),

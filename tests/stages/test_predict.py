@@ -97,7 +97,7 @@ def test_a_probe_is_fitted_again_as_it_was(cache, learned, tmp_path, monkeypatch
     told, fit = [], Linear.fit
     monkeypatch.setattr(Linear, "fit", lambda self, *given: told.append(given) or fit(self, *given))
     predict(learned(cache, tmp_path / "run", "linear"), cache, tmp_path / "p.csv")
-    (data, seed), (again, same) = told
+    (data, seed), *_folds, (again, same) = told
     assert seed == same == 1
     assert data.num_classes == again.num_classes == 3
     for name in ("pooled", "label", "class_text"):

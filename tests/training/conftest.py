@@ -10,7 +10,10 @@ import pytest
 
 from featcache.stages.train import TrainRequest, train
 
-TWINTURBO = {"objective": {"kl_y": "critic", "w_kz": 0.1}, "projector": {"heads": 2, "dropout": 0.1}}
+TWINTURBO = {
+    "objective": {"w_y": 0.0, "w_critic": 1.0, "critic_penalty": 0.0, "w_kz": 0.1},
+    "projector": {"heads": 2, "dropout": 0.1},
+}
 
 
 @pytest.fixture(autouse=True)

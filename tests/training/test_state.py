@@ -31,7 +31,7 @@ def make(seed=0, dropout=0.0, **options):
         class_init=centres[:3],
         seed=seed,
     )
-    objective = TwinTurbo(TwinTurboOptions(kl_y="critic", critic_hidden=4), task)
+    objective = TwinTurbo(TwinTurboOptions(w_critic=1.0, critic_hidden=4), task)
     return TrainState(projector, objective, OptimOptions(steps=10, **options))
 
 
