@@ -202,6 +202,31 @@ def run(pipeline: str, out: Path | None, pairs: tuple[str, ...], device: str) ->
 
 @main.command()
 @click.argument("cache", type=click.Path(path_type=Path))
+@click.option("--objective", default="twinturbo", show_default=True, help="The method whose steps to time.")
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the training, for example optim.batch_size=64.",
+)
+@click.option("--source", help="What CACHE was extracted from [default: as it says itself].")
+@click.option("--model", help="The model it was extracted with [default: as it says itself].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def bench(cache: Path, pairs: tuple[str, ...], **options: Any) -> None:
+    """Say what bounds reading, training and extracting CACHE on this machine, and what would help.
+
+    Takes less than a minute and writes nothing. A sample is one row in one view; what an option would bring
+    is measured where that is cheap.
+    """
+    from featcache.config import parse_overrides
+    from featcache.stages import bench as stage
+
+    click.echo(stage.bench(cache, options=parse_overrides(pairs), **options).describe())
+
+
+@main.command()
+@click.argument("cache", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(cache: Path, as_json: bool) -> None:
     """Print what CACHE is: model, shapes, views, splits, and whether it is whole."""

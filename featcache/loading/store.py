@@ -165,20 +165,24 @@ def reside(store: FeatureStore, residency: Residency, device: torch.device) -> s
 
     "397 rows, 21.4 MB, resident in RAM"
     """
-    where = _choose(store.nbytes, device) if residency == "auto" else residency
+    where = choose(store.nbytes, device) if residency == "auto" else residency
     if where != "stream":
         store.load(device if where == "device" else torch.device("cpu"))
     return f"{store.rows} rows, {store.nbytes / 1e6:,.1f} MB, {PLACES[where]}"
 
 
-def _choose(needed: int, device: torch.device) -> str:
-    """Leave room for the training itself: at most 60 % of free device memory, 40 % of available RAM."""
+def choose(needed: int, device: torch.device) -> str:
+    """Where `auto` holds so many bytes; room is left for the training itself.
+
+    At most 60 % of free device memory, or 40 % of available RAM; else `stream`.
+    """
     if device.type == "cuda" and needed < 0.6 * torch.cuda.mem_get_info(device)[0]:
         return "device"
-    return "ram" if needed < 0.4 * _available_ram() else "stream"
+    return "ram" if needed < 0.4 * available_ram() else "stream"
 
 
-def _available_ram() -> int:
+def available_ram() -> int:
+    """Bytes that may be taken without swapping; 0 where the system does not say."""
     try:
         with open("/proc/meminfo") as lines:
             kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -124,6 +124,13 @@ def dry_run(
     return shapes, {name: job.estimate(source, shapes) for name, source in job.sources.items()}
 
 
+def opened(request: ExtractRequest) -> tuple[ViewDataset, Forward]:
+    """What an extraction reads, batch by batch, and computes with: checked, and nothing is written."""
+    job = _Job(request, overwrite=False)
+    source = next(iter(job.sources.values()))
+    return job._dataset(source, [Unit(0, 0, 0, len(source))]), job.forward
+
+
 class _Job:
     """The source, the model and the meaning of the cache they give, opened and checked."""
 

@@ -204,7 +204,7 @@ class Job:
         """Train projector, heads and critics step by step."""
         # Test rows are read once: from disk, where they are.
         self._reside(self.train_store, "features")
-        loader = self._loader(state)
+        loader = self.loader(state)
         if loader.source:
             self._reside(loader.source[0], "features of the second cache")
         if run.checkpoint.exists():
@@ -277,7 +277,8 @@ class Job:
             None if text is None else F.normalize(torch.from_numpy(text[self.classes.known]).float(), dim=1)
         )
 
-    def _loader(self, state: TrainState) -> Loader:
+    def loader(self, state: TrainState) -> Loader:
+        """The batches that the objective in `state` asks for, in the order of this training."""
         objective = state.model["objective"]
         assert isinstance(objective, Objective)
         families = {family_of(name) for name in self.train_store.view_names}
