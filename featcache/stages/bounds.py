@@ -69,14 +69,16 @@ class Extraction:
 
 def training_words(reading: Reading, training: Training, smaller: Sequence[str]) -> str:
     """What bounds a training, and what helps; `smaller`: options of an extraction that shrink each sample."""
-    step, again = f"{rounded(training.step)}", f"extract again with {' or '.join(smaller)}" if smaller else ""
+    step, again = rounded(training.step), _again(smaller)
     from_disk = reading.cold if reading.streams_from_disk else None
     source = from_disk or reading.loader
     if training.step <= source:
         said = (
             f"bound by the step (compute): reading gives {rounded(source)} samples/s, the step takes {step}."
         )
-        return f"Training is {said} {_measured(training.tried, training.step, again)}"
+        # Smaller values of as many tokens would make no step faster.
+        fewer = _again([option for option in smaller if option.startswith("--tokens")])
+        return f"Training is {said} {_measured(training.tried, training.step, fewer)}"
     room = f"the split takes {human_bytes(reading.nbytes)}, {human_bytes(reading.free)} are free"
     rates = f"{rounded(source)} samples/s, and the step could take {step}"
     if from_disk:
@@ -114,6 +116,10 @@ def extraction_words(extraction: Extraction) -> str:
     if workers > readers:
         rest = f"--num-workers {workers} would help."
     return f"Extraction is bound by decoding: {rates}. {rest}"
+
+
+def _again(options: Sequence[str]) -> str:
+    return f"extract again with {' or '.join(options)}" if options else ""
 
 
 def _measured(tried: Mapping[str, float], before: float, otherwise: str) -> str:

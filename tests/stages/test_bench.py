@@ -1,0 +1,142 @@
+"""`featcache bench`: every bound in words, options that exist, and errors for people."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from featcache.cli import main
+from featcache.config import parse_overrides
+from featcache.stages.bounds import (
+    Extraction,
+    Reading,
+    Training,
+    disk_words,
+    extraction_words,
+    training_words,
+)
+from featcache.training.options import TrainOptions
+
+GB = 10**9
+READING = Reading(50_000, 45_000, 2_000, 12_345, nbytes=12 * GB // 10, free=15 * GB, residency="ram")
+STEP = Training(
+    "twinturbo", 900.0, tried={"--set optim.amp=bfloat16": 1530.0, "--set data.token_subset=0.5": 910.0}
+)
+EXTRACTION = Extraction("hf:x", decode=100.0, forward=40.0, readers=1, cores=4, device="cpu")
+SMALLER = ("--dtype int8", "--tokens grid:4x4")
+FAST = replace(STEP, step=99_000.0)
+LARGE = replace(READING, residency="stream", nbytes=90 * GB)
+WORDS = {
+    "step": (
+        training_words(READING, STEP, SMALLER),
+        "Training is bound by the step (compute): reading gives 12,300 samples/s, the step takes 900. "
+        "Measured: --set optim.amp=bfloat16 (1.7 times as fast) would help. Measured, and no help here: "
+        "--set data.token_subset=0.5 (1.0 times). Not measured: extract again with --tokens grid:4x4.",
+    ),
+    "disk": (
+        training_words(LARGE, FAST, SMALLER),
+        "Training is bound by the disk: it gives 2,000 samples/s, and the step could take 99,000 "
+        "(the split takes 90.0 GB, 15.0 GB are free). Less of each sample would help: extract again with --dtype int8 or "
+        "--tokens grid:4x4.",
+    ),
+    "disk, smallest": (training_words(LARGE, FAST, ()), "are free). A faster disk would help."),
+    "files": (
+        training_words(replace(READING, residency="stream"), FAST, SMALLER),
+        "Training is bound by reading the cache's files: they give 12,300 samples/s, and the step could "
+        "take 99,000. --set data.residency=ram would help (the split takes 1.2 GB, 15.0 GB are free).",
+    ),
+    "memory": (
+        training_words(READING, FAST, SMALLER),
+        "Training is bound by memory: the loader gives 12,300 samples/s, and the step could take 99,000. "
+        "Less of each sample would help: extract again with --dtype int8 or --tokens grid:4x4.",
+    ),
+    "a large cache, a slow step": (
+        training_words(LARGE, STEP, ()),
+        "bound by the step (compute): reading gives 2,000 samples/s",
+    ),
+    "no disk": (disk_words(replace(READING, cold=None)), "The disk was not measured"),
+    "first epoch": (
+        disk_words(READING),
+        "Only the first epoch after a restart waits for the disk (2,000 samples/s).",
+    ),
+    "fast disk": (disk_words(replace(READING, cold=12_000.0)), "The disk keeps up with memory"),
+    "every epoch": (disk_words(LARGE), "every epoch reads the disk"),
+    "forward": (
+        extraction_words(replace(EXTRACTION, tried={"--amp bfloat16": 80.0})),
+        "Extraction is bound by the forward pass: 1 reader gives 100 views/s, the model takes 40. Measured: "
+        "--amp bfloat16 (2.0 times as fast) would help. Not measured: a GPU (--device cuda).",
+    ),
+    "decode": (
+        extraction_words(replace(EXTRACTION, forward=290.0, device="cuda")),
+        "Extraction is bound by decoding: 1 reader gives 100 views/s, the model takes 290. "
+        "--num-workers 3 would help.",
+    ),
+    "decode on all cores": (
+        extraction_words(replace(EXTRACTION, forward=4000.0, readers=4)),
+        "4 readers give 400 views/s, the model takes 4,000. All 4 cores read already",
+    ),
+}
+
+
+@pytest.mark.parametrize("bound", WORDS)
+def test_each_bound_has_its_words(bound: str) -> None:
+    said, expected = WORDS[bound]
+    assert expected in said
+
+
+def test_what_it_recommends_exists() -> None:
+    said = " ".join(text for text, _ in WORDS.values())
+    settings = re.findall(r"--set (\S+=[\w.]+)", said)
+    assert len(set(settings)) == 3
+    for setting in settings:
+        TrainOptions.parse(parse_overrides([setting]), "the options")
+    known = {name for option in main.commands["extract"].params for name in option.opts}
+    found = {name for name in re.findall(r"--[a-z-]+", said) if name != "--set"}
+    assert found == {"--dtype", "--tokens", "--amp", "--device", "--num-workers"} <= known
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featcache.stages.paces.SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("quick", "one_thread")
+def test_a_cache_is_measured_and_extraction_with_it(featcache, photos, frozen, tmp_path, tree) -> None:
+    path = tmp_path / "c.zarr"
+    featcache("extract", photos, "--model", frozen("tiny"), "--out", path, "--num-workers", 0)
+    before = tree(path)
+    options = ("--set", "optim.batch_size=4", "--set", "projector.heads=2", "--device", "cpu")
+    said = featcache("bench", path, "--objective", "supervised", *options).stdout
+    table, words = said.split("\n\n")
+    rates = dict(re.fullmatch(r" *(.*?)  +([\d.,]+) \w+/s", line).groups() for line in table.splitlines())
+    assert {"the loader's batches", "a step of supervised alone", "training from files"} <= rates.keys()
+    assert {"training from residency (ram)", "with --set optim.amp=bfloat16"} <= rates.keys()
+    assert {"reading and decoding, one reader", "with --amp bfloat16"} <= rates.keys()
+    assert all(float(rate.replace(",", "")) > 0 for rate in rates.values())
+    assert len({line.index(line.rsplit(" ", 1)[1]) for line in table.splitlines()}) == 1
+    assert re.match("Training is bound by .*\nT?.*disk.*\nExtraction is bound by ", words)
+    assert tree(path) == before
+
+
+@pytest.mark.usefixtures("quick", "one_thread")
+def test_a_cache_that_does_not_know_its_source_says_what_to_give(featcache, make_cache, tmp_path) -> None:
+    path = make_cache(tmp_path / "c.zarr", strong=2, mask=True)
+    options = ("--set", "projector.heads=2", "--set", "optim.steps=3", "--device", "cpu")
+    said = featcache("bench", path, *options).stdout
+    assert "a step of twinturbo alone" in said
+    assert said.endswith("Extraction was not measured: the cache does not say what it was made from; "
+                         "give --source and --model.\n")  # fmt: skip
+    result = featcache("bench", path, "--source", tmp_path / "gone", "--model", "timm:x", *options, code=1)
+    assert "gone" in result.stderr
+
+
+def test_what_cannot_be_measured_is_refused(featcache, make_cache, tmp_path) -> None:
+    assert "no featcache cache at" in featcache("bench", tmp_path, code=1).stderr
+    begun = make_cache(tmp_path / "begun.zarr", unwritten=1)
+    assert "is not complete" in featcache("bench", begun, code=1).stderr
+    whole = make_cache(tmp_path / "whole.zarr")
+    assert "knn, which trains no steps" in featcache("bench", whole, "--objective", "knn", code=1).stderr
+    bare = make_cache(tmp_path / "bare.zarr", splits={"train": [-1] * 20, "test": [0] * 4})
+    assert "no labels to draw from" in featcache("bench", bare, code=1).stderr
+    options = ("--set", "data.train=trian")
+    assert "the cache has no split `trian`" in featcache("bench", whole, *options, code=1).stderr
