@@ -107,7 +107,7 @@ def test_nothing_is_copied_twice(tokens: ShardedArray) -> None:
     finally:
         tracemalloc.stop()
     # Row numbers, a few times over, are all that a gather needs beside the buffer.
-    assert peak < out.nbytes / 10, f"{peak:,} bytes taken for a copy of {out.nbytes:,}"
+    assert peak < out.nbytes / 20, f"{peak:,} bytes taken for a copy of {out.nbytes:,}"
 
 
 def loader(path: Path, batch: int = 64) -> Loader:

@@ -36,8 +36,8 @@ WORDS = {
     "disk": (
         training_words(LARGE, FAST, SMALLER),
         "Training is bound by the disk: it gives 2,000 samples/s, and the step could take 99,000 "
-        "(the split takes 90.0 GB, 15.0 GB are free). Less of each sample would help: extract again with --dtype int8 or "
-        "--tokens grid:4x4.",
+        "(the split takes 90.0 GB, 15.0 GB are free). Less of each sample would help: "
+        "extract again with --dtype int8 or --tokens grid:4x4.",
     ),
     "disk, smallest": (training_words(LARGE, FAST, ()), "are free). A faster disk would help."),
     "files": (
