@@ -62,8 +62,8 @@ def adversarial(
 ) -> dict[str, Tensor]:
     """The KL that the projector minimises through a critic it cannot move, and the critic's own loss.
 
-    `penalty` weighs E |d logit/dx|^2 over real and fake samples (arXiv 1801.04406, equations 9 and 10), without
-    which a critic of distributions that do not overlap grows without bound.
+    `penalty` weighs E |d logit/dx|^2 over real and fake samples (arXiv 1801.04406, equations 9 and 10). Where
+    the two do not overlap, a critic without it grows without bound.
     """
     loss = bounds.critic_loss(critic(real.detach()), critic(fake.detach()))
     if penalty:

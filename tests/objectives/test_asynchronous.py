@@ -24,8 +24,8 @@ CLASSES: dict[str, Any] = {
 }
 TRAINED = [key for key, found in CLASSES.items() if issubclass(found, Objective)]
 MORE: list[tuple[str, dict[str, Any]]] = [
-    *[("twinturbo", {"kl_y": "critic", "w_kz": 0.1, "posterior": p}) for p in ("binary", "infonce")],
-    ("twinturbo", {"kl_y": "critic", "w_kz": 0.1, "critic_spectral": True}),
+    *[("twinturbo", {"w_critic": 1.0, "w_kz": 0.1, "posterior": p}) for p in ("binary", "infonce")],
+    ("twinturbo", {"w_critic": 1.0, "w_kz": 0.1, "critic_spectral": True}),
     ("twinturbo", {"prior": "learned"}),
     ("softmatch", {"per_class": True, "dist_uniform": False, "hard_label": False}),
     ("freematch", {"use_quantile": True, "clip_thresh": True}),
