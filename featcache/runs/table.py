@@ -67,7 +67,7 @@ class Row:
     ece_scaled: float
     seconds: float
     against: Mapping[str, Difference]
-    """Paired with each control that was run."""
+    """Paired with each control that was run, and with what else was asked for."""
     best: str | None = None
     """The control with the best mean accuracy at this budget, over its draws."""
     auroc: float | None = None
@@ -79,12 +79,15 @@ class Row:
         return shown(self.budget, self.unit)
 
 
-def rows(results: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Row]:
-    """Group (cache name, result.json) pairs by cache, budget and objective, in the order they come."""
+def rows(results: Iterable[tuple[str, Mapping[str, Any]]], against: Sequence[str] = ()) -> list[Row]:
+    """Group (cache name, result.json) pairs by cache, budget and objective, in the order they come.
+
+    Each is paired with the controls, and with the objectives or variants named in `against`.
+    """
     groups: dict[_Key, dict[int, Mapping[str, Any]]] = {}
     for cache, result in results:
         groups.setdefault((cache, *budget_of(result), result["objective"]), {})[result["seed"]] = result
-    return [_row(key, by_seed, groups) for key, by_seed in groups.items()]
+    return [_row(key, by_seed, groups, (*CONTROLS, *against)) for key, by_seed in groups.items()]
 
 
 def budget_of(result: Mapping[str, Any]) -> tuple[int, str]:
@@ -98,9 +101,12 @@ def shown(budget: int, unit: str) -> str:
     return f"{budget}/class" if unit == "per class" else f"{budget} {unit}"
 
 
-def markdown(table: Sequence[Row]) -> str:
-    """The rows as a Markdown table; a difference stands in bold only where its interval excludes zero."""
-    controls = [c for c in COLUMNS if any(row.objective == c for row in table)]
+def markdown(table: Sequence[Row], against: Sequence[str] = ()) -> str:
+    """The rows as a Markdown table; a difference stands in bold only where its interval excludes zero.
+
+    There is a column for each control that was run, and for each name in `against`.
+    """
+    controls = [c for c in (*COLUMNS, *against) if any(row.objective == c for row in table)]
     best = ["minus best control"] if any(row.best for row in table) else []
     head = [
         "cache",
@@ -169,10 +175,11 @@ def _row(
     key: _Key,
     by_seed: Mapping[int, Mapping[str, Any]],
     groups: Mapping[_Key, Mapping[int, Mapping[str, Any]]],
+    others: Sequence[str],
 ) -> Row:
     cache, budget, unit, objective = key
     against = {}
-    for control in CONTROLS:
+    for control in others:
         other = groups.get((cache, budget, unit, control), {})
         shared = [seed for seed in by_seed if seed in other]
         if shared and control != objective:

@@ -61,6 +61,8 @@ class TrainTable(Config):
     """Also names of `[variant.NAME]`."""
     controls: bool = True
     """Train zero_shot (where the cache has class text), knn, linear and supervised as well, if not listed."""
+    against: tuple[str, ...] = ()
+    """More of the objectives that the others are compared with, besides the controls; each is a column."""
     labels_per_class: tuple[pydantic.PositiveInt, ...] = ()
     num_labels: tuple[pydantic.PositiveInt, ...] = ()
     seeds: tuple[pydantic.NonNegativeInt, ...] = Field(default=(0,), min_length=1)
@@ -121,12 +123,15 @@ class Pipeline(Config):
         for name in (*self.objective, *self.variant, *self.train.objectives):
             for condition in self._conditions():
                 parse_options(self.objective_of(name), self.options_of(name, condition))
+        known = (*self.train.objectives, *self._controls(CONTROLS))
+        for key, names in (("select", tuple(self.select)), ("train.against", self.train.against)):
+            for name in names:
+                if name not in known:
+                    raise ConfigError(
+                        f"`{key}` names an objective that is not trained: `{name}`",
+                        hint=did_you_mean(name, known),
+                    )
         for name in self.select:
-            if name not in (known := (*self.train.objectives, *self._controls(CONTROLS))):
-                raise ConfigError(
-                    f"`select` names an objective that is not trained: `{name}`",
-                    hint=did_you_mean(name, known),
-                )
             self.settings(name)
         return self
 
@@ -256,7 +261,7 @@ def run_pipeline(
         say(f"[{number}/{len(requests)}] {place.path}: {accuracy:.1f} % in {seconds:.1f} s")
         trained.append((place, result | {"objective": place.objective}))
     extraction = None if None in extractions else math.fsum(filter(None, extractions))
-    return conclude(trained, extraction, out)
+    return conclude(trained, extraction, out, pipeline.train.against)
 
 
 def _extract(

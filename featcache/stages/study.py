@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from featcache.cache.files import explained, write_atomic
-from featcache.runs import choices, plot, reliability, table
+from featcache.runs import choices, plot, probes, reliability, table
 from featcache.runs.choices import DEFAULT, ORACLE, Choice
 from featcache.training.selection import borda
 
@@ -40,6 +40,10 @@ class Study:
     """What a pipeline file came to."""
 
     rows: list[table.Row]
+    against: tuple[str, ...]
+    """What rows are compared with besides the controls."""
+    probes: str
+    """A Markdown table of what probes found before and after; empty where no objective asks for them."""
     choices: list[Choice]
     """Of objectives with settings to choose from, rule by rule."""
     extraction: float | None
@@ -52,7 +56,9 @@ class Study:
     def describe(self) -> str:
         """The tables, what each stage took, and where table and plot are."""
         total = sum(seconds for _, seconds in self.trainings)
-        lines = [table.aligned(table.markdown(self.rows)) + table.note(self.rows)]
+        lines = [table.aligned(table.markdown(self.rows, self.against)) + table.note(self.rows)]
+        if self.probes:
+            lines.append(f"{_PROBES}\n{table.aligned(self.probes)}")
         if self.choices:
             lines.append(f"{_INTRODUCTION}\n{table.aligned(choices.markdown(self.choices))}")
         extraction = "in several parts" if self.extraction is None else f"{self.extraction:.1f} s"
@@ -64,7 +70,9 @@ class Study:
 
     def markdown(self) -> str:
         """The tables as a page."""
-        parts = [table.markdown(self.rows), table.note(self.rows)]
+        parts = [table.markdown(self.rows, self.against), table.note(self.rows)]
+        if self.probes:
+            parts += [f"{_PROBES}\n", self.probes]
         if self.choices:
             parts += [f"{_INTRODUCTION}\n", choices.markdown(self.choices)]
         return "\n".join(filter(None, parts))
@@ -88,11 +96,23 @@ _INTRODUCTION = (
 )
 
 
-def conclude(trained: Sequence[tuple[Place, Result]], extraction: float | None, out: Path) -> Study:
+_PROBES = (
+    "What k nearest neighbours and a linear probe make of test rows, of the frozen representation and after:"
+)
+
+
+def conclude(
+    trained: Sequence[tuple[Place, Result]],
+    extraction: float | None,
+    out: Path,
+    against: tuple[str, ...] = (),
+) -> Study:
     """Choose where there is a choice, and write `out`/results.md, results.png and reliability.png."""
     results, made = choose(trained)
     study = Study(
-        rows=table.rows(results),
+        rows=table.rows(results, against),
+        against=against,
+        probes=probes.markdown(results, against),
         choices=made,
         extraction=extraction,
         trainings=[(result["objective"], result["seconds"]) for _, result in trained],

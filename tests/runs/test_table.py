@@ -157,3 +157,13 @@ def test_a_note_where_draws_are_few(draws, said):
     note = table.note(table.rows(given))
     assert note.startswith(said)
     assert bool(note) == bool(said)
+
+
+def test_other_references_have_columns_of_their_own():
+    found = results(linear=[50, 60, 70], naive=[70, 80, 90], mixed=[73, 82, 91])
+    rows = {row["objective"]: row for row in cells(table.markdown(table.rows(found, ("naive",)), ("naive",)))}
+    expected = paired([73, 82, 91], [70, 80, 90])
+    assert rows["mixed"]["minus naive"] == table.difference(expected)
+    assert rows["linear"]["minus naive"].startswith("**-")
+    assert rows["naive"]["minus naive"] == ""
+    assert "minus naive" not in table.markdown(table.rows(found))
