@@ -53,7 +53,7 @@ class Case(NamedTuple):
         return f"{self.rows} x {self.tokens} x {self.dim} float16, batches of {BATCH}"
 
 
-FULL = (Case(50, 384, 32_768, 48), Case(197, 768, 4096, 12), Case(257, 1024, 2304, 9))
+FULL = (Case(50, 384, 32_768, 120), Case(197, 768, 4096, 60), Case(257, 1024, 2304, 40))
 SMOKE = (Case(50, 384, 2048, 8),)
 
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec
-from featcache.cache.cold import Copying
+from featcache.cache import codec, cold
 from featcache.cache.layout import ArrayLayout, parse_array
 from featcache.errors import CacheError
 
@@ -33,7 +32,7 @@ class ShardedArray:
 
     def __init__(self, path: Path, layout: ArrayLayout, *, strict: bool = False) -> None:
         self.path, self.layout, self._strict = path, layout, strict
-        self._cold = False
+        self._cold, self._asked = True, False
         # By a weak reference: a cycle would keep every map (and, before Python 3.13, its file) open until
         # the garbage collector happens to run.
         open_part = functools.partial(ShardedArray._open_part, weakref.proxy(self))
@@ -94,15 +93,29 @@ class ShardedArray:
         self._check_bounds(rows, view)
         out = self._buffer(len(rows), out)
         if out.size:
-            with Copying(self._cold) as copying:
-                for cell in self._cells:
-                    self._gather_cell(rows, view, cell, out, copying)
-            self._cold = copying.cold
+            before = cold.blocks_read()
+            if self._cold:
+                self._ask(rows, view)
+            for cell in self._cells:
+                self._gather_cell(rows, view, cell, out)
+            self._cold = cold.blocks_read() > before or self._asked
+            self._asked = False
         return out
 
-    def _gather_cell(
-        self, rows: NDArray[np.int64], view: int, cell: Cell, out: NDArray[Any], copying: Copying
-    ) -> None:
+    def read_ahead(self, rows: NDArray[np.int64], view: int) -> None:
+        """Have the disk fetch what a later `gather` will want, if it had to for the last one; never waits."""
+        if self._cold:
+            before = cold.blocks_read()
+            self._ask(rows, view)
+            self._asked |= cold.blocks_read() > before
+
+    def _ask(self, rows: NDArray[np.int64], view: int) -> None:
+        wanted = np.unique(rows)
+        blocks = wanted // self.layout.shard[0]
+        for cell, block in itertools.product(self._cells, np.unique(blocks).tolist()):
+            self._part(block, view, cell).ask(wanted[blocks == block] - block * self.layout.shard[0])
+
+    def _gather_cell(self, rows: NDArray[np.int64], view: int, cell: Cell, out: NDArray[Any]) -> None:
         order = None if _is_sorted(rows) else np.argsort(rows, kind="stable")
         wanted = rows if order is None else rows[order]
         blocks = wanted // self.layout.shard[0]
@@ -116,11 +129,10 @@ class ShardedArray:
             part = self._part(block, view, cell)
             local = wanted[start:stop] - block * self.layout.shard[0]
             if direct is not None:
-                copying.take(part, local, direct[start:stop])
+                part.take(local, direct[start:stop])
                 continue
             target = slice(start, stop) if order is None else order[start:stop]
-            copying.take(part, local, scratch[: stop - start])
-            copying.wait()
+            part.take(local, scratch[: stop - start])
             self._place(scratch[: stop - start], target, cell, out)
 
     def _place(self, scratch: NDArray[np.uint8], target: Any, cell: Cell, out: NDArray[Any]) -> None:
@@ -149,17 +161,18 @@ class ShardedArray:
         rows = min(layout.shard[0], self.shape[0] - block * layout.shard[0])
         piece = layout.piece_bytes
         try:
-            data = _map(path, layout.index_bytes)
+            mapped = _map(path, layout.index_bytes)
         except FileNotFoundError:
             if self._strict:
                 raise codec.damaged(path, "no such file", f"{rows} rows of view {view}") from None
-            return _Part.empty(path, rows, piece, self.layout.fill)
+            return _Part.empty(rows, piece, self.layout.fill)
+        data = np.empty(0, np.uint8) if mapped is None else np.frombuffer(mapped, np.uint8)
         along: tuple[Any, ...] = (slice(None), chunk_view, *inner)
         offsets = self._offsets(data, path)[along]
         local = np.arange(rows)
         within = (local % layout.chunk[0] * layout.chunk[1] + in_chunk) * piece
         starts = offsets[local // layout.chunk[0]]
-        return _Part.at(path, data, np.where(starts < 0, -1, starts + within), piece, self.layout.fill)
+        return _Part.at(mapped, data, np.where(starts < 0, -1, starts + within), piece, self.layout.fill)
 
     def _offsets(self, data: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
         if self.layout.sharded:
@@ -190,10 +203,10 @@ class ShardedArray:
 class _Part:
     """One view's rows in one shard: row r is `table[place[r]]`, or `table[r]` where place is None.
 
-    `table` begins at byte `base` of the file.
+    `table` begins at byte `base` of what is mapped.
     """
 
-    path: Path
+    mapped: mmap.mmap | None
     base: int
     table: NDArray[np.uint8]
     place: NDArray[np.int64] | None
@@ -201,26 +214,31 @@ class _Part:
     fill: NDArray[Any]
 
     @classmethod
-    def empty(cls, path: Path, rows: int, piece: int, fill: NDArray[Any]) -> _Part:
-        return cls(path, 0, np.empty((0, piece), np.uint8), None, np.ones(rows, np.bool_), fill)
+    def empty(cls, rows: int, piece: int, fill: NDArray[Any]) -> _Part:
+        return cls(None, 0, np.empty((0, piece), np.uint8), None, np.ones(rows, np.bool_), fill)
 
     @classmethod
     def at(
-        cls, path: Path, data: NDArray[np.uint8], starts: NDArray[np.int64], piece: int, fill: NDArray[Any]
+        cls,
+        mapped: mmap.mmap | None,
+        data: NDArray[np.uint8],
+        starts: NDArray[np.int64],
+        piece: int,
+        fill: NDArray[Any],
     ) -> _Part:
         """The part whose row r begins at byte `starts[r]` of the file (-1: not stored)."""
         present = starts >= 0
         if piece == 0 or not present.any():
-            return cls.empty(path, len(starts), piece, fill)
+            return cls.empty(len(starts), piece, fill)
         absent = None if present.all() else ~present
         base = int(starts[present].min())
         places, rest = np.divmod(starts - base, piece)
         if rest[present].any():  # gaps between chunks: legal, though no writer we know leaves them
             windows = np.lib.stride_tricks.sliding_window_view(data, piece)
-            return cls(path, 0, windows, np.where(present, starts, 0), absent, fill)
+            return cls(mapped, 0, windows, np.where(present, starts, 0), absent, fill)
         table = data[base:][: (data.nbytes - base) // piece * piece].reshape(-1, piece)
         in_order = absent is None and bool((places == np.arange(len(places))).all())
-        return cls(path, base, table, None if in_order else np.where(present, places, 0), absent, fill)
+        return cls(mapped, base, table, None if in_order else np.where(present, places, 0), absent, fill)
 
     def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         places = self._places(rows)
@@ -228,16 +246,18 @@ class _Part:
             out[...] = self.table[places]
         elif self.table.size:
             # mode="clip" spares numpy a buffered copy; the bounds have been checked.
-            np.take(self.table, places, axis=0, out=out, mode="clip")
-        self.fill_absent(rows, out)
-
-    def offsets(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        offsets = self.base + self._places(rows) * self.table.strides[0]
-        return offsets if self.absent is None else np.where(self.absent[rows], -1, offsets)
-
-    def fill_absent(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+            self.table.take(places, axis=0, out=out, mode="clip")
         if self.absent is not None:
             out.view(self.fill.dtype)[self.absent[rows]] = self.fill
+
+    def ask(self, rows: NDArray[np.int64]) -> None:
+        stored = rows if self.absent is None else rows[~self.absent[rows]]
+        if self.mapped is not None and len(stored):
+            cold.ask(
+                self.mapped,
+                self.base + self._places(stored) * self.table.strides[0],
+                self.table.shape[1],
+            )
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows if self.place is None else self.place[rows]
@@ -247,10 +267,11 @@ def _is_sorted(rows: NDArray[np.int64]) -> bool:
     return bool((rows[1:] >= rows[:-1]).all())
 
 
-def _map(path: Path, index_bytes: int) -> NDArray[np.uint8]:
+def _map(path: Path, index_bytes: int) -> mmap.mmap | None:
+    """The file's map; None where it is empty."""
     with open(path, "rb") as file:
         if file.seek(0, 2) == 0:
-            return np.empty(0, np.uint8)
+            return None
         if sys.version_info >= (3, 13):
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
         else:
@@ -258,7 +279,7 @@ def _map(path: Path, index_bytes: int) -> NDArray[np.uint8]:
     # The index at the end, alone: else the kernel reads megabytes around the first page of it.
     start = max(0, len(mapped) - max(1, index_bytes)) // mmap.PAGESIZE * mmap.PAGESIZE
     mapped.madvise(mmap.MADV_WILLNEED, start)
-    return np.frombuffer(mapped, np.uint8)
+    return mapped
 
 
 def _most_mapped() -> int:

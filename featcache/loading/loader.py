@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,15 @@ class Stream:
 
     plan: ReadPlan
     families: tuple[str, ...]
+
+
+class Wanted(NamedTuple):
+    """What one stream reads at one step."""
+
+    positions: NDArray[np.int64]
+    """Places within the stream's rows."""
+    rows: NDArray[np.int64]
+    views: tuple[int, ...]
 
 
 class Loader:
@@ -50,6 +59,11 @@ class Loader:
         self.token_subset = token_subset
         self.labelled, self.unlabelled, self.source = labelled, unlabelled, source
         self._pinned = device.type == "cuda"
+        self._streams = {"labelled": (store, labelled)}
+        if unlabelled:
+            self._streams["unlabelled"] = (store, unlabelled)
+        if source:
+            self._streams["source"] = source
 
     @classmethod
     def build(
@@ -117,6 +131,7 @@ class Loader:
         self, start: int, stop: int, free: queue.Queue[Any], ready: queue.Queue[Any], closing: threading.Event
     ) -> None:
         try:
+            wanted = self._wanted(start)
             for step in range(start, stop):
                 slot = free.get()
                 if closing.is_set():
@@ -124,51 +139,51 @@ class Loader:
                 buffers, copied = slot
                 if copied is not None:
                     copied.synchronize()
-                ready.put((buffers, self._read(step, buffers)))
+                following = self._wanted(step + 1) if step + 1 < stop else {}
+                self._read_ahead(following)
+                ready.put((buffers, self._read(wanted, buffers)))
+                wanted = following
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(error)
 
-    def _read(self, step: int, buffers: dict[str, list[dict[str, Tensor]]]) -> Batch:
-        rows = self.labelled.plan.batch(step)
-        labelled = self._features(self.store, self.labelled, rows, step, buffers["labelled"])
-        unlabelled: tuple[Features, ...] = ()
-        index = np.empty(0, np.int64)
-        if self.unlabelled:
-            index = self.unlabelled.plan.positions(step)
-            unlabelled_rows = self.unlabelled.plan.rows[index]
-            unlabelled = self._features(
-                self.store, self.unlabelled, unlabelled_rows, step, buffers["unlabelled"]
+    def _wanted(self, step: int) -> dict[str, Wanted]:
+        found = {}
+        for name, (store, stream) in self._streams.items():
+            positions = stream.plan.positions(step)
+            views = choose_views(stream.families, store.view_names, stream.plan.seed, step)
+            found[name] = Wanted(positions, stream.plan.rows[positions], views)
+        return found
+
+    def _read_ahead(self, wanted: dict[str, Wanted]) -> None:
+        for name, (_, rows, views) in wanted.items():
+            for view in views:
+                self._streams[name][0].read_ahead(rows, view)
+
+    def _read(self, wanted: dict[str, Wanted], buffers: dict[str, list[dict[str, Tensor]]]) -> Batch:
+        features = {
+            name: tuple(
+                self._streams[name][0].gather(rows, view, into)
+                for view, into in zip(views, buffers[name], strict=True)
             )
-        source: tuple[Features, ...] = ()
-        if self.source:
-            store, stream = self.source
-            source = self._features(store, stream, stream.plan.batch(step), step, buffers["source"])
-        return Batch(labelled, self._host(self.labels[rows]), unlabelled, self._host(index), source)
+            for name, (_, rows, views) in wanted.items()
+        }
+        index = wanted["unlabelled"].positions if "unlabelled" in wanted else np.empty(0, np.int64)
+        return Batch(
+            features["labelled"],
+            self._host(self.labels[wanted["labelled"].rows]),
+            features.get("unlabelled", ()),
+            self._host(index),
+            features.get("source", ()),
+        )
 
     def _host(self, numbers: NDArray[np.int64]) -> Tensor:
         tensor = torch.from_numpy(numbers)
         return tensor.pin_memory() if self._pinned else tensor
 
-    def _features(
-        self,
-        store: FeatureStore,
-        stream: Stream,
-        rows: NDArray[np.int64],
-        step: int,
-        buffers: list[dict[str, Tensor]],
-    ) -> tuple[Features, ...]:
-        views = choose_views(stream.families, store.view_names, stream.plan.seed, step)
-        return tuple(store.gather(rows, view, into) for view, into in zip(views, buffers, strict=True))
-
     def _buffers(self) -> dict[str, list[dict[str, Tensor]]]:
-        streams = {"labelled": (self.store, self.labelled)}
-        if self.unlabelled:
-            streams["unlabelled"] = (self.store, self.unlabelled)
-        if self.source:
-            streams["source"] = self.source
         return {
             name: [store.buffers(stream.plan.batch_size, pinned=self._pinned) for _ in stream.families]
-            for name, (store, stream) in streams.items()
+            for name, (store, stream) in self._streams.items()
         }
 
     def _to_device(self, batch: Batch, step: int) -> tuple[Batch, torch.cuda.Event | None]:

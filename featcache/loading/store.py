@@ -131,6 +131,12 @@ class FeatureStore:
             scale = None if scale is None else scale[:, :length]
         return Features(tokens, mask, got["pooled"], scale)
 
+    def read_ahead(self, rows: Rows, view: int) -> None:
+        """Have the disk fetch what a later `gather` will want, where it has to; waits for nothing."""
+        for column in self.columns.values():
+            if column.resident is None:
+                column.array.read_ahead(rows, view)
+
     def on_device(self, part: Features, device: torch.device, kept: Rows | None = None) -> Features:
         """What `gather` gave, on `device`: the `kept` tokens (None: all), int8 ones as float32 values."""
         index = None if kept is None else torch.from_numpy(kept).to(device, non_blocking=True)

@@ -1,8 +1,8 @@
-"""Rows that are on disk alone are read by many threads, those in memory by one copy for each shard."""
+"""Rows that are on disk alone are asked for beforehand, those in memory copied once for each shard."""
 
 from __future__ import annotations
 
-import multiprocessing
+import mmap
 import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from featcache.cache import array as arrays
 from featcache.cache import cold
 from featcache.cache.array import ShardedArray
-from featcache.errors import CacheError
 
 ROWS = 300
 VALUES = np.random.default_rng(0).standard_normal((ROWS, 1, 64, 128)).astype(np.float32)
@@ -42,21 +41,21 @@ def _drop(path: Path) -> None:
 
 
 @pytest.fixture
-def opened_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that are read other than through their maps, as they are."""
-    seen: list[Path] = []
-    inner = cold._read
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows the disk was asked for, call by call."""
+    seen: list[int] = []
+    inner = cold.ask
 
-    def watched(part: cold.Mapped, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
-        seen.append(part.path)
-        return inner(part, rows, out)
+    def watched(mapped: mmap.mmap, starts: NDArray[np.int64], size: int) -> None:
+        seen.append(len(starts))
+        inner(mapped, starts, size)
 
-    monkeypatch.setattr(cold, "_read", watched)
+    monkeypatch.setattr(cold, "ask", watched)
     return seen
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_rows_from_disk_are_the_rows_from_memory(tmp_path: Path, opened_files: list[Path], seed: int) -> None:
+def test_rows_from_disk_are_the_rows_from_memory(tmp_path: Path, asked: list[int], seed: int) -> None:
     path, rng = _store(tmp_path / "a"), np.random.default_rng(seed)
     for rows in (np.arange(ROWS), rng.permutation(ROWS), np.sort(rng.integers(0, ROWS, 100))):
         _drop(path)
@@ -65,17 +64,51 @@ def test_rows_from_disk_are_the_rows_from_memory(tmp_path: Path, opened_files: l
         assert np.array_equal(array.gather(rows, 0, out), VALUES[rows, 0])
         if resource.getrusage(resource.RUSAGE_SELF).ru_inblock == before:
             pytest.skip("the folder for temporary files is no disk")
-        assert opened_files
-        # Nothing comes from disk any more: the next gather may still read, the one after it does not.
+        # Nothing comes from disk any more: the next gather may still ask, the one after it does not.
         array.gather(rows, 0, out)
-        opened_files.clear()
+        asked.clear()
         assert np.array_equal(array.gather(rows, 0, out), VALUES[rows, 0])
-        assert not opened_files
+        array.read_ahead(rows, 0)
+        assert not asked
         del array  # else its maps keep the pages
 
 
+def test_what_was_read_ahead_counts_as_read(tmp_path: Path, asked: list[int]) -> None:
+    path = _store(tmp_path / "a")
+    _drop(path)
+    array = ShardedArray.open(path)
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
+    array.read_ahead(np.arange(100), 0)
+    if resource.getrusage(resource.RUSAGE_THREAD).ru_inblock == before:
+        pytest.skip("the folder for temporary files is no disk")
+    assert asked == [64, 36]
+    assert np.array_equal(array.gather(np.arange(100), 0), VALUES[:100, 0])
+    asked.clear()
+    array.read_ahead(np.arange(100, 164), 0)
+    assert asked == [28, 36], "a disk that has just been read is asked again"
+
+
+def test_a_first_gather_asks_for_each_row_once(tmp_path: Path, asked: list[int]) -> None:
+    array = ShardedArray.open(_store(tmp_path / "a"))
+    array.gather(np.array([5, 3, 3, 70, 5]), 0)
+    assert asked == [2, 1]
+
+
+def test_neighbours_are_one_request(tmp_path: Path) -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.calls: list[tuple[int, int]] = []
+
+        def madvise(self, option: int, start: int, length: int) -> None:
+            self.calls.append((start, length))
+
+    recorder, page = Recorder(), mmap.PAGESIZE
+    cold.ask(recorder, np.array([0, 100, 200, 3 * page + 8, 9 * page]), 100)  # type: ignore[arg-type]
+    assert recorder.calls == [(0, 300), (3 * page, 108), (9 * page, 100)]
+
+
 def test_a_warm_gather_makes_one_copy_a_shard(
-    tmp_path: Path, opened_files: list[Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = np.random.default_rng(1).standard_normal((2000, 1, 16)).astype(np.float32)
     array = ShardedArray.open(_store(tmp_path / "a", values, shards=(500, 1, 16)))
@@ -90,10 +123,10 @@ def test_a_warm_gather_makes_one_copy_a_shard(
         inner(part, rows, out)
 
     monkeypatch.setattr(arrays._Part, "take", watched)
-    opened_files.clear()
+    asked.clear()
     assert np.array_equal(array.gather(rows, 0, out), values[rows, 0])
     assert calls == [250] * 4
-    assert not opened_files
+    assert not asked
 
 
 GRIDS = {
@@ -105,10 +138,10 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_reads_alone_give_every_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: str) -> None:
+def test_every_layout_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: str) -> None:
     """As if the disk were asked each time, whatever is in memory."""
     counter = iter(range(10**9))
-    monkeypatch.setattr(cold, "_blocks_read", lambda: next(counter))
+    monkeypatch.setattr(cold, "blocks_read", lambda: next(counter))
     array = ShardedArray.open(_store(tmp_path / "a", **GRIDS[grid]))
     rng = np.random.default_rng(2)
     for rows in (np.arange(ROWS), rng.permutation(ROWS), rng.integers(0, ROWS, 50)):
@@ -116,9 +149,9 @@ def test_reads_alone_give_every_layout(tmp_path: Path, monkeypatch: pytest.Monke
             assert np.array_equal(array.gather(rows, 0), VALUES[rows, 0])
 
 
-def test_reads_alone_fill_what_was_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_never_written_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = iter(range(10**9))
-    monkeypatch.setattr(cold, "_blocks_read", lambda: next(counter))
+    monkeypatch.setattr(cold, "blocks_read", lambda: next(counter))
     array = zarr.create_array(
         tmp_path,
         shape=(40, 1, 8),
@@ -136,20 +169,6 @@ def test_reads_alone_fill_what_was_never_written(tmp_path: Path, monkeypatch: py
         assert np.array_equal(ours.gather(rows, 0), array[:, 0])
 
 
-def test_a_shard_that_is_cut_short_while_open_is_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counter = iter(range(10**9))
-    monkeypatch.setattr(cold, "_blocks_read", lambda: next(counter))
-    path = _store(tmp_path / "a")
-    array = ShardedArray.open(path)
-    array.gather(np.arange(ROWS), 0)
-    os.truncate(path / "c" / "1" / "0" / "0" / "0", 1000)
-    with pytest.raises(CacheError, match=r"is damaged[\s\S]*1,000 bytes"):
-        array.gather(np.arange(64, 128), 0)
-    assert np.array_equal(array.gather(np.arange(64), 0), VALUES[:64, 0])
-
-
 def test_several_threads_at_once(tmp_path: Path) -> None:
     path = _store(tmp_path / "a")
     _drop(path)
@@ -158,23 +177,3 @@ def test_several_threads_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         for rows, found in zip(orders, pool.map(lambda rows: array.gather(rows, 0), orders), strict=True):
             assert np.array_equal(found, VALUES[rows, 0])
-
-
-def _in_child(path: Path) -> None:
-    _drop(path)
-    array = ShardedArray.open(path)
-    array._cold = True
-    assert np.array_equal(array.gather(np.arange(ROWS), 0), VALUES[:, 0])
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_process_reads_by_threads_of_its_own(tmp_path: Path) -> None:
-    path = _store(tmp_path / "a")
-    _in_child(path)
-    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(path,))
-    child.start()
-    child.join(60)
-    try:
-        assert child.exitcode == 0
-    finally:
-        child.kill()

@@ -130,12 +130,12 @@ with guards.closing(guards.loader(pathlib.Path({path!r})).steps(0, 8)) as batche
         threads = sorted(thread.name for thread in set(threading.enumerate()) - before)
         print(threads, len(multiprocessing.active_children()))
 left = set(threading.enumerate()) - before
-print("left", sorted(thread.name for thread in left if not thread.name.startswith("featcache-read_")))
+print("left", sorted(thread.name for thread in left))
 """
 
 
 def test_the_loader_starts_one_thread_and_no_process(path: Path, tmp_path: Path) -> None:
-    """In a process of its own, where no other test has left a thread; readers of cold rows are a pool."""
+    """In a process of its own, where no other test has left a thread."""
     marker = tmp_path / "forked"
     code = LOADING.format(folder=str(Path(__file__).parent), marker=str(marker), path=str(path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -144,7 +144,7 @@ def test_the_loader_starts_one_thread_and_no_process(path: Path, tmp_path: Path)
     assert last == "left []"
     assert len(steps) == 8
     for line in steps:
-        names = [name for name in eval(line.rpartition(" ")[0]) if not name.startswith("featcache-read_")]
+        names = eval(line.rpartition(" ")[0])
         assert set(names) <= {"featcache-prefetch"}, f"more than one prefetch thread: {names}"
         assert len(names) <= 1
         assert line.endswith(" 0"), "the loader has child processes"

@@ -150,9 +150,9 @@ def test_a_batch_stays_as_it_is_while_others_are_read_ahead(caches):
     read = []
     inner = made._read
 
-    def watched(step, buffers):
-        batch = inner(step, buffers)
-        read.append(step)
+    def watched(wanted, buffers):
+        batch = inner(wanted, buffers)
+        read.append(wanted)
         return batch
 
     made._read = watched
@@ -161,7 +161,7 @@ def test_a_batch_stays_as_it_is_while_others_are_read_ahead(caches):
         while len(read) < min(12, step + RING):
             time.sleep(0.001)
         assert same(before, copied(batch))
-        assert same(before, copied(inner(step, made._buffers())))
+        assert same(before, copied(inner(made._wanted(step), made._buffers())))
 
 
 def test_buffers_are_reused(caches):
@@ -318,7 +318,7 @@ def test_the_consumer_never_waits_for_the_device(caches, residency):
     made = Loader.build(
         store, np.arange(30), (ROWS, ROWS), VIEWS, batch_size=4, uratio=1.0, seed=0, device=device
     )
-    batch = made._read(0, made._buffers())
+    batch = made._read(made._wanted(0), made._buffers())
     torch.cuda.set_sync_debug_mode("error")
     try:
         made._to_device(batch)
