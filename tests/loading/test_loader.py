@@ -302,7 +302,9 @@ def test_a_device_gets_what_the_host_would(caches, dtype, residency):
     sizes = {"batch_size": 4, "uratio": 2.0, "seed": 3}
     there = Loader.build(store, labels, (ROWS[::3], ROWS), VIEWS, device=device, **sizes)
     here = loader(opened(caches[dtype]))
-    torch.cuda._sleep(10**8)  # the copies queue up behind it
+    work = torch.randn(4096, 4096, device=device)
+    for _ in range(50):  # the copies queue up behind it
+        work = (work @ work).clamp(-1, 1)
     got = [copied(batch) for batch in there.steps(0, 12)]
     for found, batch in zip(got, here.steps(0, 12), strict=True):
         assert same([None if tensor is None else tensor.cpu() for tensor in found], copied(batch))
@@ -321,6 +323,8 @@ def test_the_consumer_never_waits_for_the_device(caches, residency):
     batch = made._read(made._wanted(0), made._buffers())
     torch.cuda.set_sync_debug_mode("error")
     try:
-        made._to_device(batch)
+        moved, copied = made._to_device(batch, 0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert copied is not None
+    assert moved.label.device.type == "cuda"

@@ -84,6 +84,7 @@ def test_no_aggregation_reads_anything_back(pool: Any, world: Any) -> None:
     (view,) = moved(world.batch(Views()), META).labelled
     projector = Projector(ProjectorOptions(heads=2, pool=pool), 8, 8, torch.Generator()).to(META)
     projector(view).sum().backward()
+    assert all(p.grad is not None and p.grad.device == META for p in projector.parameters())
 
 
 def test_what_is_read_back_is_noticed() -> None:
