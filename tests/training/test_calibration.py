@@ -27,13 +27,23 @@ def nll(log_probs, labels, temperature):
     return total / len(labels)
 
 
+def nll_with_two_more(log_probs, labels, temperature):
+    """Times n, with one sample more that is right and one that is wrong, of the mean confidence."""
+    total = len(labels) * nll(log_probs, labels, temperature)
+    for row in log_probs:
+        probability = np.exp(row / temperature - (row / temperature).max())
+        probability = np.sort(probability / probability.sum())
+        total -= (np.log(probability[-1]) + np.log(probability[:-1].sum())) / len(labels)
+    return total
+
+
 @settings(max_examples=40, deadline=None)
 @given(predictions(), st.sampled_from([COLDEST, 1.0]))
 def test_no_temperature_of_a_grid_is_better(case, coldest):
     found = fit_temperature(*case, coldest)
     assert coldest * (1 - 1e-9) <= found <= HOTTEST * (1 + 1e-9)
     grid = np.geomspace(coldest, HOTTEST, 60)
-    assert nll(*case, found) <= min(nll(*case, t) for t in grid) + 1e-4
+    assert nll_with_two_more(*case, found) <= min(nll_with_two_more(*case, t) for t in grid) + 1e-4
 
 
 @pytest.mark.parametrize("truth", [0.2, 1.0, 3.0])
@@ -44,11 +54,34 @@ def test_a_known_temperature_is_found(truth):
     assert fit_temperature(log_softmax(truth * logits, axis=1), labels) == pytest.approx(truth, rel=0.05)
 
 
+@pytest.mark.parametrize("n", [1, 2, 20, 500])
+def test_samples_that_are_all_right_ask_for_the_confidence_of_laplace(n):
+    """The rule of succession: after n successes of n, the next succeeds with (n + 1) / (n + 2)."""
+    log_probs, labels = np.log(np.array([[0.55, 0.25, 0.2]] * n)), np.zeros(n, np.int64)
+    confidence = np.exp(scaled(log_probs, fit_temperature(log_probs, labels))).max(1)
+    assert confidence == pytest.approx((n + 1) / (n + 2), abs=1e-4)
+
+
+def test_few_samples_that_are_all_right_do_no_harm_to_others():
+    """Twenty held-out samples, all right, of a classifier that is right nine times in ten and knows it."""
+    calibrated = np.log(np.array([[0.9, 0.1]] * 1000))
+    labels = np.repeat([0, 1], [900, 100])
+    temperature = fit_temperature(calibrated[:20], labels[:20])
+    assert nll(calibrated, labels, temperature) < nll(calibrated, labels, 1.0) + 0.06
+    assert nll(calibrated, labels, COLDEST) > 4
+
+
 def test_the_bounds_hold_where_the_fit_would_explode():
-    sure = np.log(np.array([[0.9, 0.1], [0.2, 0.8]]))
-    assert fit_temperature(sure, np.array([0, 1])) == pytest.approx(COLDEST)
-    assert fit_temperature(sure, np.array([0, 1]), coldest=1.0) == pytest.approx(1.0)
-    assert fit_temperature(sure, np.array([1, 0])) == pytest.approx(HOTTEST)
+    sure = np.log(np.array([[0.9, 0.1], [0.2, 0.8]] * 50))
+    right = np.array([0, 1] * 50)
+    assert fit_temperature(sure, right, coldest=1.0) == pytest.approx(1.0)
+    assert fit_temperature(sure, 1 - right) == pytest.approx(HOTTEST)
+    barely = np.log(np.array([[0.501, 0.499]] * 100))
+    assert fit_temperature(barely, np.zeros(100, np.int64)) == pytest.approx(COLDEST)
+
+
+def test_one_class_needs_no_temperature():
+    assert fit_temperature(np.zeros((3, 1)), np.zeros(3, np.int64)) == 1.0
 
 
 @given(predictions(), st.floats(0.05, 20))
