@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featcache.errors import TrainError
-from featcache.nn.init import unit
+from featcache.nn.init import centred, unit
 
 SCALE = 1 / 0.07
 MAX_SCALE = 100.0
 
 
 class CosineHead(nn.Module):
-    """Logits scale * cos(z - m, w_c) [+ bias], with a fixed centre m (d,), zero by default.
+    """Logits scale * cos(z/|z| - m, w_c) [+ bias], with a fixed centre m (d,), zero by default.
 
     The directions w (C, d) and the scale, in [1, 100], are learned.
 
@@ -49,7 +49,7 @@ class CosineHead(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(B, d) to (B, C) logits, in the weight's dtype even under autocast: half precision blurs."""
         with torch.autocast(z.device.type, enabled=False):
-            direction = unit(z.to(self.weight.dtype) - self.center)
+            direction = centred(z.to(self.weight.dtype), self.center)
             logits = self.scale * F.linear(direction, unit(self.weight))
             return logits if self.bias is None else logits + self.bias
 

@@ -47,6 +47,27 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x, dim=-1, eps=1e-6)
 
 
+def centred(x: Tensor, center: Tensor) -> Tensor:
+    """(..., d) at length one, minus `center` (d,), at length one again: what a cosine should be taken of.
+
+    Length comes first, because the embeddings of some models differ in length by much, and a long one would
+    hardly feel the centre.
+
+    >>> centred(torch.tensor([[3.0, 0.0]]), torch.tensor([0.0, 1.0]))
+    tensor([[ 0.7071, -0.7071]])
+    """
+    return unit(unit(x) - center)
+
+
+def spread(x: Tensor, center: Tensor) -> Tensor:
+    """sqrt(d) centred(x, m): (..., d) on the sphere on which the mean square of the coordinates is one.
+
+    >>> spread(torch.tensor([[3.0, 0.0]]), torch.zeros(2))
+    tensor([[1.4142, 0.0000]])
+    """
+    return x.shape[-1] ** 0.5 * centred(x, center)
+
+
 def _empty(fan_in: int, fan_out: int, bias: bool) -> nn.Linear:
     # Through the meta device, because a plain nn.Linear draws from the global generator.
     layer = nn.Linear(fan_in, fan_out, bias=bias, device="meta").to_empty(device="cpu")

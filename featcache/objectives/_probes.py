@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,3 +26,18 @@ def log_probabilities(
     table = torch.full((len(probability), num_classes), FLOOR, dtype=torch.float64)
     table[:, torch.as_tensor(classes)] = torch.as_tensor(probability).clamp(min=FLOOR)
     return (table.log() - table.sum(dim=1, keepdim=True).log()).clamp(min=math.log(FLOOR)).float()
+
+
+def logistic(
+    model: Any, x: NDArray[np.float64], label: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight (k, d) and bias (k,) of a logistic regression of scikit-learn; two classes have two rows."""
+    with warnings.catch_warnings():
+        # A label or two for each class is what we are for.
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than")
+        model.fit(x, label)
+    found = getattr(model, "best_estimator_", model)
+    weight, bias = found.coef_, np.broadcast_to(found.intercept_, len(found.coef_))
+    if len(weight) == 1:  # two classes: one logit, of the second against the first
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight, bias

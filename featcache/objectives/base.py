@@ -61,11 +61,11 @@ class Task:
     label_counts: Tensor
     """(C,) labelled samples per class."""
     center: Tensor
-    """(d,): mean of z over the unlabelled samples at step 0. Features of one model share a large common part
-    (after a ReLU, for one, all are positive), which cosines should not see."""
+    """(d,): mean over the unlabelled samples of z, at length one, at step 0. Features of one model share a
+    large common part (after a ReLU, for one, all are positive), which cosines should not see."""
     class_init: Tensor
-    """(C, d): labelled class means of z - center, a class-name embedding (where there is one) counting as one
-    more sample; zeros for a class of which nothing is known."""
+    """(C, d): where a cosine head starts (`featcache.training.start`); zeros for a class of which nothing is
+    known."""
     seed: int = 0
     """Seeds the initial values of critics."""
 

@@ -1,6 +1,6 @@
 """Content-style decomposition: z is split in two parts that together tell z* (arXiv 2410.02069).
 
-    c = q(y|x) = softmax_y(scale cos(z, w_y)),    s = W_s t(z),    t(x) = sqrt(d) (x - m) / |x - m|
+    c = q(y|x) = softmax_y(scale cos(z, w_y)),    s = W_s t(z),    t = sqrt(d) (x - m) / |x - m| of x / |x|
 
     loss = CE_cond + r [ w_content KL(c || p(y)) + w_style KL(s || N(0, I)) + w_rec rec ]
 
@@ -9,7 +9,7 @@
 - KL(s || N(0, I)) by a critic that tells styles from standard normal vectors;
 - rec = E |t(z*) - A c - b - B s|^2 / (2 d): the frozen latent told from both parts, in nats per coordinate
   under a Gaussian of unit variance, up to its constant;
-- m is the mean of z before training, so t has coordinates of unit variance in the mean over them;
+- m is the mean of z / |z| before training, so t has coordinates of unit variance in the mean over them;
 - r rises from 0 to 1 over the first part of training. Every term but CE_cond is over all samples of the
   batch, labelled and unlabelled.
 
@@ -27,7 +27,6 @@ al., Entropy 22(9):943, 2020; taranO/IB-semi-supervised-classification):
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -39,7 +38,7 @@ from torch.nn import functional as F
 from featcache.config import Config
 from featcache.nn.critics import Critic
 from featcache.nn.heads import CosineHead
-from featcache.nn.init import isometry, unit, zero_linear
+from featcache.nn.init import isometry, spread, zero_linear
 from featcache.objectives._adversarial import Prior, adversarial, class_prior, draw_labels
 from featcache.objectives.base import Batch, Objective, Project, Task, Views
 
@@ -148,15 +147,6 @@ class ContentStyle(Objective[ContentStyleOptions]):
         ramp = min(1.0, progress / o.ramp) if o.ramp else 1.0
         critics = [terms[f"critic_{name}"] for name in self.critics]
         return terms["ce_cond"] + ramp * latent + sum(critics, start=torch.zeros_like(latent))
-
-
-def spread(x: Tensor, center: Tensor) -> Tensor:
-    """sqrt(d) (x - m) / |x - m|: (B, d) on the sphere on which the mean square of the coordinates is one.
-
-    >>> spread(torch.tensor([[3.0, 1.0]]), torch.tensor([0.0, 1.0]))
-    tensor([[1.4142, 0.0000]])
-    """
-    return math.sqrt(x.shape[1]) * unit(x - center)
 
 
 def reconstruction(target: Tensor, decoded: Tensor) -> Tensor:

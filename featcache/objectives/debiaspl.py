@@ -39,7 +39,7 @@ class DebiasPLOptions(TargetOptions):
     """Probability from which on a debiased guess is taken for a label."""
     tau: float = pydantic.Field(default=0.4, ge=0)
     """Strength of debiasing and margin; 0 is FixMatch."""
-    ema_p: float = pydantic.Field(default=0.999, ge=0, lt=1)
+    ema_p: float = pydantic.Field(default=0.9, ge=0, lt=1)
     """Decay of the moving average: it looks back about 1 / (1 - ema_p) steps."""
 
 

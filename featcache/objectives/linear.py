@@ -10,7 +10,6 @@ class.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from featcache.config import Config
 from featcache.nn.init import unit
-from featcache.objectives._probes import log_probabilities
+from featcache.objectives._probes import log_probabilities, logistic
 from featcache.objectives.base import Probe, ProbeData
 
 
@@ -74,23 +73,9 @@ class Linear(Probe[LinearOptions]):
         if len(classes) == 1:
             weight, bias = np.zeros((1, raw.shape[1])), np.zeros(1)
         else:
-            weight, bias = self._solve((raw - mean) / deviation, label, seed)
+            weight, bias = logistic(self._model(label, seed), (raw - mean) / deviation, label)
         weight = weight / deviation
         return LinearMap(*map(torch.from_numpy, (classes, weight, bias - weight @ mean)))
-
-    def _solve(
-        self, x: NDArray[np.float64], label: NDArray[np.int64], seed: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        model = self._model(label, seed)
-        with warnings.catch_warnings():
-            # A label or two for each class is what we are for.
-            warnings.filterwarnings("ignore", message="The number of unique classes is greater than")
-            model.fit(x, label)
-        found = getattr(model, "best_estimator_", model)
-        weight, bias = found.coef_, found.intercept_
-        if len(weight) == 1:  # two classes: one logit, of the second against the first
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        return weight, bias
 
     def _model(self, label: NDArray[np.int64], seed: int) -> Any:
         from sklearn.linear_model import LogisticRegression

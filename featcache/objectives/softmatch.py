@@ -33,7 +33,7 @@ from featcache.objectives.base import Task
 class SoftMatchOptions(TargetOptions):
     """Options of SoftMatch."""
 
-    ema_p: float = pydantic.Field(default=0.999, ge=0, lt=1)
+    ema_p: float = pydantic.Field(default=0.9, ge=0, lt=1)
     """Decay of the moving averages: they look back about 1 / (1 - ema_p) steps."""
     n_sigma: float = pydantic.Field(default=2, gt=0)
     """Standard deviations of confidence that make one of the weight: more is stricter."""

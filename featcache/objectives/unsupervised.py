@@ -4,11 +4,11 @@
 
     nce     = 1/2 [NCE(u, v) + NCE(v, u)],   NCE(u, v) = -E_i log softmax_j(cos(u_i, v_j) / tau) at j = i
     nce_mix = -E_i [l_i log p(i | m_i) + (1 - l_i) log p(k_i | m_i)],  p(j | m) = softmax_j(cos(m, v_j) / tau)
-    keep    = E_S [1 - cos(z - c, z* - c)] / tau
+    keep    = E_S [1 - cos(z/|z| - c, z*/|z*| - c)] / tau
 
 - u = h(z) and v = h(z) of two cached views of the same sample, (N, d): weak and strong, or the nearest to
-  them that is cached. h is the contrast head, a residual layer that starts as the identity on z - c, and
-  serves the contrast alone; c is the mean of z at step 0. log N - nce bounds I(u; v) from below;
+  them that is cached. h is the contrast head, a residual layer that starts as the identity on z/|z| - c, and
+  serves the contrast alone; c is the mean of z/|z| at step 0. log N - nce bounds I(u; v) from below;
 - sparse source replay: the batch holds S samples of a second cache (data.source), data.source_ratio for each
   target sample. In nce they are further samples, and so further negatives; keep holds them where they were;
 - mixing: m is h of the projected convex mix l x_i + (1 - l) x_k of target sample i with another one, k, drawn
@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 from featcache.config import Config
 from featcache.nn.heads import SCALE
-from featcache.nn.init import linear, unit, zero_linear
+from featcache.nn.init import centred, linear, spread, unit, zero_linear
 from featcache.objectives._probes import FLOOR
 from featcache.objectives.base import Batch, Features, Objective, ProbeData, Project, Task, Views
 from featcache.objectives.linear import Linear, LinearOptions
@@ -61,7 +61,7 @@ class UnsupervisedOptions(Config):
     w_keep: float = pydantic.Field(default=1.0, ge=0)
     """Weight of what holds source samples at their z*."""
     contrast_head: bool = True
-    """Whether the contrast is taken behind a head of its own; without, on z - c."""
+    """Whether the contrast is taken behind a head of its own; without, on z/|z| - c."""
 
 
 class ContrastHead(nn.Module):
@@ -128,9 +128,8 @@ class Unsupervised(Objective[UnsupervisedOptions]):
             loss = loss + self.options.w_mix * terms["nce_mix"]
         if self.options.replay and source:
             frozen = first.pooled[count:].to(z.dtype)
-            terms["keep"] = (
-                1 - _cosine(z[count:] - self.start, frozen - self.start)
-            ).mean() / self.options.tau
+            kept = _cosine(centred(z[count:], self.start), centred(frozen, self.start))
+            terms["keep"] = (1 - kept).mean() / self.options.tau
             loss = loss + self.options.w_keep * terms["keep"]
         if source:
             terms["source_share"] = nce.new_tensor(1 - count / len(u))
@@ -139,7 +138,7 @@ class Unsupervised(Objective[UnsupervisedOptions]):
     def logits(self, z: Tensor) -> Tensor:
         """(B, d) to (B, C): the affine class head on z of length one."""
         with torch.autocast(z.device.type, enabled=False):
-            return F.linear(unit(z.to(self.weight.dtype) - self.center), self.weight, self.bias)
+            return F.linear(centred(z.to(self.weight.dtype), self.center), self.weight, self.bias)
 
     def finish(self, z: Tensor, label: Tensor) -> None:
         """Fit the class head as the `linear` probe is fitted; a class without labels gets the floor."""
@@ -152,7 +151,7 @@ class Unsupervised(Objective[UnsupervisedOptions]):
         self.bias[fitted.classes] = fitted.bias.to(self.bias)
 
     def _head(self, z: Tensor) -> Tensor:
-        h: Tensor = self.contrast(z - self.start)
+        h: Tensor = self.contrast(spread(z, self.start))
         return h
 
 

@@ -31,7 +31,7 @@ from featcache.stages.checks import (
     whole_split,
 )
 from featcache.stages.judge import judge
-from featcache.training import evaluate
+from featcache.training import evaluate, start
 from featcache.training.evaluate import Labelled
 from featcache.training.learner import Kind, Origin, build, save_task
 from featcache.training.loop import fit
@@ -247,7 +247,8 @@ class Job:
 
     def _task(self) -> Task:
         labels = self.train_labels[self.labels.labelled]
-        center = evaluate.pooled(self.train_store, self.labels.unlabelled).mean(0)
+        center = start.center_of(evaluate.pooled(self.train_store, self.labels.unlabelled))
+        known = evaluate.pooled(self.train_store, self.labels.labelled)
         counts = np.bincount(labels, minlength=len(self.class_names))
         return Task(
             num_classes=len(self.class_names),
@@ -256,19 +257,11 @@ class Job:
             num_unlabelled=len(self.labels.unlabelled),
             label_counts=torch.from_numpy(counts),
             center=center,
-            class_init=self._class_init(center, torch.from_numpy(labels)),
+            class_init=start.class_directions(
+                known, torch.from_numpy(labels), center, len(self.class_names), self._unit_text()
+            ),
             seed=self.request.seed,
         )
-
-    def _class_init(self, center: Tensor, labels: Tensor) -> Tensor:
-        """(C, P) mean of a class's labelled embeddings, its name's embedding (if any) counting as one more.
-
-        Everything is centred and of unit length; a class of which nothing is known is zeros.
-        """
-        pooled = evaluate.pooled(self.train_store, self.labels.labelled)
-        text = self._unit_text()
-        start = torch.zeros(len(self.class_names), len(center)) if text is None else _centred(text)
-        return start.index_add(0, labels, F.normalize(pooled - center, dim=1))
 
     def _unit_text(self) -> Tensor | None:
         """(C, P) embeddings of the names of the task's classes, of unit length."""
@@ -316,8 +309,3 @@ class Job:
             unknown = predict(self.test_store, self.unknown_rows).double().numpy()
             result["open_set"] = open_set(log_probs, unknown)
         return result
-
-
-def _centred(text: Tensor) -> Tensor:
-    """Class-name embeddings without their common part, as embeddings of samples are without theirs."""
-    return F.normalize(text - text.mean(0), dim=1) if len(text) > 1 else text

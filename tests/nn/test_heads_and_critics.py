@@ -23,7 +23,10 @@ def test_logits_are_scaled_cosines() -> None:
     expected = torch.cosine_similarity(z[:, None], weight[None], dim=-1) / 0.07
     torch.testing.assert_close(CosineHead(weight)(z), expected)
     torch.testing.assert_close(CosineHead(7 * weight, bias=-2.0)(z / 9), expected - 2)
-    torch.testing.assert_close(CosineHead(weight, center=torch.ones(z.shape[1]))(z + 1), expected)
+    center = torch.full((z.shape[1],), 0.1)
+    moved = CosineHead(weight, center=center)(5 * z)
+    around = z / z.norm(dim=1, keepdim=True) - center
+    torch.testing.assert_close(moved, torch.cosine_similarity(around[:, None], weight[None], dim=-1) / 0.07)
 
 
 def test_the_scale_is_learned_within_limits() -> None:

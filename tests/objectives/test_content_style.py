@@ -16,8 +16,9 @@ from torch import Tensor
 
 from featcache.errors import ConfigError, TrainError
 from featcache.nn.heads import CosineHead
+from featcache.nn.init import spread
 from featcache.objectives.base import Batch, Views
-from featcache.objectives.content_style import ContentStyle, ContentStyleOptions, reconstruction, spread
+from featcache.objectives.content_style import ContentStyle, ContentStyleOptions, reconstruction
 
 WEAK = Views(("weak",), ("weak",))
 OFF: dict[str, Any] = {"w_content": 0.0, "w_style": 0.0, "w_rec": 0.0}

@@ -1,0 +1,62 @@
+"""Where a cosine head starts: at the logistic regression of what is labelled, on the frozen embedding.
+
+    min_W  -sum log softmax_y(W x / 0.07) + |W|^2 / (2 C),    x = centred(z*),    C = 0.1    (nats)
+
+The head keeps the directions of W. Starting from a linear probe, not from class means or at random, keeps a
+short training from distorting the features that it starts with (LP-FT, Kumar et al., arXiv 2202.10054). The
+regression is that of the head itself, with its scale (CLIP's) and without bias; C was chosen on held-out
+training rows (docs/results.md), and is fixed, as one label per class leaves nothing to choose it by.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featcache.nn.heads import SCALE
+from featcache.nn.init import centred, unit
+from featcache.objectives._probes import logistic
+
+C = 0.1
+
+
+def center_of(pooled: Tensor) -> Tensor:
+    """(d,) mean of (N, d) embeddings at length one."""
+    return unit(pooled).mean(dim=0)
+
+
+def class_directions(
+    pooled: Tensor, label: Tensor, center: Tensor, num_classes: int, text: Tensor | None = None
+) -> Tensor:
+    """(C, d) directions from (n, d) embeddings and their (n,) labels; zeros for a class that has neither.
+
+    The embedding of a class's name, a row of `text` (C, d), counts as one more sample of it. Names have a
+    common part of their own, which is taken from them as that of the samples is taken from these.
+
+    >>> directions = class_directions(torch.eye(2), torch.tensor([2, 0]), torch.zeros(2), 3)
+    >>> unit(directions).round(decimals=2)
+    tensor([[-0.7100,  0.7100],
+            [ 0.0000,  0.0000],
+            [ 0.7100, -0.7100]])
+    """
+    x = centred(pooled, center)
+    if text is not None:
+        alone = torch.zeros_like(text[0]) if len(text) == 1 else unit(text).mean(dim=0)
+        x = torch.cat([x, centred(text, alone).to(x)])
+        label = torch.cat([label, torch.arange(num_classes).to(label)])
+    found = torch.zeros(num_classes, x.shape[1])
+    known = label.unique()
+    if len(known) == 1:
+        found[known] = x.mean(dim=0).float().cpu()
+    elif len(known):
+        found[known.cpu()] = _regression(x, label).float()
+    return found
+
+
+def _regression(x: Tensor, label: Tensor) -> Tensor:
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=C, fit_intercept=False, max_iter=1000)
+    weight, _ = logistic(model, SCALE * x.double().cpu().numpy(), label.cpu().numpy())
+    return torch.from_numpy(np.ascontiguousarray(weight))
