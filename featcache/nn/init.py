@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,7 +67,7 @@ def spread(x: Tensor, center: Tensor) -> Tensor:
     >>> spread(torch.tensor([[3.0, 0.0]]), torch.zeros(2))
     tensor([[1.4142, 0.0000]])
     """
-    return x.shape[-1] ** 0.5 * centred(x, center)
+    return math.sqrt(x.shape[-1]) * centred(x, center)
 
 
 def _empty(fan_in: int, fan_out: int, bias: bool) -> nn.Linear:

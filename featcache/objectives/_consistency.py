@@ -9,9 +9,9 @@ Without a cached `strong` view a second weak one stands in. Where one view is al
 have no augmentations in the cache) it is both, and consistency reduces to self-training: confident
 predictions are made more confident. Without unlabelled rows the loss is the supervised one.
 
-Names and defaults are those of USB (arXiv 2208.07204; microsoft/Semi-supervised-learning), but for `ema_p`: 0.9
-and not 0.999, which is made for a million steps. In a training of a few hundred such an average hardly leaves
-its start, where a threshold is 1/C and every guess is believed (docs/results.md has figures).
+Names and defaults are those of USB (arXiv 2208.07204; microsoft/Semi-supervised-learning), but for `ema_p`:
+0.9 and not 0.999, which is made for a million steps. In a training of a few hundred such an average hardly
+leaves its start, where a threshold is 1/C and every guess is believed (docs/results.md has figures).
 """
 
 from __future__ import annotations

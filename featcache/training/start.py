@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.nn.heads import SCALE
@@ -40,23 +41,20 @@ def class_directions(
             [ 0.0000,  0.0000],
             [ 0.7100, -0.7100]])
     """
-    x = centred(pooled, center)
+    x, y = centred(pooled, center), label.cpu().numpy()
     if text is not None:
         alone = torch.zeros_like(text[0]) if len(text) == 1 else unit(text).mean(dim=0)
-        x = torch.cat([x, centred(text, alone).to(x)])
-        label = torch.cat([label, torch.arange(num_classes).to(label)])
-    found = torch.zeros(num_classes, x.shape[1])
-    known = label.unique()
+        x, y = torch.cat([x, centred(text, alone).to(x)]), np.append(y, np.arange(num_classes))
+    found, known = torch.zeros(num_classes, x.shape[1]), np.unique(y)
     if len(known) == 1:
         found[known] = x.mean(dim=0).float().cpu()
     elif len(known):
-        found[known.cpu()] = _regression(x, label).float()
+        found[known] = _regression(x, y).float()
     return found
 
 
-def _regression(x: Tensor, label: Tensor) -> Tensor:
+def _regression(x: Tensor, label: NDArray[np.int64]) -> Tensor:
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=C, fit_intercept=False, max_iter=1000)
-    weight, _ = logistic(model, SCALE * x.double().cpu().numpy(), label.cpu().numpy())
-    return torch.from_numpy(np.ascontiguousarray(weight))
+    return torch.from_numpy(logistic(model, SCALE * x.double().cpu().numpy(), label)[0])
