@@ -34,9 +34,7 @@ def test_the_gradient_of_the_penalised_likelihood_is_zero_there(named: bool) -> 
     loss = nll + weight.square().sum() / (2 * C)
     (slope,) = torch.autograd.grad(loss, weight)
     assert slope.abs().max() < 1e-2
-    assert (
-        torch.autograd.grad(nll.detach() * 0 + weight.square().sum() / (2 * C), weight)[0].abs().max() > 0.5
-    )
+    assert weight.abs().max() > 0.5 * C  # zero is no optimum
 
 
 @settings(max_examples=20, deadline=None)
@@ -52,7 +50,7 @@ def test_classes_and_samples_may_come_in_any_order(classes: int, each: int, seed
 
 
 def test_the_head_starts_near_the_best_linear_probe() -> None:
-    """Where the class means fail: two classes that differ in one small coordinate, beside a large common one."""
+    """Where class means fail: two classes that differ in one small coordinate, beside a large one."""
     generator = torch.Generator().manual_seed(0)
     label = torch.arange(2).repeat(100)
     z = torch.stack([torch.randn(200, generator=generator), 0.1 * (label * 2.0 - 1), torch.ones(200)], dim=1)
