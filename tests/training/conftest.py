@@ -38,12 +38,14 @@ def run(cache: Path, tmp_path: Path) -> Callable[..., Path]:
         seed: int = 0,
         resume: bool = False,
         log: Mapping[str, int] | None = None,
+        cv: int = 0,
         **optim: Any,
     ) -> Path:
         options = {
             **(TWINTURBO if objective == "twinturbo" else {"projector": {"heads": 2}}),
             "optim": {"steps": 30, "batch_size": 6, **optim},
             "log": log or {"every": 5, "checkpoint_every": 10},
+            "cv": cv,
         }
         request = TrainRequest(cache, objective, seed, labels_per_class=3, options=options)
         train(request, tmp_path / name, device="cpu", resume=resume)

@@ -78,6 +78,32 @@ def test_killed_and_resumed_equals_uninterrupted(run, spawn, cache, tmp_path):
         assert sorted(path.name for path in killed.iterdir() if path.suffix == ".partial") == []
 
 
+IN_FOLDS = ("rename:5", "rename:7", "rename:9")
+"""Three checkpoints belong to the training, three to each of two folds."""
+
+
+def test_killed_inside_a_fold_and_resumed(run, spawn, cache, tmp_path):
+    whole = run("whole", cv=2)
+    request = json.loads((whole / "config.json").read_text())
+    fields = {"cache": str(cache), "objective": "twinturbo", "labels_per_class": 3}
+    (tmp_path / "request.json").write_text(json.dumps(fields | {"options": request["options"]}))
+    process = spawn(tmp_path / "request.json", tmp_path / "killed", *IN_FOLDS, program=KILLED)
+    out, errors = process.communicate(timeout=100)
+    assert out.split() == ["-9"] * len(IN_FOLDS), errors
+    expected = json.loads((whole / "result.json").read_text())
+    assert expected["held_out"]
+    for number, folds in enumerate([{"fold=0"}, {"fold=0", "fold=1"}, {"fold=0", "fold=1"}]):
+        killed = tmp_path / f"killed-{number}"
+        assert {folder.name for folder in killed.glob("fold=*")} == folds
+        run(killed.name, resume=True, cv=2)
+        assert_equal(killed, whole)
+        result = json.loads((killed / "result.json").read_text())
+        assert [result[key] for key in ("held_out", "temperature", "scores")] == [
+            expected[key] for key in ("held_out", "temperature", "scores")
+        ]
+        assert not list(killed.glob("fold=*"))
+
+
 def test_a_kill_in_the_middle_of_a_line(run):
     """The line is cut where the checkpoint was not reached: it is dropped and written again."""
     whole, cut = run("whole"), run("cut")
