@@ -106,10 +106,10 @@ class ContentStyle(Objective[ContentStyleOptions]):
         """The loss and every term by name; `kl_*` and `critic_*` only where the critic exists."""
         rows = [batch.labelled[0], *(view for view in batch.unlabelled[:1] if len(view.pooled))]
         z = torch.cat([project(features) for features in rows])
-        frozen = torch.cat([features.pooled for features in rows])
         with torch.autocast(z.device.type, enabled=False):
             dtype = self.head.weight.dtype
-            terms = self._terms(z.to(dtype), frozen.to(dtype), batch.label, generator)
+            frozen = torch.cat([features.pooled.to(dtype) for features in rows])
+            terms = self._terms(z.to(dtype), frozen, batch.label, generator)
             loss = self._loss(terms, progress)
         return loss, {name: value.detach() for name, value in terms.items()}
 

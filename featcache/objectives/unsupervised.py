@@ -219,11 +219,12 @@ def joined(*parts: Features) -> Features:
     masked = any(part.mask is not None or part.tokens.shape[1] < longest for part in parts)
     if len(parts) == 1:
         return parts[0]
-    return Features(
-        torch.cat([F.pad(part.tokens, (0, 0, 0, longest - part.tokens.shape[1])) for part in parts]),
-        torch.cat([_padded_mask(part, longest) for part in parts]) if masked else None,
-        torch.cat([part.pooled for part in parts]),
-    )
+    with torch.autocast(parts[0].pooled.device.type, enabled=False):  # it refuses float16 on a CPU
+        return Features(
+            torch.cat([F.pad(part.tokens, (0, 0, 0, longest - part.tokens.shape[1])) for part in parts]),
+            torch.cat([_padded_mask(part, longest) for part in parts]) if masked else None,
+            torch.cat([part.pooled for part in parts]),
+        )
 
 
 def _padded_mask(part: Features, length: int) -> Tensor:
