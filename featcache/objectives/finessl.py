@@ -15,6 +15,7 @@
 Predictions are main's. Equations and defaults are those of the reference code (Gank0078/FineSSL), where a
 batch counts for s only after its loss, as here. Our readings:
 
+- the heads start at a regression of labels and class names, as all do here; the reference has names alone;
 - the reference starts s anew every 500 steps of 32 samples, whatever the size of the data set;
 - where no strong views are cached, another weak view takes their place, or else the only view there is;
 - what stands in for a part that is switched off is said at its option;

@@ -148,7 +148,7 @@ def test_the_front_door_is_light(arguments: list[str]) -> None:
 
 
 def test_training_waits_for_no_scikit_learn() -> None:
-    """Which takes as long to import as torch; only probes need it."""
+    """Which takes as long to import as torch, and is imported where it is used."""
     seen = run(
         "import sys, featcache.stages.train\n"
         "print([name for name in ('sklearn', 'scipy') if name in sys.modules])"

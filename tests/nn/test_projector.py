@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from featcache.errors import ConfigError
 from featcache.nn.aggregate import Pool
-from featcache.nn.projector import Projector, ProjectorOptions
+from featcache.nn.projector import SHORT, Layout, Projector, ProjectorOptions
 from featcache.objectives.base import Features
 
 POOLS = get_args(Pool)
@@ -136,3 +136,36 @@ def test_permuting_the_batch_permutes_the_result() -> None:
 def test_heads_that_do_not_fit_name_those_that_do() -> None:
     with pytest.raises(ConfigError, match=r"heads=4, width 10[\s\S]*\[1, 2, 5, 10\][\s\S]*projector.heads=2"):
         Projector(ProjectorOptions(heads=4), 10, 10, seeded(0))
+
+
+@given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_tokens_without_their_padding_are_worth_the_same(lengths: list[int], seed: int) -> None:
+    projector, batch = build("attention", depth=2), features(lengths)
+    take_a_step(projector, batch)
+    packed, padded = Layout(batch.mask), Layout(batch.mask)
+    padded.index = None
+    mask = packed.pad(torch.ones(sum(lengths), 1)).squeeze(-1).bool()
+    assert torch.equal(mask, batch.mask)
+    x = torch.randn(batch.tokens.shape, generator=seeded(seed)) * mask[..., None]
+    assert torch.equal(packed.pad(packed.pack(x)), x)
+    short, long = packed.pack(x), x
+    for block in projector.blocks:
+        short, long = block(short, packed), block(long, padded)
+    assert short.shape == (sum(lengths), 8)
+    torch.testing.assert_close(short, long[mask])
+
+
+@pytest.mark.parametrize("lengths", [None, [1, 3, 5]])
+def test_plain_attention_in_bfloat16_is_the_fused_one(
+    lengths: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projector, batch = build("attention"), features(lengths)
+    take_a_step(projector, batch, steps=5)
+    found = []
+    for short in (SHORT, 0):
+        monkeypatch.setattr("featcache.nn.projector.SHORT", short)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(projector(batch))
+    exact = projector(batch)
+    for z in found:
+        torch.testing.assert_close(z.float(), exact, rtol=0.03, atol=0.03)
