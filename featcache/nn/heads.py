@@ -65,8 +65,8 @@ def _directions(weight: Tensor) -> Tensor:
     if bool(unknown.all()):
         raise TrainError(
             "no class has a starting direction",
-            got="class embeddings that are all zero",
-            expected="class-name embeddings, or at least one labelled sample",
+            got="class embeddings that are all zero: no labels, or the same embedding in every class",
+            expected="class-name embeddings, or labelled samples that differ by class",
         )
     rows[unknown] = -unit(rows[~unknown].mean(dim=0))
     if (several := int(unknown.sum())) > 1:

@@ -11,7 +11,8 @@ predictions are made more confident. Without unlabelled rows the loss is the sup
 
 Names and defaults are those of USB (arXiv 2208.07204; microsoft/Semi-supervised-learning), but for `ema_p`:
 0.9 and not 0.999, which is made for a million steps. In a training of a few hundred such an average hardly
-leaves its start, where a threshold is 1/C and every guess is believed (docs/results.md has figures).
+leaves its start, where a threshold is 1/C and every guess believed, or nothing is debiased (docs/results.md
+has a figure).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the probes share."""
+"""What the probes share, and where cosine heads start."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def log_probabilities(
 def logistic(
     model: Any, x: NDArray[np.float64], label: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight (k, d) and bias (k,) of a logistic regression of scikit-learn; two classes have two rows."""
+    """Weight (k, d) and bias (k,) of scikit-learn's `model`, fitted to x (n, d) and label (n,).
+
+    Two classes have two rows, as any other number has.
+    """
     with warnings.catch_warnings():
         # A label or two for each class is what we are for.
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than")

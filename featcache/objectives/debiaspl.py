@@ -40,7 +40,7 @@ class DebiasPLOptions(TargetOptions):
     tau: float = pydantic.Field(default=0.4, ge=0)
     """Strength of debiasing and margin; 0 is FixMatch."""
     ema_p: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    """Decay of the moving average: it looks back about 1 / (1 - ema_p) steps."""
+    """Decay of the moving average: it looks back about 1 / (1 - ema_p) steps (USB: 0.999)."""
 
 
 class DebiasPL(Consistency[DebiasPLOptions]):

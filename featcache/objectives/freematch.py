@@ -37,7 +37,7 @@ class FreeMatchOptions(TargetOptions):
     """Options of FreeMatch."""
 
     ema_p: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    """Decay of the moving averages: they look back about 1 / (1 - ema_p) steps."""
+    """Decay of the moving averages: they look back about 1 / (1 - ema_p) steps (USB: 0.999)."""
     ent_loss_ratio: float = pydantic.Field(default=0.01, ge=0)
     """Weight of `ent_loss`; USB's default, its own configurations say 0.001."""
     use_quantile: bool = False

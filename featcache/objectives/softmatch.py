@@ -34,7 +34,7 @@ class SoftMatchOptions(TargetOptions):
     """Options of SoftMatch."""
 
     ema_p: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    """Decay of the moving averages: they look back about 1 / (1 - ema_p) steps."""
+    """Decay of the moving averages: they look back about 1 / (1 - ema_p) steps (USB: 0.999)."""
     n_sigma: float = pydantic.Field(default=2, gt=0)
     """Standard deviations of confidence that make one of the weight: more is stricter."""
     dist_align: bool = True

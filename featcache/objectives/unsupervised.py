@@ -7,8 +7,9 @@
     keep    = E_S [1 - cos(z/|z| - c, z*/|z*| - c)] / tau
 
 - u = h(z) and v = h(z) of two cached views of the same sample, (N, d): weak and strong, or the nearest to
-  them that is cached. h is the contrast head, a residual layer that starts as the identity on z/|z| - c, and
-  serves the contrast alone; c is the mean of z/|z| at step 0. log N - nce bounds I(u; v) from below;
+  them that is cached. h is the contrast head, a residual layer that starts as the identity on t(z) =
+  sqrt(d) (z/|z| - c) / |z/|z| - c|, and serves the contrast alone; c is the mean of z/|z| at step 0.
+  log N - nce bounds I(u; v) from below;
 - sparse source replay: the batch holds S samples of a second cache (data.source), data.source_ratio for each
   target sample. In nce they are further samples, and so further negatives; keep holds them where they were;
 - mixing: m is h of the projected convex mix l x_i + (1 - l) x_k of target sample i with another one, k, drawn
@@ -61,7 +62,7 @@ class UnsupervisedOptions(Config):
     w_keep: float = pydantic.Field(default=1.0, ge=0)
     """Weight of what holds source samples at their z*."""
     contrast_head: bool = True
-    """Whether the contrast is taken behind a head of its own; without, on z/|z| - c."""
+    """Whether the contrast is taken behind a head of its own; without, on t(z)."""
 
 
 class ContrastHead(nn.Module):
@@ -136,7 +137,7 @@ class Unsupervised(Objective[UnsupervisedOptions]):
         return loss, {name: value.detach() for name, value in terms.items()}
 
     def logits(self, z: Tensor) -> Tensor:
-        """(B, d) to (B, C): the affine class head on z of length one."""
+        """(B, d) to (B, C): the affine class head on z of length one, centred until it is fitted."""
         with torch.autocast(z.device.type, enabled=False):
             return F.linear(centred(z.to(self.weight.dtype), self.center), self.weight, self.bias)
 

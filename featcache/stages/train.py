@@ -248,7 +248,7 @@ class Job:
     def _task(self) -> Task:
         labels = self.train_labels[self.labels.labelled]
         center = start.center_of(evaluate.pooled(self.train_store, self.labels.unlabelled))
-        known = evaluate.pooled(self.train_store, self.labels.labelled)
+        pooled = evaluate.pooled(self.train_store, self.labels.labelled)
         counts = np.bincount(labels, minlength=len(self.class_names))
         return Task(
             num_classes=len(self.class_names),
@@ -258,7 +258,7 @@ class Job:
             label_counts=torch.from_numpy(counts),
             center=center,
             class_init=start.class_directions(
-                known, torch.from_numpy(labels), center, len(self.class_names), self._unit_text()
+                pooled, torch.from_numpy(labels), center, len(self.class_names), self._unit_text()
             ),
             seed=self.request.seed,
         )

@@ -11,7 +11,7 @@ from featcache.training.metrics import BINS, bin_of, expected_calibration_error
 
 Floats = NDArray[np.float64]
 COLDEST, HOTTEST = 1 / 20, 20.0
-"""Bounds of T: labelled samples that are all right (or all wrong) would send it to zero (or infinity)."""
+"""Bounds of T: labelled samples that are all wrong, for one, would send it to infinity."""
 
 
 def fit_temperature(log_probs: Floats, labels: NDArray[np.int64], coldest: float = COLDEST) -> float:
@@ -20,9 +20,9 @@ def fit_temperature(log_probs: Floats, labels: NDArray[np.int64], coldest: float
     `log_probs` (n, C) in nats, `labels` (n,). Of samples that the model learned from, `coldest` should be 1:
     it is as sure of those as it can be, which is no reason to be surer of others.
 
-    To the n samples two are added, one guessed right and one wrong, each with the mean confidence of the n
-    (Platt's targets, 1999: Laplace's rule of succession). So a few samples that are all right ask for a
-    confidence of (n + 1) / (n + 2), not of 1:
+    To the n samples two are added, one guessed right and one wrong, that cost what such a sample costs in the
+    mean over the n (Platt's targets, 1999: Laplace's rule of succession). So n samples that are all right ask
+    for a confidence of (n + 1) / (n + 2), not of 1:
 
     >>> log_probs, labels = np.log(np.array([[0.6, 0.4]] * 8)), np.zeros(8, np.int64)
     >>> round(float(np.exp(scaled(log_probs, fit_temperature(log_probs, labels))[0, 0])), 3)

@@ -22,7 +22,7 @@ class OptimOptions(Config):
     lr: float = Field(default=1e-4, gt=0)
     """Of the projector."""
     head_lr: float = Field(default=1e-3, gt=0)
-    """Of the objective's heads, which start from class means or names and may move fast."""
+    """Of the objective's heads, which start at a regression of labels and names, and may move fast."""
     critic_lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)

@@ -5,7 +5,7 @@
 The head keeps the directions of W. Starting from a linear probe, not from class means or at random, keeps a
 short training from distorting the features that it starts with (LP-FT, Kumar et al., arXiv 2202.10054). The
 regression is that of the head itself, with its scale (CLIP's) and without bias; C was chosen on held-out
-training rows (docs/results.md), and is fixed, as one label per class leaves nothing to choose it by.
+training rows (docs/results.md) and is fixed, as one label per class leaves nothing to choose it by.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ C = 0.1
 
 
 def center_of(pooled: Tensor) -> Tensor:
-    """(d,) mean of (N, d) embeddings at length one."""
-    return unit(pooled).mean(dim=0)
+    """(d,) float32 mean of (N, d) embeddings at length one."""
+    return unit(pooled.float()).mean(dim=0)
 
 
 def class_directions(
     pooled: Tensor, label: Tensor, center: Tensor, num_classes: int, text: Tensor | None = None
 ) -> Tensor:
-    """(C, d) directions from (n, d) embeddings and their (n,) labels; zeros for a class that has neither.
+    """(C, d) float32 directions, on the CPU, from (n, d) embeddings and their (n,) labels.
 
+    Zeros for a class that has neither labels nor a name.
     The embedding of a class's name, a row of `text` (C, d), counts as one more sample of it. Names have a
     common part of their own, which is taken from them as that of the samples is taken from these.
 
@@ -41,7 +42,7 @@ def class_directions(
             [ 0.0000,  0.0000],
             [ 0.7100, -0.7100]])
     """
-    x, y = centred(pooled, center), label.cpu().numpy()
+    x, y = centred(pooled.float(), center), label.cpu().numpy()
     if text is not None:
         alone = torch.zeros_like(text[0]) if len(text) == 1 else unit(text).mean(dim=0)
         x, y = torch.cat([x, centred(text, alone).to(x)]), np.append(y, np.arange(num_classes))
@@ -56,5 +57,7 @@ def class_directions(
 def _regression(x: Tensor, label: NDArray[np.int64]) -> Tensor:
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=C, fit_intercept=False, max_iter=1000)
+    # Of two classes scikit-learn fits the difference of their rows, whose square is twice that of both.
+    strength = 2 * C if len(np.unique(label)) == 2 else C
+    model = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000)
     return torch.from_numpy(logistic(model, SCALE * x.double().cpu().numpy(), label)[0])

@@ -26,7 +26,7 @@ def both(cache: Path, place: Path, objective: str, **data: Any) -> list[list[flo
     for amp in ("float32", "bfloat16"):
         options = {
             "projector": {"heads": 2},
-            "optim": {"steps": 3, "batch_size": 6, "amp": amp},
+            "optim": {"steps": 10, "batch_size": 6, "lr": 3e-3, "amp": amp},
             "log": {"every": 1},
             "data": data,
         }
@@ -41,7 +41,9 @@ def test_losses_are_those_of_float32_but_for_rounding(
 ) -> None:
     cache = make_cache(tmp_path / "c.zarr", weak=1, strong=1, dtype="float16", mask=True)
     half, full = both(cache, tmp_path, objective)
-    assert half == pytest.approx(full, rel=0.05, abs=0.05)
+    assert half != full
+    assert half[:4] == pytest.approx(full[:4], rel=0.1, abs=0.1)  # critics soon go their own way
+    assert half[-1] == pytest.approx(full[-1], abs=1)
 
 
 def test_with_a_second_cache(make_cache: Callable[..., Path], tmp_path: Path) -> None:
@@ -50,4 +52,6 @@ def test_with_a_second_cache(make_cache: Callable[..., Path], tmp_path: Path) ->
     source = make_cache(tmp_path / "s.zarr", splits=splits, weak=1, strong=1, dtype="float16", mask=True)
     data = {"source": str(source), "source_split": "old", "source_test": "old-test"}
     half, full = both(cache, tmp_path, "unsupervised", **data)
-    assert half == pytest.approx(full, rel=0.05, abs=0.05)
+    assert half != full
+    assert half[:4] == pytest.approx(full[:4], rel=0.1, abs=0.1)  # critics soon go their own way
+    assert half[-1] == pytest.approx(full[-1], abs=1)
