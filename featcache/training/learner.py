@@ -1,7 +1,7 @@
 """What a run learns with, made from what it is told of the data; and that kept, so that no cache is needed.
 
-An objective's own tensors lie in the checkpoint. What its constructor was given (directions, counts), and what
-a probe was fitted on, lie beside it: whatever an objective makes of them, it is made again.
+An objective's own tensors lie in the checkpoint. What its constructor was given (directions, counts), and
+what a probe was fitted on, lie beside it: whatever an objective makes of them, it is made again.
 """
 
 from __future__ import annotations
