@@ -54,17 +54,23 @@ def test_it_learns(run):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def killed_at(moments, run, spawn, cache, tmp_path, **options):
+    """The run that was not interrupted; beside it lie killed-0, killed-1, ..., one for each moment."""
+    whole = run("whole", **options)
+    request = json.loads((whole / "config.json").read_text())
+    fields = {"cache": str(cache), "objective": "twinturbo", "labels_per_class": 3}
+    (tmp_path / "request.json").write_text(json.dumps(fields | {"options": request["options"]}))
+    process = spawn(tmp_path / "request.json", tmp_path / "killed", *moments, program=KILLED)
+    out, errors = process.communicate(timeout=100)
+    assert out.split() == ["-9"] * len(moments), errors
+    return whole
+
+
 MOMENTS = ("step:15", "rename:2", "step:30")
 
 
 def test_killed_and_resumed_equals_uninterrupted(run, spawn, cache, tmp_path):
-    whole = run("whole", ema=0.9)
-    request = json.loads((whole / "config.json").read_text())
-    fields = {"cache": str(cache), "objective": "twinturbo", "labels_per_class": 3}
-    (tmp_path / "request.json").write_text(json.dumps(fields | {"options": request["options"]}))
-    process = spawn(tmp_path / "request.json", tmp_path / "killed", *MOMENTS, program=KILLED)
-    out, errors = process.communicate(timeout=100)
-    assert out.split() == ["-9"] * len(MOMENTS), errors
+    whole = killed_at(MOMENTS, run, spawn, cache, tmp_path, ema=0.9)
     assert_equal(tmp_path / "killed", whole)
     done = [(15, 10), (20, 10), (30, 20)]
     for number, (logged, saved) in enumerate(done):
@@ -83,13 +89,7 @@ IN_FOLDS = ("rename:5", "rename:7", "rename:9")
 
 
 def test_killed_inside_a_fold_and_resumed(run, spawn, cache, tmp_path):
-    whole = run("whole", cv=2)
-    request = json.loads((whole / "config.json").read_text())
-    fields = {"cache": str(cache), "objective": "twinturbo", "labels_per_class": 3}
-    (tmp_path / "request.json").write_text(json.dumps(fields | {"options": request["options"]}))
-    process = spawn(tmp_path / "request.json", tmp_path / "killed", *IN_FOLDS, program=KILLED)
-    out, errors = process.communicate(timeout=100)
-    assert out.split() == ["-9"] * len(IN_FOLDS), errors
+    whole = killed_at(IN_FOLDS, run, spawn, cache, tmp_path, cv=2)
     expected = json.loads((whole / "result.json").read_text())
     assert expected["held_out"]
     for number, folds in enumerate([{"fold=0"}, {"fold=0", "fold=1"}, {"fold=0", "fold=1"}]):
