@@ -21,6 +21,7 @@ al., Entropy 22(9):943, 2020; taranO/IB-semi-supervised-classification):
 - content is the vector of class probabilities, so the head is the map to it, and style is a linear map, both
   of the same z; there too the critics see one-hot labels and standard normal vectors, and weights are 1;
 - the decoder is linear, as a stronger one could do without the content;
+- the critics' loss has a penalty on their slope, as TwinTURBO's has (Mescheder et al., arXiv 1801.04406);
 - weights, ramp and width of the style, and that W_s starts semi-orthogonal, B as its transpose, A and b as
   zeros: training starts from the frozen representation and, for a style as wide as z, from rec = 0.
 """
@@ -62,6 +63,8 @@ class ContentStyleOptions(Config):
     """Share of training over which the weights of all terms but CE_cond rise from zero."""
     critic_hidden: int = pydantic.Field(default=256, ge=1)
     """Width of the critics' two hidden layers."""
+    critic_penalty: float = pydantic.Field(default=1.0, ge=0)
+    """Weight of the critics' squared slope in their own loss."""
 
 
 class ContentStyle(Objective[ContentStyleOptions]):
@@ -128,8 +131,8 @@ class ContentStyle(Objective[ContentStyleOptions]):
         }
         for name, critic in self.critics.items():
             assert isinstance(critic, Critic)
-            part = parts[name]
-            terms |= adversarial(name, critic, self._draw(name, part, generator), part)
+            drawn = self._draw(name, parts[name], generator)
+            terms |= adversarial(name, critic, drawn, parts[name], self.options.critic_penalty)
         return terms
 
     def _draw(self, name: str, like: Tensor, generator: torch.Generator) -> Tensor:

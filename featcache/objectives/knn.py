@@ -1,9 +1,12 @@
 """k nearest neighbours by cosine similarity, votes weighted by exp(cos / T).
 
-    q(y|x) = sum_{i in N(x), y_i = y} v_i / sum_{i in N(x)} v_i,    v_i = exp(cos(z*, z*_i) / T)
+    q(y|x) = sum_{i in N(x), y_i = y} v_i / sum_{i in N(x)} v_i,    v_i = exp(cos(x, x_i) / T),
+    x = z* / |z*| - mean
 
 N(x) are the k labelled samples nearest to x; probabilities have a floor, so that log q (nats) is finite.
-Source: the k-NN evaluation of DINO (arXiv 2104.14294, section 4.2; k = 20, T = 0.07).
+Source: the k-NN evaluation of DINO (arXiv 2104.14294, section 4.2; k = 20, T = 0.07). That embeddings are
+brought to length one and centred on the labelled mean, as the linear probe does, is our reading: the cosines
+of embeddings far from zero (those after a ReLU) differ by too little for the same T.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.config import Config
+from featcache.nn.init import centred, unit
 from featcache.objectives._probes import log_probabilities
 from featcache.objectives.base import Probe, ProbeData
 
@@ -46,10 +50,12 @@ class Knn(Probe[KnnOptions]):
         model = KNeighborsClassifier(
             min(self.options.k, len(data.label)), weights=weights, metric="cosine", algorithm="brute"
         )
-        model.fit(data.pooled.double().cpu().numpy(), data.label.cpu().numpy())
+        known = data.pooled.double()
+        center = unit(known).mean(dim=0)
+        model.fit(centred(known, center).cpu().numpy(), data.label.cpu().numpy())
 
         def predict(pooled: Tensor) -> Tensor:
-            votes = model.predict_proba(pooled.double().cpu().numpy())
+            votes = model.predict_proba(centred(pooled.double(), center).cpu().numpy())
             return log_probabilities(votes, model.classes_, data.num_classes).to(pooled.device)
 
         return predict

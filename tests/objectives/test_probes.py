@@ -49,9 +49,12 @@ def test_zero_shot_says_what_is_missing() -> None:
 def test_knn_matches_a_loop(k: int) -> None:
     data = ProbeData(draw(0, 10), torch.arange(10) % 3, 3, None)
     query = draw(1, 4)
+    unit = [x / x.norm() for x in data.pooled]
+    mean = sum(unit, start=torch.zeros(6)) / len(unit)
+    known = torch.stack(unit) - mean
     rows = []
     for one in query:
-        cosine = torch.cosine_similarity(one, data.pooled, dim=-1)
+        cosine = torch.cosine_similarity(one / one.norm() - mean, known, dim=-1)
         near = cosine.argsort(descending=True)[:k].tolist()
         votes = [sum(math.exp(cosine[i] / 0.07) for i in near if i % 3 == c) for c in range(3)]
         rows.append([math.log(max(vote / sum(votes), FLOOR)) for vote in votes])
@@ -66,6 +69,18 @@ def test_knn_at_a_very_low_temperature_follows_the_nearest() -> None:
     nearest = Knn(KnnOptions(k=1)).fit(data, 0)(-data.pooled)
     assert torch.isfinite(cold).all()
     assert torch.equal(cold.argmax(1), nearest.argmax(1))
+
+
+def test_knn_does_not_mind_that_embeddings_are_far_from_zero() -> None:
+    """With cosines of the raw embeddings all of these would be near one, and every vote alike."""
+    data, query, label = digits(8, seed=0)
+
+    def accuracy(shift: float) -> float:
+        moved = data.__class__(data.pooled + shift, data.label, 10, None)
+        predicted = Knn(KnnOptions()).fit(moved, 0)(query + shift)
+        return float((predicted.argmax(1) == label).float().mean())
+
+    assert accuracy(100.0) > accuracy(0.0) - 0.05
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=["knn", "linear"])
