@@ -20,6 +20,9 @@ from featcache.objectives.base import Features
 SHORT = 64
 """Tokens up to which torch's fused attention is up to six times slower than plain in bfloat16 on a CPU."""
 
+ROUND = 128
+"""Tokens without padding are brought to a multiple of this, so that few lengths of batch occur."""
+
 
 class ProjectorOptions(Config):
     """Size and aggregation of the projector."""
@@ -37,7 +40,7 @@ class ProjectorOptions(Config):
 
 
 class Layout:
-    """How the tokens of a batch lie: (B, T, D) with their padding, or, on a CPU, (N, D) without.
+    """How the tokens of a batch lie: (B, T, D) with their padding, or, on a CPU, (N, D) with next to none.
 
     Most of a batch of texts is padding, and a block costs what its tokens cost. On other devices tokens keep
     their padding, as the host would have to wait to learn how many there are.
@@ -47,7 +50,7 @@ class Layout:
         self.visible = None if mask is None else mask[:, None, None, :]
         self.shape = None if mask is None else mask.shape
         packed = mask is not None and mask.device.type == "cpu" and not torch.compiler.is_compiling()
-        self.index = mask.flatten().nonzero().squeeze(1) if mask is not None and packed else None
+        self.index = _kept(mask.flatten()) if mask is not None and packed else None
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, T, D) tokens as they lie."""
@@ -59,6 +62,16 @@ class Layout:
             return x
         flat = x.new_zeros(self.shape.numel(), x.shape[-1]).index_copy(0, self.index, x)
         return flat.view(*self.shape, -1)
+
+
+def _kept(mask: Tensor) -> Tensor:
+    """Places of the real tokens in a flat mask, and of as much padding as makes them a multiple of ROUND.
+
+    For every new number of rows oneDNN compiles its bfloat16 kernels anew, and keeps a thousand of them: in a
+    long study of texts that was time, and gigabytes.
+    """
+    real, padding = (flags.nonzero().squeeze(1) for flags in (mask, ~mask))
+    return torch.cat([real, padding[: -len(real) % ROUND]])
 
 
 class Block(nn.Module):

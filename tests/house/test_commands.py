@@ -23,9 +23,10 @@ def test_a_command_and_its_options_have_help(command: click.Command) -> None:
     assert [argument.name for argument in arguments if str(argument.name).upper() not in command.help] == []
 
 
-def test_the_page_of_commands_is_up_to_date() -> None:
+@pytest.mark.parametrize("tool", ["cli_docs.py", "result_tables.py"])
+def test_what_a_tool_writes_is_up_to_date(tool: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "cli_docs.py"), "--check"],
+        [sys.executable, str(ROOT / "tools" / tool), "--check"],
         capture_output=True,
         text=True,
         check=False,

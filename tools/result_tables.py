@@ -1,0 +1,217 @@
+"""Fill the tables of docs/results.md and README.md from those in docs/results, which `featcache run` wrote.
+
+A table stands between `<!-- VIEW NAME ... -->` and `<!-- end -->`; VIEW is a function below, NAME a file in
+docs/results without its ending. With `--check`, only say whether the pages are up to date.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("docs/results.md", "README.md")
+MARKED = re.compile(r"(<!-- (\w+)((?: \S+)+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TITLES = {
+    "digits": "digits, glyph-clip",
+    "signdigits": "signdigits, SqueezeNet",
+    "cifar10": "cifar10, SqueezeNet",
+    "trec6": "trec6, all-MiniLM-L6-v2",
+    "clinc150": "clinc150, all-MiniLM-L6-v2",
+}
+Row = dict[str, str]
+
+
+def tables(name: str) -> list[list[Row]]:
+    """Every table of docs/results/NAME.md: rows, each from the name of a column to the text of its cell."""
+    found: list[list[Row]] = []
+    lines = [*(ROOT / "docs" / "results" / f"{name}.md").read_text().splitlines(), ""]
+    block: list[list[str]] = []
+    for line in lines:
+        if line.startswith("|"):
+            block.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif block:
+            head, _, *rows = block
+            found.append([dict(zip(head, row, strict=True)) for row in rows])
+            block = []
+    return found
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def cells(name: str) -> dict[tuple[str, str], Row]:
+    """The rows of the first table, by objective and budget."""
+    return {(row["objective"], row["labels"]): row for row in tables(name)[0]}
+
+
+def distinct(rows: Sequence[Row], column: str) -> list[str]:
+    """The values of a column, each once, in their order."""
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def ahead(row: Row) -> str:
+    """What the row says of the difference to the best control, without its name."""
+    return re.sub(r" \(\w+\)$", "", row["minus best control"])
+
+
+def title(name: str) -> str:
+    """What a data set is called; `NAME-ten` is `NAME` over ten draws."""
+    return TITLES[name.removesuffix("-ten")]
+
+
+def study(name: str) -> str:
+    """Accuracy and its difference to the best control: objectives by budgets."""
+    rows = tables(name)[0]
+    budgets, by = distinct(rows, "labels"), cells(name)
+    head = ["objective", *(text for b in budgets for text in (b, "minus best control"))]
+    return markdown(
+        head,
+        [
+            [f"`{o}`", *(text for b in budgets for text in (by[o, b]["accuracy %"], ahead(by[o, b])))]
+            for o in distinct(rows, "objective")
+        ],
+    )
+
+
+def default(objective: str, *names: str) -> str:
+    """One objective on several data sets: accuracy, and the difference to the best control."""
+    budgets = distinct(tables(names[0])[0], "labels")
+    rows = []
+    for name in names:
+        found = [cells(name)[objective, b] for b in budgets]
+        rows.append([title(name), *(f"{row['accuracy %']}; {ahead(row)}" for row in found)])
+    return markdown(["", *budgets], rows)
+
+
+def counts(*names: str) -> str:
+    """In how many cells each objective is clearly better than the best control, or clearly worse."""
+    rows = [row for name in names for row in tables(name)[0]]
+    controls = {"zero_shot", "knn", "linear", "supervised"}
+    count: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        found = re.match(r"\*\*([+-])", ahead(row))
+        count[row["objective"], {"+": "better", "-": "worse"}[found[1]] if found else "neither"] += 1
+    kinds = ("better", "neither", "worse")
+    chosen = [o for o in distinct(rows, "objective") if o not in controls]
+    return markdown(
+        ["objective", "clearly better", "neither", "clearly worse"],
+        [[f"`{o}`", *(str(count[o, kind]) for kind in kinds)] for o in chosen],
+    )
+
+
+def spread(objectives: str, *names: str) -> str:
+    """Standard deviations of accuracy over the draws, for `objectives` with commas between them."""
+    chosen, budgets = objectives.split(","), distinct(tables(names[0])[0], "labels")
+    rows = []
+    for name in names:
+        by = cells(name)
+        found = [[by[o, b]["accuracy %"].partition(" ± ")[2] for o in chosen] for b in budgets]
+        rows.append([title(name), *(", ".join(values) for values in found)])
+    return markdown(["", *(f"{b}: " + ", ".join(f"`{o}`" for o in chosen) for b in budgets)], rows)
+
+
+def calibration(objectives: str, *names: str) -> str:
+    """NLL, then ECE, before and after temperature scaling."""
+    budgets, rows = distinct(tables(names[0])[0], "labels"), []
+    for name in names:
+        for o in objectives.split(","):
+            found = [cells(name)[o, b] for b in budgets]
+            texts = [
+                f"{r['NLL']} → {r['NLL scaled']}, {float(r['ECE']):.2f} → {float(r['ECE scaled']):.2f}"
+                for r in found
+            ]
+            rows.append([title(name), f"`{o}`", *texts])
+    return markdown(["", "objective", *budgets], rows)
+
+
+def variants(name: str, against: str) -> str:
+    """Versions of one objective, against it and against supervised training."""
+    rows, by = tables(name)[0], cells(name)
+    budgets, columns = distinct(rows, "labels"), (f"minus {against}", "minus supervised")
+    chosen = [o for o in distinct(rows, "objective") if o not in ("zero_shot", "knn")]
+    return markdown(
+        ["variant", *(text for b in budgets for text in (b, *columns))],
+        [[f"`{o}`", *(by[o, b][c] for b in budgets for c in ("accuracy %", *columns))] for o in chosen],
+    )
+
+
+def conditions(name: str, against: str) -> str:
+    """One budget under several conditions: accuracy; the difference to `against`; the AUROC, if any."""
+    rows = tables(name)[0]
+    caches, by = distinct(rows, "cache"), {(row["objective"], row["cache"]): row for row in rows}
+
+    def text(row: Row) -> str:
+        difference = ahead(row) if against == "best-control" else row[f"minus {against}"]
+        auroc = f"AUROC {row['AUROC']}" if row.get("AUROC") else ""
+        return "; ".join(part for part in (row["accuracy %"], difference, auroc) if part)
+
+    return markdown(
+        ["objective", *(cache.partition("+")[2] for cache in caches)],
+        [[f"`{o}`", *(text(by[o, c]) for c in caches)] for o in distinct(rows, "objective")],
+    )
+
+
+def copy(name: str, number: str, labels: str) -> str:
+    """The table of that number (from 0) without its cache; the rows of one budget, or `all`."""
+    rows = tables(name)[int(number)]
+    head = [column for column in rows[0] if column != "cache"]
+    return markdown(head, [[r[c] for c in head] for r in rows if labels in ("all", r["labels"])])
+
+
+def quickstart(name: str) -> str:
+    """The quickstart's five methods, budget by budget."""
+    by, rows = cells(name), []
+    for b in distinct(tables(name)[0], "labels"):
+        row = by["twinturbo", b]
+        found = [by[o, b]["accuracy %"] for o in ("knn", "linear", "supervised", "twinturbo")]
+        zero = by["zero_shot", b]["accuracy %"].partition(" ")[0]
+        rows.append([b.partition("/")[0], zero, *found, row["minus linear"], row["minus supervised"]])
+    names = ["zero_shot", "knn", "linear", "supervised", "twinturbo"]
+    head = ["labels per class", *(f"`{o}`" for o in names), "minus `linear`", "minus `supervised`"]
+    return markdown(head, rows)
+
+
+def methods(objectives: str, budget: str, *names: str) -> str:
+    """Several objectives at one budget on several data sets; the last one minus the best control."""
+    chosen, rows = objectives.split(","), []
+    for name in names:
+        found = [cells(name)[o, budget] for o in chosen]
+        rows.append([title(name), *(row["accuracy %"] for row in found), ahead(found[-1])])
+    head = [budget, *(f"`{o}`" for o in chosen), f"`{chosen[-1]}` minus the best control"]
+    return markdown(head, rows)
+
+
+VIEWS: dict[str, Callable[..., str]] = {
+    view.__name__: view
+    for view in (study, default, counts, spread, calibration, variants, conditions, copy, quickstart, methods)
+}
+
+
+def filled(page: str) -> str:
+    """The page with every marked table made anew."""
+    return MARKED.sub(lambda m: m[1] + VIEWS[m[2]](*m[3].split()) + m[4], page)
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    stale = [ROOT / p for p in PAGES if filled((ROOT / p).read_text()) != (ROOT / p).read_text()]
+    if sys.argv[1:] != ["--check"]:
+        for page in stale:
+            page.write_text(filled(page.read_text()))
+        return 0
+    for page in stale:
+        print(
+            f"{page.name} is not what docs/results says: run python tools/result_tables.py", file=sys.stderr
+        )
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
