@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("docs/results.md", "README.md")
-MARKED = re.compile(r"(<!-- (\w+)((?: \S+)+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (\w+)((?: \S+)+) -->\n)(?:\|.*\n)*(<!-- end -->)")
 TITLES = {
     "digits": "digits, glyph-clip",
     "signdigits": "signdigits, SqueezeNet",
@@ -22,16 +22,21 @@ TITLES = {
     "trec6": "trec6, all-MiniLM-L6-v2",
     "clinc150": "clinc150, all-MiniLM-L6-v2",
 }
+CONTROLS = ("zero_shot", "knn", "linear", "supervised")
 Row = dict[str, str]
 
 
 def tables(name: str) -> list[list[Row]]:
-    """Every table of docs/results/NAME.md: rows, each from the name of a column to the text of its cell."""
+    """Every table of docs/results/NAME.md: rows, each from the name of a column to the text of its cell.
+
+    Differences to the best control come without its name.
+    """
     found: list[list[Row]] = []
     lines = [*(ROOT / "docs" / "results" / f"{name}.md").read_text().splitlines(), ""]
     block: list[list[str]] = []
     for line in lines:
         if line.startswith("|"):
+            line = re.sub(rf" \(({'|'.join(CONTROLS)})\) \|", " |", line)
             block.append([cell.strip() for cell in line.strip("|").split("|")])
         elif block:
             head, _, *rows = block
@@ -43,7 +48,7 @@ def tables(name: str) -> list[list[Row]]:
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of Markdown."""
     lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def cells(name: str) -> dict[tuple[str, str], Row]:
@@ -56,11 +61,6 @@ def distinct(rows: Sequence[Row], column: str) -> list[str]:
     return list(dict.fromkeys(row[column] for row in rows))
 
 
-def ahead(row: Row) -> str:
-    """What the row says of the difference to the best control, without its name."""
-    return re.sub(r" \(\w+\)$", "", row["minus best control"])
-
-
 def title(name: str) -> str:
     """What a data set is called; `NAME-ten` is `NAME` over ten draws."""
     return TITLES[name.removesuffix("-ten")]
@@ -68,14 +68,24 @@ def title(name: str) -> str:
 
 def study(name: str) -> str:
     """Accuracy and its difference to the best control: objectives by budgets."""
-    rows = tables(name)[0]
-    budgets, by = distinct(rows, "labels"), cells(name)
-    head = ["objective", *(text for b in budgets for text in (b, "minus best control"))]
+    return by_budget(name, "minus best control")
+
+
+def variants(name: str, against: str) -> str:
+    """Versions of one objective, against it and against supervised training."""
+    return by_budget(name, f"minus {against}", "minus supervised", without=("zero_shot", "knn"))
+
+
+def by_budget(name: str, *columns: str, without: Sequence[str] = ()) -> str:
+    """Accuracy and the named columns for every budget, a row for every objective."""
+    rows, by = tables(name)[0], cells(name)
+    budgets = distinct(rows, "labels")
     return markdown(
-        head,
+        ["objective", *(text for b in budgets for text in (b, *columns))],
         [
-            [f"`{o}`", *(text for b in budgets for text in (by[o, b]["accuracy %"], ahead(by[o, b])))]
+            [f"`{o}`", *(by[o, b][c] for b in budgets for c in ("accuracy %", *columns))]
             for o in distinct(rows, "objective")
+            if o not in without
         ],
     )
 
@@ -86,20 +96,21 @@ def default(objective: str, *names: str) -> str:
     rows = []
     for name in names:
         found = [cells(name)[objective, b] for b in budgets]
-        rows.append([title(name), *(f"{row['accuracy %']}; {ahead(row)}" for row in found)])
+        rows.append([title(name), *(f"{row['accuracy %']}; {row['minus best control']}" for row in found)])
     return markdown(["", *budgets], rows)
 
 
 def counts(*names: str) -> str:
     """In how many cells each objective is clearly better than the best control, or clearly worse."""
     rows = [row for name in names for row in tables(name)[0]]
-    controls = {"zero_shot", "knn", "linear", "supervised"}
     count: Counter[tuple[str, str]] = Counter()
     for row in rows:
-        found = re.match(r"\*\*([+-])", ahead(row))
+        found = re.match(r"\*\*([+-])", row["minus best control"])
         count[row["objective"], {"+": "better", "-": "worse"}[found[1]] if found else "neither"] += 1
     kinds = ("better", "neither", "worse")
-    chosen = [o for o in distinct(rows, "objective") if o not in controls]
+    chosen = [o for o in distinct(rows, "objective") if o not in CONTROLS]
+    totals = {sum(count[o, kind] for kind in kinds) for o in chosen}
+    assert len(totals) == 1, "not every objective was run everywhere"
     return markdown(
         ["objective", "clearly better", "neither", "clearly worse"],
         [[f"`{o}`", *(str(count[o, kind]) for kind in kinds)] for o in chosen],
@@ -123,23 +134,9 @@ def calibration(objectives: str, *names: str) -> str:
     for name in names:
         for o in objectives.split(","):
             found = [cells(name)[o, b] for b in budgets]
-            texts = [
-                f"{r['NLL']} → {r['NLL scaled']}, {float(r['ECE']):.2f} → {float(r['ECE scaled']):.2f}"
-                for r in found
-            ]
+            texts = [f"{r['NLL']} → {r['NLL scaled']}, {r['ECE']} → {r['ECE scaled']}" for r in found]
             rows.append([title(name), f"`{o}`", *texts])
     return markdown(["", "objective", *budgets], rows)
-
-
-def variants(name: str, against: str) -> str:
-    """Versions of one objective, against it and against supervised training."""
-    rows, by = tables(name)[0], cells(name)
-    budgets, columns = distinct(rows, "labels"), (f"minus {against}", "minus supervised")
-    chosen = [o for o in distinct(rows, "objective") if o not in ("zero_shot", "knn")]
-    return markdown(
-        ["variant", *(text for b in budgets for text in (b, *columns))],
-        [[f"`{o}`", *(by[o, b][c] for b in budgets for c in ("accuracy %", *columns))] for o in chosen],
-    )
 
 
 def conditions(name: str, against: str) -> str:
@@ -148,7 +145,7 @@ def conditions(name: str, against: str) -> str:
     caches, by = distinct(rows, "cache"), {(row["objective"], row["cache"]): row for row in rows}
 
     def text(row: Row) -> str:
-        difference = ahead(row) if against == "best-control" else row[f"minus {against}"]
+        difference = row[f"minus {against.replace('-', ' ')}"]
         auroc = f"AUROC {row['AUROC']}" if row.get("AUROC") else ""
         return "; ".join(part for part in (row["accuracy %"], difference, auroc) if part)
 
@@ -183,7 +180,7 @@ def methods(objectives: str, budget: str, *names: str) -> str:
     chosen, rows = objectives.split(","), []
     for name in names:
         found = [cells(name)[o, budget] for o in chosen]
-        rows.append([title(name), *(row["accuracy %"] for row in found), ahead(found[-1])])
+        rows.append([title(name), *(row["accuracy %"] for row in found), found[-1]["minus best control"]])
     head = [budget, *(f"`{o}`" for o in chosen), f"`{chosen[-1]}` minus the best control"]
     return markdown(head, rows)
 

@@ -28,10 +28,17 @@ class Aggregation(nn.Module):
 
 
 class Cls(Aggregation):
-    """The first token, which is the class token of every encoder that has one."""
+    """The first real token, which is the class token of every encoder that has one.
+
+    >>> Cls()(torch.tensor([[[9.0], [3.0], [1.0]]]), torch.tensor([[False, True, True]]))
+    tensor([[3.]])
+    """
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        return tokens[:, 0]
+        if mask is None:
+            return tokens[:, 0]
+        first = mask.int().argmax(dim=1)
+        return tokens[torch.arange(len(tokens), device=tokens.device), first]
 
 
 class Mean(Aggregation):

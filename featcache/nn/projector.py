@@ -67,8 +67,8 @@ class Layout:
 def _kept(mask: Tensor) -> Tensor:
     """Places of the real tokens in a flat mask, and of as much padding as makes them a multiple of ROUND.
 
-    For every new number of rows oneDNN compiles its bfloat16 kernels anew, and keeps a thousand of them: in a
-    long study of texts that was time, and gigabytes.
+    For every new number of rows oneDNN compiles its bfloat16 kernels anew, and keeps a thousand of them: six
+    trainings on texts of up to 32 tokens left 2.4 GB behind, and 0.7 GB with few numbers of rows.
     """
     real, padding = (flags.nonzero().squeeze(1) for flags in (mask, ~mask))
     return torch.cat([real, padding[: -len(real) % ROUND]])

@@ -77,7 +77,11 @@ def test_starts_exactly_as_the_frozen_embedding_under_autocast() -> None:
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("junk", [1e4, float("inf"), float("nan")])
-def test_padding_has_no_influence(pool: Pool, junk: float) -> None:
+@pytest.mark.parametrize("multiple", [1, 4, 128])
+def test_padding_has_no_influence(
+    pool: Pool, junk: float, multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featcache.nn.projector.ROUND", multiple)
     batch = features([2, 5, 3])
     projector = build(pool, depth=2)
     take_a_step(projector, batch, steps=3)
@@ -89,8 +93,27 @@ def test_padding_has_no_influence(pool: Pool, junk: float) -> None:
 
 
 @pytest.mark.parametrize("pool", POOLS)
+def test_a_sample_is_worth_the_same_in_any_company(pool: Pool) -> None:
+    """Its first token is padding, of which a batch of 60 keeps some, a batch of one all."""
+    mask = torch.ones(60, 5, dtype=torch.bool)
+    mask[:, 0] = False
+    batch = features([5] * 60)._replace(mask=mask)
+    projector = build(pool, depth=2)
+    take_a_step(projector, batch, steps=3)
+    alone = [
+        projector(Features(batch.tokens[i : i + 1], mask[i : i + 1], batch.pooled[i : i + 1]))
+        for i in (0, 59)
+    ]
+    torch.testing.assert_close(torch.cat(alone), projector(batch)[[0, 59]])
+
+
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("pooled_dim", [8, 5, 11])
-def test_gradients_reach_every_parameter_after_one_step(pool: Pool, pooled_dim: int) -> None:
+@pytest.mark.parametrize("multiple", [1, 128])
+def test_gradients_reach_every_parameter_after_one_step(
+    pool: Pool, pooled_dim: int, multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featcache.nn.projector.ROUND", multiple)
     batch = features([2, 5, 3], pooled_dim=pooled_dim)
     projector = build(pool, pooled_dim=pooled_dim, depth=2)
     take_a_step(projector, batch, steps=1)
