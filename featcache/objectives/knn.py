@@ -50,12 +50,12 @@ class Knn(Probe[KnnOptions]):
         model = KNeighborsClassifier(
             min(self.options.k, len(data.label)), weights=weights, metric="cosine", algorithm="brute"
         )
-        known = data.pooled.double()
+        known = data.pooled.double().cpu()
         center = unit(known).mean(dim=0)
-        model.fit(centred(known, center).cpu().numpy(), data.label.cpu().numpy())
+        model.fit(centred(known, center).numpy(), data.label.cpu().numpy())
 
         def predict(pooled: Tensor) -> Tensor:
-            votes = model.predict_proba(centred(pooled.double(), center).cpu().numpy())
+            votes = model.predict_proba(centred(pooled.double().cpu(), center).numpy())
             return log_probabilities(votes, model.classes_, data.num_classes).to(pooled.device)
 
         return predict
