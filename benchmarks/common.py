@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
 from featcache.cache.writer import CacheWriter
+from featcache.specs import EncoderSpec
 
 T = TypeVar("T")
 Tokens = NDArray[np.float16]
@@ -142,6 +143,11 @@ def random_tokens(tokens: int, dim: int) -> Callable[[int], Tokens]:
     return lambda rows: rng.standard_normal((rows, tokens, dim), np.float32).astype(np.float16)
 
 
+ENCODER = EncoderSpec(
+    name="benchmark", weights="0" * 64, modality="image", preprocess="none", norm="none", projection="none"
+)
+
+
 def write_cache(
     path: Path,
     splits: Mapping[str, int],
@@ -150,12 +156,12 @@ def write_cache(
 ) -> None:
     """A cache of so many rows by split, by the real writer; labels go round, pooled is the first token."""
     _, tokens, dim = features(1).shape
-    spec = CacheSpec(encoder={"name": "benchmark"}, layers=(-1,), tokens="all", class_names=CLASS_NAMES)
+    spec = CacheSpec(encoder=ENCODER, layers=(-1,), tokens="all", class_names=CLASS_NAMES)
     shapes = Shapes(layers=(TokenArray(layer=-1, tokens=tokens, dim=dim),), pooled=dim)
     with CacheWriter(path, spec, storage=storage) as writer:
         for name, rows in splits.items():
             ids, labels = [f"{name}/{row}" for row in range(rows)], np.arange(rows) % len(CLASS_NAMES)
-            split = writer.split(name, SplitSpec(source=name, rows=rows), ids, labels, shapes)
+            split = writer.split(name, SplitSpec(source_digest=name, rows=rows), ids, labels, shapes)
             for unit in split.missing():
                 with split.begin(unit) as out:
                     for start in range(unit.start, unit.stop, AT_ONCE):

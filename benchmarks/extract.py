@@ -29,10 +29,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import common
 from featcache import encoders
-from featcache.cache.spec import ValueType
 from featcache.devices import resolve
 from featcache.extraction.feed import auto_workers
 from featcache.sources import open_source
+from featcache.specs import ValueType
 from featcache.stages.extract import ExtractRequest, extract
 
 BOUND = "bare forward pass"

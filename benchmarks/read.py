@@ -27,12 +27,12 @@ import torch
 
 from benchmarks import common
 from benchmarks.peers import PEERS, Rows, Stored
+from featcache.batch import Batch
 from featcache.cache.array import ShardedArray
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.loading.loader import RING, Loader, Stream
 from featcache.loading.plan import ReadPlan
 from featcache.loading.store import FeatureStore
-from featcache.objectives.base import Batch
 
 BATCH = 256
 MEMORY, DISK = "memory (index_select, one thread)", "disk (sequential, O_DIRECT)"
@@ -61,10 +61,10 @@ def warm(case: Case, path: Path, folder: Path) -> Contestants:
     """Every way to read the batches, from memory and from the page cache; each gives samples a second."""
     plan = ReadPlan(np.arange(case.rows), BATCH, seed=0)
     batches = [plan.batch(step) for step in range(case.batches)]
-    array = Cache.open(path).split("train").array("tokens")
+    array = CacheReader.open(path).split("train").array("tokens")
     memory = torch.from_numpy(array.gather(np.arange(case.rows), 0))
     buffer = torch.empty((BATCH, case.tokens, case.dim), dtype=torch.float16)
-    store = FeatureStore.open(Cache.open(path), "train")
+    store = FeatureStore.open(CacheReader.open(path), "train")
 
     def every(read: Callable[[Rows], object], part: int = BATCH) -> Callable[[], float]:
         def run() -> float:
@@ -126,7 +126,7 @@ def cold(case: Case, path: Path) -> Contestants:
         return float(count * BATCH)
 
     def loader(turn: int) -> float:
-        store = FeatureStore.open(Cache.open(path), "train")
+        store = FeatureStore.open(CacheReader.open(path), "train")
         return float(sum(1 for _ in steps(store, case, turn, count)) * BATCH)
 
     return {

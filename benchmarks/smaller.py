@@ -23,11 +23,11 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.train import EVAL, GLYPH_CLIP, URATIO, Learner
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.devices import resolve
 from featcache.loading.loader import Loader
 from featcache.loading.store import FeatureStore, Residency, reside
-from featcache.runs.table import paired
+from featcache.report.table import paired
 from featcache.stages.extract import ExtractRequest, extract
 from featcache.stages.train import TrainRequest, train
 
@@ -99,12 +99,12 @@ class Bench:
 
     def nbytes(self, variant: Variant) -> float:
         """kB a sample."""
-        split = Cache.open(self.folder / variant.cache).split("train")
+        split = CacheReader.open(self.folder / variant.cache).split("train")
         return sum(split.array(name).nbytes for name in split.arrays) / split.rows / 1000
 
     def loader(self, variant: Variant, residency: Residency) -> Loader:
         """Random batches of a cache."""
-        cache = Cache.open(self.folder / variant.cache)
+        cache = CacheReader.open(self.folder / variant.cache)
         store, split = FeatureStore.open(cache, "train"), cache.split("train")
         reside(store, residency, self.device)
         rows = np.arange(split.rows)

@@ -27,13 +27,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import common
 from featcache import encoders, plugins
-from featcache.cache.reader import Cache
+from featcache.batch import Batch, Features, Views
+from featcache.cache.reader import CacheReader
 from featcache.devices import resolve
-from featcache.encoders.tokens import select
+from featcache.extraction.tokens import select
 from featcache.loading.loader import Loader
 from featcache.loading.store import FeatureStore, reside
 from featcache.nn.projector import Projector
-from featcache.objectives.base import Batch, Features, Task, Views
+from featcache.objectives.base import Task
 from featcache.training.loop import fit
 from featcache.training.options import TrainOptions
 from featcache.training.state import TrainState
@@ -211,7 +212,7 @@ def contestants(case: Case, folder: Path, device: torch.device) -> dict[str, Cal
     images = torch.rand(both, 3, case.image, case.image, generator=generator).to(device)
 
     def store() -> FeatureStore:
-        return FeatureStore.open(Cache.open(path), "train")
+        return FeatureStore.open(CacheReader.open(path), "train")
 
     def loader(of: FeatureStore) -> Loader:
         return Loader.build(

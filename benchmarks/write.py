@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import common
-from featcache.cache.files import sync_tree
 from featcache.cache.layout import chunk_rows
 from featcache.cache.spec import StorageSpec
+from featcache.files import sync_tree
 
 BOUND = "raw file"
 SLOW = 8

@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcache.cache.reader import Cache
-    from featcache.cache.spec import ViewSpec
+    from featcache.cache.reader import CacheReader as Cache
     from featcache.encoders import load as load_encoder
     from featcache.errors import FeatcacheError
     from featcache.sources import open_source
+    from featcache.specs import ViewSpec
     from featcache.stages.extract import ExtractRequest, extract
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cache": "featcache.cache.reader:Cache",
+    "Cache": "featcache.cache.reader:CacheReader",
     "ExtractRequest": "featcache.stages.extract:ExtractRequest",
     "FeatcacheError": "featcache.errors:FeatcacheError",
     "TrainRequest": "featcache.stages.train:TrainRequest",

@@ -14,8 +14,8 @@ import click
 from featcache import __version__
 
 if TYPE_CHECKING:
-    from featcache.cache.spec import ViewSpec
     from featcache.extraction.estimate import Estimate
+    from featcache.specs import ViewSpec
     from featcache.stages.extract import Progress, SplitSummary
 
 
@@ -28,7 +28,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except FeatcacheError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {error.text(command_line=True)}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo(
@@ -242,9 +242,9 @@ def parse_views(text: str) -> ViewSpec:
     >>> parse_views("weak=1,strong=2").names()
     ('eval', 'weak0', 'strong0', 'strong1')
     """
-    from featcache.cache.spec import ViewSpec
     from featcache.config import parse_overrides
     from featcache.errors import ConfigError
+    from featcache.specs import ViewSpec
 
     parts = [part for part in text.split(",") if part]
     if wrong := [part for part in parts if "=" not in part]:
@@ -285,14 +285,14 @@ def _say_if_terminal() -> Callable[[str], None]:
 
 
 def _estimate_line(name: str, estimate: Estimate) -> str:
-    from featcache.extraction.estimate import human_bytes
+    from featcache.files import human_bytes
 
     size, views = human_bytes(estimate.nbytes), estimate.views
     return f"{name}: {estimate.rows} rows x {views} views, {size}, about {estimate.seconds:.0f} s"
 
 
 def _summary_text(name: str, summary: SplitSummary) -> str:
-    from featcache.extraction.estimate import human_bytes
+    from featcache.files import human_bytes
 
     rate = summary.computed / summary.seconds
     lines = [

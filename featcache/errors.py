@@ -1,31 +1,109 @@
-"""The errors featcache raises on purpose: what was wrong, what was got, what was expected, what is next."""
+"""The errors that featcache raises on purpose: what is wrong, was found, was expected, is to do next."""
 
 from __future__ import annotations
 
+import json
+import re
+from typing import Any
+
 
 class FeatcacheError(Exception):
-    """A mistake or condition the user can act on; the CLI prints it without a traceback.
+    """A mistake or condition the user can act on; the command line prints it without a traceback.
 
-    The message is built from up to four parts, so that no error can forget one by accident.
+    The message has up to four parts: what is wrong, what was found, what was expected, what to do next.
 
-    >>> print(FeatcacheError("unknown dtype", got="float8", expected="float16", hint="pass --dtype float16"))
+    >>> print(FeatcacheError("unknown dtype", got="float8", expected="float16", hint="choose another one"))
     unknown dtype
       got:      float8
       expected: float16
-      next:     pass --dtype float16
+      next:     choose another one
     """
 
     def __init__(
         self, what: str, *, got: object = None, expected: object = None, hint: str | None = None
     ) -> None:
-        self.what, self.got, self.expected, self.hint = what, got, expected, hint
-        parts = (("got:      ", got), ("expected: ", expected), ("next:     ", hint))
-        lines = [what, *(f"  {name}{value}" for name, value in parts if value is not None)]
-        super().__init__("\n".join(lines))
+        self._parts = tuple(None if part is None else str(part) for part in (what, got, expected, hint))
+        super().__init__(self.text())
+
+    @property
+    def what(self) -> str:
+        """What is wrong."""
+        return in_python(self._parts[0] or "")
+
+    @property
+    def got(self) -> str | None:
+        """What was found."""
+        return self._part(1)
+
+    @property
+    def expected(self) -> str | None:
+        """What was expected."""
+        return self._part(2)
+
+    @property
+    def hint(self) -> str | None:
+        """What to do next."""
+        return self._part(3)
+
+    def text(self, *, command_line: bool = False) -> str:
+        """Return the whole message, with options as Python arguments or as command-line flags."""
+        what, *others = self._parts
+        names = ("got:      ", "expected: ", "next:     ")
+        parts = [f"  {name}{part}" for name, part in zip(names, others, strict=True) if part is not None]
+        return (on_the_command_line if command_line else in_python)("\n".join([what or "", *parts]))
+
+    def _part(self, index: int) -> str | None:
+        part = self._parts[index]
+        return None if part is None else in_python(part)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword arguments survive the trip from a worker process.
-        return _rebuild, (type(self), self.what, self.got, self.expected, self.hint)
+        return _rebuild, (type(self), *self._parts)
+
+
+def option(name: str, value: object = None) -> str:
+    """Mark an option in a message, so that Python users read an argument and others a flag.
+
+    A dotted name is an option of a training, which stands in `options` in Python and behind `--set` else.
+
+    >>> error = FeatcacheError("too large", hint=f"pass {option('batch_size', 8)}")
+    >>> error.hint, error.text(command_line=True).splitlines()[1]
+    ('pass batch_size=8', '  next:     pass --batch-size 8')
+    >>> error = FeatcacheError("too few", hint=f"pass {option('optim.steps', 9)}")
+    >>> error.hint, error.text(command_line=True).splitlines()[1]
+    ("pass options={'optim.steps': 9}", '  next:     pass --set optim.steps=9')
+    """
+    return f"\x02{json.dumps([name, value])}\x03"
+
+
+def in_python(text: str) -> str:
+    """Write the marked options of a message as Python arguments."""
+    return _MARK.sub(lambda mark: _argument(*json.loads(mark[1])), text)
+
+
+def on_the_command_line(text: str) -> str:
+    """Write the marked options of a message as command-line flags."""
+    return _MARK.sub(lambda mark: _flag(*json.loads(mark[1])), text)
+
+
+_MARK = re.compile("\x02(.*?)\x03")
+_FLAGS = {"layers": "--layer"}
+"""Flags that are not spelled as the argument is."""
+
+
+def _argument(name: str, value: Any) -> str:
+    if "." in name:
+        return f"options={{{name!r}: {'...' if value is None else repr(value)}}}"
+    return name if value is None else f"{name}={value!r}"
+
+
+def _flag(name: str, value: Any) -> str:
+    if "." in name:
+        return f"--set {name}={'...' if value is None else value}"
+    flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+    if value is None or value is True:
+        return flag
+    return f"{flag} {'|'.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def _rebuild(
@@ -48,6 +126,10 @@ class SampleError(FeatcacheError):
 
 class EncoderError(FeatcacheError):
     """A model that cannot be loaded, or whose output is not what a cache can hold."""
+
+
+class FileError(FeatcacheError):
+    """A file or folder that cannot be read or written: a full disk, a place without permission."""
 
 
 class CacheError(FeatcacheError):

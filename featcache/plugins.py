@@ -17,18 +17,17 @@ from featcache.config import did_you_mean
 from featcache.errors import ConfigError
 
 Kind = Literal["sources", "encoders", "objectives"]
-_SHARED = {"base", "frozen", "tokens", "views"}
 
 
 def names(kind: Kind) -> list[str]:
-    """The keys of every plugin of one kind, sorted; files every plugin shares are not plugins.
+    """Return the keys of every plugin of one kind, sorted; `base` and `_names` are what plugins share.
 
     >>> "digits" in names("sources")
     True
     """
     package = importlib.import_module(f"featcache.{kind}")
     found = {module.name for module in pkgutil.iter_modules(package.__path__)}
-    own = {name for name in found - _SHARED if not name.startswith("_")}
+    own = {name for name in found if name != "base" and not name.startswith("_")}
     return sorted(own | set(_entry_points(kind)))
 
 

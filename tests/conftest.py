@@ -56,12 +56,13 @@ def write_cache(
     unwritten: int = 0,
 ) -> Path:
     """`splits`: the labels by name; `failed`: their failed rows; `unwritten`: how many units to leave out."""
-    from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray, ViewSpec
+    from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
     from featcache.cache.writer import CacheWriter
+    from featcache.specs import ViewSpec
 
     splits = splits or {"train": [row % 3 for row in range(30)], "test": [row % 3 for row in range(18)]}
     spec = CacheSpec(
-        encoder={"name": "made-up", "weights": "0" * 64},
+        encoder=encoder_spec("made-up"),
         layers=layers,
         tokens="all",
         views=ViewSpec(weak=weak, strong=strong),
@@ -74,7 +75,10 @@ def write_cache(
         shapes = shapes.with_std({layer: np.linspace(0.5, -2 * layer, 8).tolist() for layer in layers})
     with CacheWriter(path, spec, storage=StorageSpec(shard_size="16")) as writer:
         for name, labels in splits.items():
-            rows, ids = SplitSpec(source=f"digest of {name}", rows=len(labels)), _ids(name, len(labels))
+            rows, ids = (
+                SplitSpec(source_digest=f"digest of {name}", rows=len(labels)),
+                _ids(name, len(labels)),
+            )
             split = writer.split(name, rows, ids, np.array(labels), shapes)
             if text:
                 writer.class_text(_centres(len(classes), pooled), ("a photo of a {}.",))
@@ -85,6 +89,15 @@ def write_cache(
                     out.append(**_features(name, unit, labels, shapes), failed=lost)
                     out.commit()
     return path
+
+
+def encoder_spec(name: str) -> Any:
+    """The spec of a model that is not there."""
+    from featcache.specs import EncoderSpec
+
+    return EncoderSpec(
+        name=name, weights="0" * 64, modality="image", preprocess="none", norm="none", projection="none"
+    )
 
 
 def _features(name: str, unit: Any, labels: Sequence[int], shapes: Any) -> dict[str, Any]:
@@ -125,6 +138,14 @@ def photos(tmp_path: Path) -> Path:
             name = f"{'cat' if row < rows // 2 else 'dog'}/{row:02}.png"
             photo(tmp_path / "photos" / split / name, row + len(split))
     return tmp_path / "photos"
+
+
+@pytest.fixture
+def images() -> list[Image.Image]:
+    """Five RGB images of different sizes."""
+    rng = np.random.default_rng(0)
+    sizes = [(40, 50), (64, 64), (90, 33), (32, 32), (48, 70)]
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
 @pytest.fixture(scope="session")

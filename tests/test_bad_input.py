@@ -18,7 +18,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from featcache.cache.reader import FAILED, WRITTEN, Cache
+from featcache.cache.reader import FAILED, WRITTEN, CacheReader
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -94,7 +94,7 @@ def test_odd_images_are_read_and_damaged_ones_keep_their_row(
     assert "truncated" in failed[1][1]
     assert failed[2][1] == "not an image (20 bytes of no known format)"
 
-    split = Cache.open(tmp_path / "c.zarr").split("train")
+    split = CacheReader.open(tmp_path / "c.zarr").split("train")
     split.check()
     names = [f"cat/{name}" for name in sorted([*odd, *good])]
     assert split.ids[: len(names)] == names
@@ -131,7 +131,7 @@ def test_a_wrong_label_column_is_answered_by_the_columns_there_are(
     assert parts["got"] == "columns image, animal"
     assert "did you mean `animal`" in parts["next"]
     extract("--label-column", "animal", source=tmp_path / "set.parquet")
-    assert Cache.open(tmp_path / "c.zarr").split("train").labels.tolist() == [0, 1, 0]
+    assert CacheReader.open(tmp_path / "c.zarr").split("train").labels.tolist() == [0, 1, 0]
 
 
 def test_an_empty_folder_and_no_folder(extract: Callable[..., Result], tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_one_class_only_is_a_cache_all_the_same(
     for split in ("train", "test"):
         shutil.rmtree(photos / split / "dog")
     extract()
-    cache = Cache.open(tmp_path / "c.zarr")
+    cache = CacheReader.open(tmp_path / "c.zarr")
     assert cache.class_names == ("cat",)
     assert cache.split("train").labels.tolist() == [0] * 5
 
@@ -169,7 +169,7 @@ def test_a_cache_of_another_model_is_not_added_to(
     assert "--overwrite" in parts["next"]
     assert tree(tmp_path / "c.zarr") == before
     extract("--overwrite", model="other")
-    assert Cache.open(tmp_path / "c.zarr").spec.encoder["name"].endswith(":other")
+    assert CacheReader.open(tmp_path / "c.zarr").spec.encoder.name.endswith(":other")
 
 
 @pytest.mark.parametrize("left", [None, 50])
@@ -231,7 +231,7 @@ def test_a_full_disk_loses_nothing_and_the_rerun_goes_on(
     assert "File too large" in parts["got"]
     assert "bytes free" in parts["got"]
     assert parts["expected"].startswith("room for ")
-    assert "rerun the same command" in parts["next"]
+    assert "repeat the command" in parts["next"]
     assert not list(tmp_path.rglob("*.partial"))
     after = tree(tmp_path / "c.zarr")
     assert {name: after[name] for name in before} == before
@@ -247,7 +247,7 @@ def test_a_value_that_float16_cannot_hold_is_named(
     assert parts["what"] == "float16 cannot hold 1e+05, in `tokens` of sample dog/07.png (row 7)"
     assert parts["next"] == "--dtype bfloat16 or --dtype float32, with --overwrite"
     extract("--dtype", "bfloat16", "--overwrite", model="overflow")
-    Cache.open(tmp_path / "c.zarr").split("train").check()
+    CacheReader.open(tmp_path / "c.zarr").split("train").check()
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_errors_survive_the_trip_from_a_worker(kind):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error) == "what\n  got:      [1]\n  expected: 0\n  next:     next"
-    assert (again.got, again.expected, again.hint) == ([1], 0, "next")
+    assert (again.got, again.expected, again.hint) == ("[1]", "0", "next")
 
 
 def test_a_missing_extra_says_how_to_get_it():

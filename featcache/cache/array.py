@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec, cold
+from featcache.cache import codec, readahead
 from featcache.cache.layout import ArrayLayout, parse_array
 from featcache.errors import CacheError
 
@@ -93,21 +93,21 @@ class ShardedArray:
         self._check_bounds(rows, view)
         out = self._buffer(len(rows), out)
         if out.size:
-            before = cold.blocks_read()
+            before = readahead.blocks_read()
             if self._cold:
                 self._ask(rows, view)
             for cell in self._cells:
                 self._gather_cell(rows, view, cell, out)
-            self._cold = cold.blocks_read() > before or self._asked
+            self._cold = readahead.blocks_read() > before or self._asked
             self._asked = False
         return out
 
     def read_ahead(self, rows: NDArray[np.int64], view: int) -> None:
         """Have the disk fetch what a later `gather` will want, if it had to for the last one; never waits."""
         if self._cold:
-            before = cold.blocks_read()
+            before = readahead.blocks_read()
             self._ask(rows, view)
-            self._asked |= cold.blocks_read() > before
+            self._asked |= readahead.blocks_read() > before
 
     def _ask(self, rows: NDArray[np.int64], view: int) -> None:
         wanted = np.unique(rows)
@@ -253,7 +253,7 @@ class _Part:
     def ask(self, rows: NDArray[np.int64]) -> None:
         stored = rows if self.absent is None else rows[~self.absent[rows]]
         if self.mapped is not None and len(stored):
-            cold.ask(
+            readahead.ask(
                 self.mapped,
                 self.base + self._places(stored) * self.table.strides[0],
                 self.table.shape[1],

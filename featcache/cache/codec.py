@@ -11,10 +11,10 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import files
+from featcache import files
 from featcache.cache.layout import ArrayLayout
-from featcache.cache.spec import ValueType
 from featcache.errors import CacheError
+from featcache.specs import ValueType
 
 ABSENT = np.uint64(2**64 - 1)
 """Offset and size of an inner chunk that is not stored (Zarr v3, sharding codec)."""

@@ -9,9 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from featcache.cache import files, ledger
+from featcache import files
+from featcache.cache import ledger
 from featcache.cache.codec import ShardFile
 from featcache.cache.layout import Unit
+from featcache.errors import CacheError
 
 _BYTES, _UNITS, _THREADS = 256 << 20, 16, 16
 """Together in flight at most, which is what a kill costs; a single larger unit is let through."""
@@ -102,7 +104,7 @@ class Committer:
 def _commit(units: Sequence[FullUnit], forced: Sequence[Future[None]]) -> None:
     full = [file for unit in units for file in unit.files.values()]
     try:
-        with files.explained(units[0].split):
+        with files.explained(units[0].split, error=CacheError):
             for done in forced:
                 done.result()
             for file in full:

@@ -19,18 +19,11 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import files, ledger
+from featcache import files
+from featcache.cache import ledger
 from featcache.cache.layout import chunk_rows
-from featcache.cache.spec import (
-    CacheSpec,
-    Shapes,
-    SplitSpec,
-    StorageSpec,
-    StoredType,
-    ValueType,
-    array_name,
-    scale_name,
-)
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, array_name, scale_name
+from featcache.specs import StoredType, ValueType
 
 _VERSIONS = (
     "featcache",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from featcache.cache.array import ShardedArray
 from featcache.cache.codec import from_bfloat16
-from featcache.cache.reader import Split
+from featcache.cache.reader import SplitReader
 from featcache.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def to_dask(array: ShardedArray) -> dask.array.Array:
     return lazy
 
 
-def to_xarray(split: Split) -> xarray.Dataset:
+def to_xarray(split: SplitReader) -> xarray.Dataset:
     """Every array of a split as a lazy xarray data set with named axes; bfloat16 becomes float32.
 
     Raises MissingExtra without xarray.

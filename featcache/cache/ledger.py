@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pydantic
 
-from featcache.cache import files
+from featcache import files
 from featcache.cache.layout import Unit
 from featcache.config import Config
 

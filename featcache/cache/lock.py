@@ -8,7 +8,7 @@ from pathlib import Path
 
 import filelock
 
-from featcache.cache import files
+from featcache import files
 from featcache.errors import CacheError
 
 _OWNER = "featcache"
@@ -21,7 +21,7 @@ class WriterLock:
         """Raises CacheError, naming the holder, where another writer is at work."""
         self._path = path.with_name(path.name + ".lock")
         self._lock = filelock.FileLock(self._path, thread_local=False)
-        with files.explained(self._path):
+        with files.explained(self._path, error=CacheError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._lock.acquire(blocking=False)

@@ -24,7 +24,7 @@ MISSING, WRITTEN, FAILED = 0, 1, 2
 _RESUME = "rerun the same `featcache extract` command to finish it"
 
 
-class Cache:
+class CacheReader:
     """A cache on disk, opened for reading."""
 
     def __init__(self, path: Path, spec: CacheSpec, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
@@ -33,7 +33,7 @@ class Cache:
         self.provenance: dict[str, Any] = attributes["provenance"]
 
     @classmethod
-    def open(cls, path: str | Path) -> Cache:
+    def open(cls, path: str | Path) -> CacheReader:
         """Open the cache at `path`; raises CacheError where there is none, or it has another format."""
         path = Path(path)
         attributes = read_attributes(path)
@@ -66,13 +66,13 @@ class Cache:
         found = (entry.name for entry in os.scandir(self.path) if entry.is_dir())
         return tuple(sorted(name for name in found if "split" in (read_attributes(self.path / name) or {})))
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str) -> SplitReader:
         """One split; raises CacheError with the names there are."""
         if name not in self.split_names:
             raise CacheError(
                 f"no split `{name}` in {self.path}", hint=did_you_mean(name, self.split_names) or "extract it"
             )
-        return Split(self.path / name, self.spec.views.names())
+        return SplitReader(self.path / name, self.spec.views.names())
 
     @functools.cached_property
     def class_text(self) -> NDArray[np.float32] | None:
@@ -98,7 +98,7 @@ class Cache:
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
 
-class Split:
+class SplitReader:
     """One split: its rows in source order, and its arrays (sample, view, ...)."""
 
     def __init__(self, path: Path, views: tuple[str, ...]) -> None:
@@ -174,7 +174,7 @@ class Split:
             raise CacheError(f"the split {self.path} is not complete", got=got, hint=_RESUME)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Split, (self.path, self.views)
+        return SplitReader, (self.path, self.views)
 
     def _is_whole(self, unit: Unit) -> bool:
         entry = ledger.read(self.path, unit)

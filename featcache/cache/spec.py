@@ -4,57 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pydantic
 
 from featcache.cache import layout
 from featcache.config import Config
+from featcache.specs import Count, EncoderSpec, StoredType, ValueType, ViewSpec
 
 FORMAT = 1
-ValueType = Literal["float16", "bfloat16", "float32"]
-StoredType = Literal["float16", "bfloat16", "float32", "int8"]
-Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
-Count = Annotated[int, pydantic.Field(ge=0)]
-
-
-class ViewSpec(Config):
-    """Which views of a sample are cached: the evaluation view first, then the weak and the strong ones.
-
-    >>> ViewSpec(weak=1, strong=2).names()
-    ('eval', 'weak0', 'strong0', 'strong1')
-    """
-
-    weak: Count = 0
-    """Number of weak views: flip and crop (images), token dropout (text)."""
-    strong: Count = 0
-    """Number of strong views: RandAugment and erasing on top of the weak view."""
-    flip: Fraction = 0.5
-    """Probability of a horizontal flip."""
-    crop: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.6
-    """Smallest area of a random crop, as a fraction of the image."""
-    magnitude: Count = 9
-    """Magnitude of RandAugment."""
-    num_ops: Count = 2
-    """Operations per strong view in RandAugment."""
-    erase: Fraction = 0.25
-    """Probability of random erasing."""
-    dropout: Fraction = 0.1
-    """Fraction of text tokens dropped."""
-    seed: int = 0
-
-    def names(self) -> tuple[str, ...]:
-        """The views in the order of the cache's view axis."""
-        weak, strong = (f"weak{i}" for i in range(self.weak)), (f"strong{i}" for i in range(self.strong))
-        return ("eval", *weak, *strong)
 
 
 class CacheSpec(Config):
     """Everything that changes the meaning of the stored numbers; its digest is the cache's fingerprint."""
 
     format: int = FORMAT
-    encoder: dict[str, str]
-    """The encoder's own spec, field by field: name, weights digest, preprocessing, norm, projection."""
+    encoder: EncoderSpec
     layers: Annotated[tuple[int, ...], pydantic.Field(min_length=1)]
     """Layers counted from the end, -1 the last; the first one is stored as `tokens`."""
     tokens: str
@@ -81,7 +46,10 @@ class CacheSpec(Config):
 class SplitSpec(Config):
     """What the rows of one split are: the source's content digest and its length."""
 
-    source: str
+    # On disk and in the configuration of a run, the digest is called `source`.
+    model_config = pydantic.ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    source_digest: str = pydantic.Field(alias="source")
     rows: Count
 
 
@@ -91,7 +59,7 @@ class FeatureSpec(Config):
     Type of the stored values, views, classes and samples may differ from those of the training.
     """
 
-    encoder: dict[str, str]
+    encoder: EncoderSpec
     layer: int
     tokens: str
     dim: int

@@ -14,14 +14,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec, create, files, ledger
+from featcache import files
+from featcache.cache import codec, create, ledger
 from featcache.cache.array import ShardedArray
 from featcache.cache.commit import Committer, FullUnit
 from featcache.cache.identity import require_same
 from featcache.cache.layout import ArrayLayout, Unit
 from featcache.cache.lock import WriterLock
 from featcache.cache.quantise import quantise, require_std
-from featcache.cache.reader import FAILED, WRITTEN, Cache, Split, read_attributes
+from featcache.cache.reader import FAILED, WRITTEN, CacheReader, SplitReader, read_attributes
 from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, array_name, scale_name
 from featcache.errors import CacheError, CacheMismatch
 
@@ -52,7 +53,7 @@ class CacheWriter:
         try:
             found = _is_cache(self.path)
             self._replaces = found and overwrite
-            self._cache = Cache.open(self.path) if found and not overwrite else None
+            self._cache = CacheReader.open(self.path) if found and not overwrite else None
             if self._cache is not None:
                 require_same(self.path, self._cache.spec, spec)
         except BaseException:
@@ -79,7 +80,7 @@ class CacheWriter:
         _require_rows(name, split, ids, labels)
         require_std(self.spec, shapes)
         path = self.path / name
-        with files.explained(path):
+        with files.explained(path, error=CacheError):
             cache = self._cache = self._created(shapes)
             require_same(self.path, cache.shapes, shapes)
             if self.has_split(name):
@@ -101,7 +102,7 @@ class CacheWriter:
                 "class texts do not fit", got=len(embedding), expected=f"{len(names)} class names"
             )
         if self.needs_class_text(templates):
-            with files.explained(path):
+            with files.explained(path, error=CacheError):
                 create.create_class_text(path, np.asarray(embedding, np.float32), names, templates)
 
     def needs_class_text(self, templates: Sequence[str]) -> bool:
@@ -133,21 +134,21 @@ class CacheWriter:
     ) -> None:
         self.close()
 
-    def _created(self, shapes: Shapes) -> Cache:
+    def _created(self, shapes: Shapes) -> CacheReader:
         if self._cache is not None:
             return self._cache
         if self._replaces:
             _remove(self.path)
             self._replaces = False
         create.create_cache(self.path, self.spec, shapes, self._command)
-        return Cache.open(self.path)
+        return CacheReader.open(self.path)
 
 
 class SplitWriter:
     """The units of one split that are still to write."""
 
     def __init__(
-        self, split: Split, spec: CacheSpec, shapes: Shapes, ids: Sequence[str], committer: Committer
+        self, split: SplitReader, spec: CacheSpec, shapes: Shapes, ids: Sequence[str], committer: Committer
     ) -> None:
         self.path, self.ids, self.spec, self.shapes = split.path, ids, spec, shapes
         self._split, self.committer = split, committer
@@ -251,7 +252,9 @@ class UnitWriter:
         layouts, rows = self._split.layouts.values(), self._unit.stop - self._unit.start
         whole = sum(rows * layout.row_bytes + layout.index_bytes for layout in layouts)
         try:
-            with files.explained(self._split.path, whole - sum(file.size for file in self._files.values())):
+            with files.explained(
+                self._split.path, whole - sum(file.size for file in self._files.values()), error=CacheError
+            ):
                 yield
         except BaseException:
             self.abort()
@@ -293,7 +296,7 @@ def _is_cache(path: Path) -> bool:
     """Whether there is a cache at `path`, or nothing; raises CacheError where there is something else."""
     if read_attributes(path) is not None:
         return True
-    with files.explained(path):
+    with files.explained(path, error=CacheError):
         ours = {files.partial(path / "zarr.json").name}
         if not path.exists() or (path.is_dir() and set(os.listdir(path)) <= ours):
             return False

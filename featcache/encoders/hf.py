@@ -28,19 +28,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from featcache.encoders import tokens
-from featcache.encoders.base import Encoded, EncoderSpec, Geometry, Inputs
-from featcache.encoders.frozen import (
+from featcache.encoders._loading import block_indices, layer_errors, load_errors, portable, quiet
+from featcache.encoders.base import (
+    Encoded,
     FrozenEncoder,
-    block_indices,
-    layer_errors,
-    load_errors,
-    portable,
-    quiet,
-    seeded,
+    Geometry,
+    Inputs,
+    Layer,
+    from_map,
+    masked_mean,
     weights_digest,
 )
 from featcache.errors import EncoderError, MissingExtra
+from featcache.randomness import seeded
+from featcache.specs import EncoderSpec
 
 _DEFAULT_LENGTH = 64
 _TEXTS_AT_ONCE = 64
@@ -135,9 +136,9 @@ class HfImage(FrozenEncoder):
                 parts.append(self.module.get_text_features(**self.on_device(batch)).pooler_output)
         return torch.cat(parts)
 
-    def _with_geometry(self, state: Tensor, size: Sequence[int]) -> tokens.Layer:
+    def _with_geometry(self, state: Tensor, size: Sequence[int]) -> Layer:
         if state.ndim == 4:
-            return tokens.from_map(state)
+            return from_map(state)
         config = getattr(self.module.config, "vision_config", self.module.config)
         patch = getattr(config, "patch_size", None)
         if patch is None:
@@ -325,7 +326,7 @@ def _pool(last: Tensor, mask: Tensor, pooling: str) -> Tensor:
         return last[:, 0]
     if pooling == "max":
         return last.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(dim=1)
-    return tokens.masked_mean(last, mask)
+    return masked_mean(last, mask)
 
 
 def _batches(texts: Sequence[str], transform: TextTransform) -> Iterator[dict[str, Tensor]]:

@@ -23,11 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featcache.encoders import tokens
-from featcache.encoders.base import Encoded, EncoderSpec, Inputs
-from featcache.encoders.frozen import (
-    FrozenEncoder,
-    Keyed,
+from featcache.encoders._loading import (
     block_indices,
     layer_errors,
     load_errors,
@@ -35,10 +31,11 @@ from featcache.encoders.frozen import (
     portable,
     quiet,
     random_seed,
-    seeded,
-    weights_digest,
 )
+from featcache.encoders.base import Encoded, FrozenEncoder, Inputs, Keyed, from_map, weights_digest
 from featcache.errors import EncoderError
+from featcache.randomness import seeded
+from featcache.specs import EncoderSpec
 
 GLYPH_CLIP = Path(__file__).with_name("glyph-clip")
 _LOCAL, _MERGES = "local-dir:", "bpe.txt.gz"
@@ -140,7 +137,7 @@ class OpenClip(FrozenEncoder):
             )
             maps = out["image_intermediates"]
             prefixes = out.get("image_intermediates_prefix", [None] * len(maps))
-            every = dict(zip(indices, map(tokens.from_map, maps, prefixes), strict=True))
+            every = dict(zip(indices, map(from_map, maps, prefixes), strict=True))
         return Encoded(
             tokens={layer: every[layer][0] for layer in layers},
             mask=None,

@@ -29,11 +29,21 @@ import torch
 from torch import Tensor, nn
 
 from featcache.config import did_you_mean
-from featcache.encoders.base import Encoded, Encoder, EncoderSpec, Geometry, Inputs
-from featcache.encoders.frozen import FrozenEncoder, load_errors, seeded, weights_digest
-from featcache.encoders.tokens import Layer, from_map, masked_mean
+from featcache.encoders._loading import load_errors
+from featcache.encoders.base import (
+    Encoded,
+    Encoder,
+    FrozenEncoder,
+    Geometry,
+    Inputs,
+    Layer,
+    from_map,
+    masked_mean,
+    weights_digest,
+)
 from featcache.errors import EncoderError
-from featcache.sources.base import Modality
+from featcache.randomness import seeded
+from featcache.specs import EncoderSpec, Modality
 
 _SINGLE = "input"
 _PARTS = {"tokens", "mask", "pooled", "prefix", "grid"}

@@ -20,11 +20,7 @@ from typing import Any
 
 import torch
 
-from featcache.encoders import tokens
-from featcache.encoders.base import Encoded, EncoderSpec, Inputs
-from featcache.encoders.frozen import (
-    FrozenEncoder,
-    Keyed,
+from featcache.encoders._loading import (
     block_indices,
     layer_errors,
     load_errors,
@@ -32,10 +28,11 @@ from featcache.encoders.frozen import (
     portable,
     quiet,
     random_seed,
-    seeded,
-    weights_digest,
 )
+from featcache.encoders.base import Encoded, FrozenEncoder, Inputs, Keyed, from_map, weights_digest
 from featcache.errors import EncoderError
+from featcache.randomness import seeded
+from featcache.specs import EncoderSpec
 
 
 def load(name: str) -> Timm:
@@ -110,7 +107,7 @@ class Timm(FrozenEncoder):
             final, maps = walk(image, indices=indices, norm=True, output_fmt="NCHW", **options)
             pooled = self.module.forward_head(final, pre_logits=True)
             pairs = [each if isinstance(each, tuple) else (each, None) for each in maps]
-            every = dict(zip(indices, (tokens.from_map(*pair) for pair in pairs), strict=True))
+            every = dict(zip(indices, (from_map(*pair) for pair in pairs), strict=True))
         return Encoded(
             tokens={layer: every[layer][0] for layer in layers},
             mask=None,

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.cache.create import view_bytes
-from featcache.cache.spec import Shapes, StoredType
+from featcache.cache.spec import Shapes
 from featcache.errors import CacheError
 from featcache.extraction.feed import ViewDataset, feed
 from featcache.extraction.forward import Forward
 from featcache.extraction.walk import Clock
+from featcache.files import existing, human_bytes
 from featcache.sources.base import Source, limit
+from featcache.specs import StoredType
 
 PILOT_SECONDS = 5.0
 PILOT_BATCHES = range(3, 33)
@@ -72,11 +74,6 @@ def digest_seconds(source: Source) -> float:
     return (time.perf_counter() - start) * len(source) / len(part)
 
 
-def existing(path: Path) -> Path:
-    """`path` or the nearest folder above it that is there: on the disk that will hold it."""
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-
-
 def require_room(path: Path, nbytes: int) -> None:
     """Raise CacheError when the disk that holds `path` has less than `nbytes` free."""
     free = shutil.disk_usage(existing(path)).free
@@ -87,16 +84,3 @@ def require_room(path: Path, nbytes: int) -> None:
             expected=f"{human_bytes(nbytes)}",
             hint="choose another disk, fewer --views, --tokens grid:HxW or cls, or --limit",
         )
-
-
-def human_bytes(count: float) -> str:
-    """Bytes as people say them.
-
-    >>> human_bytes(1_234_567)
-    '1.2 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from featcache.encoders.views import ViewTransform
 from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError
+from featcache.extraction.view_transform import ViewTransform
 from featcache.sources.base import Source
 
 MAX_WORKERS = 8

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.cache.spec import Shapes, TokenArray, ValueType
-from featcache.encoders import tokens
+from featcache.cache.spec import Shapes, TokenArray
 from featcache.encoders.base import Encoded, Encoder, Inputs
 from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError
+from featcache.extraction import tokens
 from featcache.sources.base import Source
+from featcache.specs import ValueType
 
 
 class Arrays(NamedTuple):

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.batch import Batch, Features, Views
 from featcache.loading.plan import ReadPlan, choose_tokens, choose_views, family_of
 from featcache.loading.store import FeatureStore
-from featcache.objectives.base import Batch, Features, Views
 
 RING = 3
 """Sets of buffers: one in the training step, one ready, one being filled."""
@@ -52,18 +52,18 @@ class Loader:
         labelled: Stream,
         unlabelled: Stream | None,
         device: torch.device,
-        source: tuple[FeatureStore, Stream] | None = None,
+        replay: tuple[FeatureStore, Stream] | None = None,
         token_subset: float = 1.0,
     ) -> None:
         self.store, self.labels, self.device = store, labels, device
         self.token_subset = token_subset
-        self.labelled, self.unlabelled, self.source = labelled, unlabelled, source
+        self.labelled, self.unlabelled, self.replay = labelled, unlabelled, replay
         self._pinned = device.type == "cuda"
         self._streams = {"labelled": (store, labelled)}
         if unlabelled:
             self._streams["unlabelled"] = (store, unlabelled)
-        if source:
-            self._streams["source"] = source
+        if replay:
+            self._streams["replay"] = replay
 
     @classmethod
     def build(
@@ -77,13 +77,13 @@ class Loader:
         uratio: float,
         seed: int,
         device: torch.device,
-        source: tuple[FeatureStore, NDArray[np.int64]] | None = None,
-        source_ratio: float = 0.0,
+        replay: tuple[FeatureStore, NDArray[np.int64]] | None = None,
+        replay_ratio: float = 0.0,
         token_subset: float = 1.0,
     ) -> Loader:
         """Streams over (labelled, unlabelled) `rows`; the unlabelled batch is `uratio` times `batch_size`.
 
-        Rows of a second cache, `source`, are `source_ratio` times the unlabelled ones (at least one). With
+        Rows of a second cache, `replay`, are `replay_ratio` times the unlabelled ones (at least one). With
         `token_subset` below 1, a batch holds that share of the tokens: the same positions in all of a
         stream's rows and views, others at every step.
         """
@@ -94,9 +94,9 @@ class Loader:
             size = min(max(1, round(uratio * batch_size)), len(unlabelled_rows))
             unlabelled = Stream(ReadPlan(unlabelled_rows, size, seed + 1), views.unlabelled)
         mixed_in = None
-        if views.source and source and len(source[1]):
-            size = round(source_ratio * (unlabelled or labelled).plan.batch_size)
-            mixed_in = (source[0], _source_stream(*source, size, seed + 2, views.source))
+        if views.replay and replay and len(replay[1]):
+            size = round(replay_ratio * (unlabelled or labelled).plan.batch_size)
+            mixed_in = (replay[0], _replay_stream(*replay, size, seed + 2, views.replay))
         return cls(store, labels, labelled, unlabelled, device, mixed_in, token_subset)
 
     def steps(self, start: int, stop: int) -> Generator[Batch]:
@@ -173,7 +173,7 @@ class Loader:
             self._host(self.labels[wanted["labelled"].rows]),
             features.get("unlabelled", ()),
             self._host(index),
-            features.get("source", ()),
+            features.get("replay", ()),
         )
 
     def _host(self, numbers: NDArray[np.int64]) -> Tensor:
@@ -188,13 +188,13 @@ class Loader:
 
     def _to_device(self, batch: Batch, step: int) -> tuple[Batch, torch.cuda.Event | None]:
         """The batch on the device, and what happens there once the ring may refill the buffers."""
-        source_store, source = self.source or (self.store, None)
+        replay_store, replay = self.replay or (self.store, None)
         moved = Batch(
             self._move(batch.labelled, self.store, self.labelled, step),
             batch.label.to(self.device, non_blocking=True),
             self._move(batch.unlabelled, self.store, self.unlabelled, step),
             batch.unlabelled_index.to(self.device, non_blocking=True),
-            self._move(batch.source, source_store, source, step),
+            self._move(batch.replay, replay_store, replay, step),
         )
         if self.device.type == "cpu":
             return moved, None
@@ -212,7 +212,7 @@ class Loader:
         return tuple(moved(part, stream.plan.seed) for part in parts) if stream else ()
 
 
-def _source_stream(
+def _replay_stream(
     store: FeatureStore, rows: NDArray[np.int64], size: int, seed: int, families: tuple[str, ...]
 ) -> Stream:
     """A family that the second cache does not hold is read as its `eval` view."""

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.batch import Features
 from featcache.cache.array import ShardedArray
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.cache.spec import array_name, scale_name
 from featcache.errors import ConfigError
-from featcache.objectives.base import Features
 
 Residency = Literal["auto", "stream", "ram", "device"]
 Rows = NDArray[np.int64]
@@ -85,7 +85,7 @@ class FeatureStore:
     """(view, sample) tokens of each text, on the host; known once the mask is resident."""
 
     @classmethod
-    def open(cls, cache: Cache, split_name: str, layer: int | None = None) -> FeatureStore:
+    def open(cls, cache: CacheReader, split_name: str, layer: int | None = None) -> FeatureStore:
         """One layer's tokens (None: the first), mask and pooled; raises ConfigError for a layer not held."""
         split, tokens = cache.split(split_name), token_array(cache, layer)
         columns = {"tokens": Column(split.array(tokens)), "pooled": Column(split.array("pooled"))}
@@ -153,7 +153,7 @@ class FeatureStore:
         return Features(tokens, mask, part.pooled.to(device, non_blocking=True))
 
 
-def token_array(cache: Cache, layer: int | None) -> str:
+def token_array(cache: CacheReader, layer: int | None) -> str:
     """The array that holds a layer's tokens (None: the first); raises ConfigError naming the layers."""
     layers = [shape.layer for shape in cache.shapes.layers]
     if layer is not None and layer not in layers:

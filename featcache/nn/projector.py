@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from featcache.batch import Features
 from featcache.config import Config
 from featcache.errors import ConfigError
 from featcache.nn import aggregate
 from featcache.nn.init import isometry, linear, zero_linear
-from featcache.objectives.base import Features
 
 SHORT = 64
 """Tokens up to which torch's fused attention is up to six times slower than plain in bfloat16 on a CPU."""

@@ -4,48 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from featcache.batch import Batch, Features, Views
 from featcache.config import Config
-
-
-class Features(NamedTuple):
-    """Rows of a cache under one view, on the training device."""
-
-    tokens: Tensor
-    """(B, T, D), in the cache's dtype; float32 where that is int8."""
-    mask: Tensor | None
-    """(B, T) bool, True where a token is real; None where all are."""
-    pooled: Tensor
-    """(B, P): the frozen model's own embedding z*."""
-    scale: Tensor | None = None
-    """Only on the way to the device: the (B, T) scales of tokens that are still int8."""
-
-
-class Batch(NamedTuple):
-    """One training step's input: the views the objective asked for, in its order."""
-
-    labelled: tuple[Features, ...]
-    label: Tensor
-    """(B,) int64."""
-    unlabelled: tuple[Features, ...]
-    """(mu B) rows each; the same samples in every view."""
-    unlabelled_index: Tensor
-    """(mu B,) int64: position of each row within the unlabelled set, for a memory per sample."""
-    source: tuple[Features, ...] = ()
-    """Rows of the second cache; the same samples in every view. Empty where no such cache is named."""
-
-
-class Views(NamedTuple):
-    """Which families of cached views an objective reads; one asked for twice gives two views where cached."""
-
-    labelled: tuple[str, ...] = ("eval",)
-    unlabelled: tuple[str, ...] = ()
-    source: tuple[str, ...] = ()
-    """Of the second cache, if one is named; a family that it does not hold is read as `eval`."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +29,8 @@ class Task:
     """(d,): mean over the unlabelled samples of z, at length one, at step 0. Features of one model share a
     large common part (after a ReLU, for one, all are positive), which cosines should not see."""
     class_init: Tensor
-    """(C, d): where a cosine head starts (`featcache.training.start`); zeros for a class of which nothing is
-    known."""
+    """(C, d): where a cosine head starts (`featcache.training.head_init`); zeros for a class without
+    labels or a name."""
     seed: int = 0
     """Seeds the initial values of critics."""
 

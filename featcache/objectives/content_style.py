@@ -36,12 +36,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featcache.batch import Batch, Views
 from featcache.config import Config
 from featcache.nn.critics import Critic
 from featcache.nn.heads import CosineHead
 from featcache.nn.init import isometry, spread, zero_linear
 from featcache.objectives._adversarial import Prior, adversarial, class_prior, draw_labels
-from featcache.objectives.base import Batch, Objective, Project, Task, Views
+from featcache.objectives.base import Objective, Project, Task
 
 Terms = dict[str, Tensor]
 

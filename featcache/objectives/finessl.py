@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featcache.batch import Batch, Views
 from featcache.config import Config
 from featcache.errors import TrainError
 from featcache.nn.heads import CosineHead
@@ -41,7 +42,7 @@ from featcache.objectives._margins import (
     margin_cross_entropy,
     smoothed_cross_entropy,
 )
-from featcache.objectives.base import Batch, Objective, Project, Task, Views
+from featcache.objectives.base import Objective, Project, Task
 
 Terms = dict[str, Tensor]
 

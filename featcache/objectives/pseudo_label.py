@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import pydantic
 
+from featcache.batch import Views
 from featcache.objectives._consistency import (
     Consistency,
     ConsistencyOptions,
@@ -21,7 +22,6 @@ from featcache.objectives._consistency import (
     pseudo_target,
     reaches,
 )
-from featcache.objectives.base import Views
 
 
 class PseudoLabelOptions(ConsistencyOptions):

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featcache.batch import Batch, Views
 from featcache.config import Config
 from featcache.nn.heads import CosineHead
-from featcache.objectives.base import Batch, Objective, Project, Task, Views
+from featcache.objectives.base import Objective, Project, Task
 
 
 class SupervisedOptions(Config):

@@ -34,6 +34,7 @@ import pydantic
 import torch
 from torch import Tensor
 
+from featcache.batch import Batch, Features, Views
 from featcache.config import Config
 from featcache.nn.critics import Critic
 from featcache.nn.heads import SCALE, CosineHead
@@ -41,7 +42,7 @@ from featcache.nn.init import isometry, unit
 from featcache.objectives import _bounds as bounds
 from featcache.objectives._adversarial import Prior, adversarial, class_prior, draw_labels, em_prior
 from featcache.objectives._posteriors import POSTERIORS, PosteriorName
-from featcache.objectives.base import Batch, Features, Objective, Project, Task, Views
+from featcache.objectives.base import Objective, Project, Task
 
 Terms = dict[str, Tensor]
 

@@ -10,7 +10,7 @@
   them that is cached. h is the contrast head, a residual layer that starts as the identity on t(z) =
   sqrt(d) (z/|z| - c) / |z/|z| - c|, and serves the contrast alone; c is the mean of z/|z| at step 0.
   log N - nce bounds I(u; v) from below;
-- sparse source replay: the batch holds S samples of a second cache (data.source), data.source_ratio for each
+- sparse source replay: the batch holds S samples of a second cache (data.replay), data.replay_ratio for each
   target sample. In nce they are further samples, and so further negatives; keep holds them where they were;
 - mixing: m is h of the projected convex mix l x_i + (1 - l) x_k of target sample i with another one, k, drawn
   evenly among the other target samples and all S of the source, l ~ Beta(alpha, alpha). Which ones is decided
@@ -38,11 +38,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from featcache.batch import Batch, Features, Views
 from featcache.config import Config
 from featcache.nn.heads import SCALE
 from featcache.nn.init import centred, linear, spread, unit, zero_linear
 from featcache.objectives._probes import FLOOR
-from featcache.objectives.base import Batch, Features, Objective, ProbeData, Project, Task, Views
+from featcache.objectives.base import Objective, ProbeData, Project, Task
 from featcache.objectives.linear import Linear, LinearOptions
 
 
@@ -110,7 +111,7 @@ class Unsupervised(Objective[UnsupervisedOptions]):
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss; its terms are `nce`, and `nce_mix`, `keep` and `source_share` where they apply."""
         own = batch.unlabelled or batch.labelled
-        count, source = len(own[0].pooled), batch.source
+        count, source = len(own[0].pooled), batch.replay
         if not (self.options.replay or self.options.mixing):
             source = ()
         first, second = joined(own[0], *source[:1]), joined(own[-1], *source[-1:])

@@ -1,1 +1,1 @@
-"""What a training leaves behind, and many of them side by side."""
+"""One run: the directory a training leaves behind."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from featcache.cache.files import explained, partial, write_atomic
 from featcache.config import flatten
 from featcache.errors import TrainError
+from featcache.files import explained, partial, write_atomic
 
 CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
 TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"

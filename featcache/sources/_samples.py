@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from featcache.errors import SampleError, SourceError
 from featcache.sources._labels import encode
 from featcache.sources._splits import in_order
-from featcache.sources.base import Modality, Source, digest_samples
+from featcache.sources.base import Source, digest_samples
+from featcache.specs import Modality
 
 Content = bytes | str | NDArray[Any]
 """An encoded image, a text, or an image as an array (H, W[, C])."""

@@ -8,14 +8,14 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import SampleError, SourceError
+from featcache.specs import Modality
 
-Modality = Literal["image", "text"]
 UNLABELLED = -1
 
 

@@ -24,7 +24,8 @@ from featcache.sources._paths import expand, matches
 from featcache.sources._samples import Lazy, Part, assemble
 from featcache.sources._splits import group_files
 from featcache.sources._table import PATH_COLUMNS, TEXT_COLUMNS
-from featcache.sources.base import Modality, Source
+from featcache.sources.base import Source
+from featcache.specs import Modality
 
 _IMAGE_COLUMNS = (*PATH_COLUMNS, "jpg", "jpeg", "png", "webp", "bytes")
 _CACHED_BYTES = 64 * 2**20

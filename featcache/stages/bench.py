@@ -14,13 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.cache.reader import WRITTEN, Cache
-from featcache.devices import resolve
-from featcache.errors import ConfigError
-from featcache.loading.plan import ReadPlan
-from featcache.loading.store import Column, available_ram, choose
-from featcache.objectives.base import Probe, Task
-from featcache.stages.bounds import (
+from featcache.bench.explain import (
     Extraction,
     Reading,
     Training,
@@ -29,7 +23,13 @@ from featcache.stages.bounds import (
     rounded,
     training_words,
 )
-from featcache.stages.paces import SECONDS, Trainer, extraction, turns
+from featcache.bench.measure import SECONDS, Trainer, extraction, turns
+from featcache.cache.reader import WRITTEN, CacheReader
+from featcache.devices import resolve
+from featcache.errors import ConfigError
+from featcache.loading.plan import ReadPlan
+from featcache.loading.store import Column, available_ram, choose
+from featcache.objectives.base import Probe, Task
 from featcache.stages.train import Job, TrainRequest, parse_options
 
 MOST_SECONDS = 40.0
@@ -119,7 +119,7 @@ def bench(
 
 def _request(cache: Path, objective: str, options: Mapping[str, Any] | None) -> TrainRequest:
     """A training on as many labels as there are, up to a thousand."""
-    name, found = parse_options(objective, options or {}).data.train, Cache.open(cache)
+    name, found = parse_options(objective, options or {}).data.train, CacheReader.open(cache)
     labelled = 1
     if name in found.split_names:
         split = found.split(name)
@@ -155,7 +155,7 @@ def _reading(job: Job, trainer: Trainer, cold: float | None) -> Reading:
 
 def _cold(job: Job) -> float | None:
     """Samples a second of rows in random order, none of them twice, that the system had to let go of."""
-    array = Cache.open(job.cache.path).split(job.train_split.name).array(_tokens(job).array.path.name)
+    array = CacheReader.open(job.cache.path).split(job.train_split.name).array(_tokens(job).array.path.name)
     column = Column(array)
     if not _let_go(array.path):
         return None

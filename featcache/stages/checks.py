@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from featcache.cache.reader import Cache, Split
+from featcache.cache.reader import CacheReader, SplitReader
 from featcache.errors import TrainError
 from featcache.training.options import TrainOptions
 
 
-def whole_split(cache: Cache, role: str, name: str) -> Split:
+def whole_split(cache: CacheReader, role: str, name: str) -> SplitReader:
     """The finished split of that name."""
     if name not in cache.split_names:
         raise TrainError(
@@ -20,7 +20,7 @@ def whole_split(cache: Cache, role: str, name: str) -> Split:
     return split
 
 
-def refuse_missing_cls(cache: Cache, options: TrainOptions) -> None:
+def refuse_missing_cls(cache: CacheReader, options: TrainOptions) -> None:
     """Raise TrainError where the CLS token is to stand for all and there is none."""
     layers = {shape.layer: shape for shape in cache.shapes.layers}
     wanted = cache.shapes.layers[0].layer if options.data.layer is None else options.data.layer

@@ -11,25 +11,26 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from featcache import encoders
-from featcache.cache.files import explained
 from featcache.cache.layout import Unit
-from featcache.cache.reader import Cache, read_attributes
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, StoredType, ValueType, ViewSpec
+from featcache.cache.reader import CacheReader, read_attributes
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.config import did_you_mean
 from featcache.devices import resolve
 from featcache.encoders.base import Encoder
-from featcache.encoders.views import ViewTransform
 from featcache.errors import CacheError, ConfigError
 from featcache.extraction import estimate
+from featcache.extraction.batch_size import auto_batch
+from featcache.extraction.class_text import class_text
 from featcache.extraction.feed import ViewDataset, auto_workers, feed
 from featcache.extraction.forward import Forward
-from featcache.extraction.room import auto_batch
-from featcache.extraction.spread import PILOT_ROWS, token_std
-from featcache.extraction.text import class_text
+from featcache.extraction.int8_scale import PILOT_ROWS, token_std
+from featcache.extraction.view_transform import ViewTransform
 from featcache.extraction.walk import Clock, plan_batches, walk
+from featcache.files import existing, explained
 from featcache.sources import open_source
 from featcache.sources.base import Source, limit
+from featcache.specs import StoredType, ValueType, ViewSpec
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class _Job:
         out = self.request.out
         if not self.overwrite or self.request.split is None or read_attributes(out) is None:
             return
-        lost = [name for name in Cache.open(out).split_names if name not in self.sources]
+        lost = [name for name in CacheReader.open(out).split_names if name not in self.sources]
         if lost:
             raise CacheError(
                 f"--overwrite replaces the whole cache {out}, so other splits would be deleted",
@@ -201,16 +202,16 @@ class _Job:
 
     def estimate(self, source: Source, shapes: Shapes) -> estimate.Estimate:
         """By a pilot: the first samples are extracted for good, into a folder that is gone afterwards."""
-        views, rows, folder = len(self.views), len(source), estimate.existing(self.request.out)
+        views, rows, folder = len(self.views), len(source), existing(self.request.out)
         if self.spec.dtype == "int8":  # any will do for values that nobody keeps
             shapes = shapes.with_std({layer.layer: [1.0] * layer.dim for layer in shapes.layers})
         some = limit(source, estimate.pilot_rows(self._dataset(source, [Unit(0, 0, 0, rows)]), self.forward))
         with (
-            explained(folder),
+            explained(folder, error=CacheError),
             tempfile.TemporaryDirectory(prefix=".featcache-", dir=folder) as place,
             CacheWriter(Path(place) / "pilot.zarr", self.spec, storage=self.storage) as writer,
         ):
-            spec = SplitSpec(source="pilot", rows=len(some))
+            spec = SplitSpec(source_digest="pilot", rows=len(some))
             split = writer.split("pilot", spec, some.ids, some.labels, shapes)
             workers = self._workers(views * rows)
             dataset = self._dataset(some, split.missing())
@@ -223,7 +224,7 @@ class _Job:
         self, name: str, source: Source, writer: CacheWriter, shapes: Shapes, progress: MakeProgress
     ) -> SplitSummary:
         start = time.perf_counter()
-        split_spec = SplitSpec(source=source.digest(), rows=len(source))
+        split_spec = SplitSpec(source_digest=source.digest(), rows=len(source))
         split = writer.split(name, split_spec, source.ids, source.labels, shapes)
         # Before any shard, so that a cache whose splits are complete never lacks them.
         self._write_class_text(writer)
@@ -232,7 +233,7 @@ class _Job:
         todo = samples * len(self.views)
         with progress(name, samples) as bar:
             clock = self._walk(dataset, self._workers(todo), split, bar.update)
-        failed = Cache.open(self.request.out).split(name).failures()
+        failed = CacheReader.open(self.request.out).split(name).failures()
         return SplitSummary(
             rows=len(source),
             computed=todo,
@@ -272,7 +273,7 @@ class _Job:
         names = next(iter(self.sources.values())).class_names
         if names or self.overwrite or read_attributes(self.request.out) is None:
             return names
-        return Cache.open(self.request.out).class_names
+        return CacheReader.open(self.request.out).class_names
 
     def _nbytes(self, source: Source, shapes: Shapes) -> int:
         return estimate.cache_bytes(shapes, len(source), len(self.views), self.spec.dtype)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from featcache.cache.reader import FAILED, Cache, Split
-from featcache.extraction.estimate import human_bytes
+from featcache.cache.reader import FAILED, CacheReader, SplitReader
+from featcache.files import human_bytes
 from featcache.sources.base import UNLABELLED
 
 
 def info(path: Path) -> dict[str, Any]:
     """Identity, geometry and state of a cache as plain values; raises CacheError where there is none."""
-    cache = Cache.open(path)
+    cache = CacheReader.open(path)
     return {
         "path": str(path),
         "fingerprint": cache.fingerprint,
         "bytes": cache.nbytes(),
-        "encoder": cache.spec.encoder,
+        "encoder": cache.spec.encoder.model_dump(),
         "views": list(cache.spec.views.names()),
         "dtype": cache.spec.dtype,
         "tokens": cache.spec.tokens,
@@ -29,7 +29,7 @@ def info(path: Path) -> dict[str, Any]:
     }
 
 
-def _split(split: Split) -> dict[str, Any]:
+def _split(split: SplitReader) -> dict[str, Any]:
     missing = split.missing()
     return {
         "rows": split.rows,

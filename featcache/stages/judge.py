@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from featcache.loading.splits import LabelSplit
 from featcache.objectives.base import Probe
 from featcache.runs.run import Run
-from featcache.training import evaluate, selection
+from featcache.training import predictor, selection
 from featcache.training.calibration import COLDEST, calibration, fit_temperature, negative_log_likelihood
 from featcache.training.learner import build
 from featcache.training.state import TrainState
@@ -25,7 +25,7 @@ PROBE_FOLDS = 5
 """Held out where `cv` says nothing: a probe is fitted again in no time."""
 
 
-def judge(job: Job, predict: evaluate.Predict, run: Run, log_probs: Floats) -> dict[str, Any]:
+def judge(job: Job, predict: predictor.Predict, run: Run, log_probs: Floats) -> dict[str, Any]:
     """Parts of a result: `temperature`, `test` (nll_scaled, ece_scaled, reliability), `held_out`, `scores`.
 
     The temperature is fitted on labelled samples held out from the fit where there are such, and then lies in
@@ -82,7 +82,7 @@ def _figures(log_probs: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def _scores(job: Job, predict: evaluate.Predict) -> dict[str, float]:
+def _scores(job: Job, predict: predictor.Predict) -> dict[str, float]:
     """Of unlabelled training rows (none where there are none); the second view is the first augmented one."""
     rows = selection.sample(job.labels.unlabelled, job.labels.labelled, job.request.seed)
     if not len(rows):

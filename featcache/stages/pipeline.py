@@ -16,14 +16,14 @@ import pydantic
 from pydantic import Field, model_validator
 
 from featcache import plugins
-from featcache.cache.files import explained, write_atomic
-from featcache.cache.reader import Cache
-from featcache.cache.spec import StoredType, ValueType, ViewSpec
+from featcache.cache.reader import CacheReader
 from featcache.config import Config, did_you_mean, merge, nest
 from featcache.errors import ConfigError
-from featcache.runs.table import CONTROLS
+from featcache.files import explained, write_atomic
+from featcache.report.study import Place, Study, conclude
+from featcache.report.table import CONTROLS
+from featcache.specs import StoredType, ValueType, ViewSpec
 from featcache.stages.extract import ExtractRequest, MakeProgress, extract
-from featcache.stages.study import Place, Study, conclude
 from featcache.stages.train import TrainRequest, parse_options, train
 
 Say = Callable[[str], None]
@@ -195,9 +195,9 @@ def _name(pairs: Mapping[str, Any]) -> str:
 
 
 def _located(options: dict[str, Any], caches: Mapping[str, Path]) -> dict[str, Any]:
-    """With `data.source`, where it names a cache of the file, as that cache's place."""
-    name = options.get("data", {}).get("source")
-    return merge(options, {"data": {"source": caches[name]}}) if name in caches else options
+    """With `data.replay`, where it names a cache of the file, as that cache's place."""
+    name = options.get("data", {}).get("replay")
+    return merge(options, {"data": {"replay": caches[name]}}) if name in caches else options
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:
@@ -252,7 +252,7 @@ def run_pipeline(
         caches[key] = out / "caches" / f"{key}.zarr"
         extractions.append(_extract(key, spec, caches[key], device, say, progress))
     trained = []
-    with_text = [key for key, path in caches.items() if Cache.open(path).class_text is not None]
+    with_text = [key for key, path in caches.items() if CacheReader.open(path).class_text is not None]
     requests = list(pipeline.requests(caches, with_text))
     for number, (place, request) in enumerate(requests, start=1):
         run = out / place.path

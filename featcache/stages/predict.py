@@ -14,24 +14,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.cache.files import explained, write_atomic
 from featcache.cache.identity import require_same
-from featcache.cache.reader import WRITTEN, Cache
+from featcache.cache.reader import WRITTEN, CacheReader
 from featcache.cache.spec import FeatureSpec
 from featcache.devices import resolve
 from featcache.errors import CacheError, ConfigError
+from featcache.files import explained, write_atomic
 from featcache.loading.store import FeatureStore
 from featcache.objectives.base import Probe, ProbeData, Task
 from featcache.runs.run import Run
 from featcache.stages.train import objective_class
-from featcache.training import evaluate
+from featcache.training import predictor
 from featcache.training.learner import Origin, build, load_task
 from featcache.training.options import TrainOptions
 from featcache.training.state import TrainState
 
 COLUMNS = ("split", "id", "prediction", "confidence", "label")
 Line = Sequence[str | None]
-ROWS = 32 * evaluate.BATCH
+ROWS = 32 * predictor.BATCH
 """Rows at a time: only theirs are the probabilities of all classes in memory."""
 
 
@@ -68,7 +68,7 @@ def predict(
     """
     finished = Run.finished(run)
     _refuse_foreign(out)
-    opened = Cache.open(cache)
+    opened = CacheReader.open(cache)
     splits = [opened.split(name) for name in _names(opened, split)]
     for part in splits:
         part.check()
@@ -105,7 +105,7 @@ def describe(name: str, summary: PredictSummary) -> str:
     return f"{line} ({count} wrong, of classes that the run does not know: {names})"
 
 
-def _trained(run: Run, cache: Cache, device: torch.device) -> tuple[evaluate.Predict, Origin]:
+def _trained(run: Run, cache: CacheReader, device: torch.device) -> tuple[predictor.Predict, Origin]:
     """The model as it was tested, from what the run's directory holds; CacheMismatch unless it fits."""
     config = run.config()
     kind = objective_class(config["objective"])
@@ -116,11 +116,11 @@ def _trained(run: Run, cache: Cache, device: torch.device) -> tuple[evaluate.Pre
     if not isinstance(learner, TrainState):
         return learner, origin
     learner.load(run.checkpoint)
-    return evaluate.of_state(learner, device), origin
+    return predictor.of_state(learner, device), origin
 
 
-def _require_fitting(cache: Cache, wanted: FeatureSpec, *, tokens: bool) -> None:
-    model = wanted.encoder.get("name")
+def _require_fitting(cache: CacheReader, wanted: FeatureSpec, *, tokens: bool) -> None:
+    model = wanted.encoder.name
     held = cache.features(wanted.layer)
     if not tokens:  # a probe reads the pooled embedding alone
         held = wanted.model_copy(update={"encoder": held.encoder, "pooled": held.pooled})
@@ -133,7 +133,7 @@ def _require_fitting(cache: Cache, wanted: FeatureSpec, *, tokens: bool) -> None
     )
 
 
-def _names(cache: Cache, split: str | None) -> Sequence[str]:
+def _names(cache: CacheReader, split: str | None) -> Sequence[str]:
     names = cache.split_names if split is None else (split,)
     if not names:
         raise CacheError(
@@ -143,7 +143,7 @@ def _names(cache: Cache, split: str | None) -> Sequence[str]:
 
 
 def _choose(
-    log_probs: evaluate.Predict, store: FeatureStore, readable: NDArray[np.int64]
+    log_probs: predictor.Predict, store: FeatureStore, readable: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """By row the likeliest class (-1 where it is not `readable`), and its probability."""
     choice, confidence = np.full(store.rows, -1), np.zeros(store.rows)

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featcache import plugins
-from featcache.cache.reader import WRITTEN, Cache
+from featcache.cache.reader import WRITTEN, CacheReader
 from featcache.devices import resolve
 from featcache.loading.loader import Loader
 from featcache.loading.plan import family_of
-from featcache.loading.second import SecondCache
+from featcache.loading.replay import ReplayCache
 from featcache.loading.splits import choose_classes, draw_labels, long_tail
 from featcache.loading.store import FeatureStore, reside
 from featcache.objectives.base import Objective, Probe, ProbeData, Task
@@ -31,13 +31,13 @@ from featcache.stages.checks import (
     whole_split,
 )
 from featcache.stages.judge import judge
-from featcache.training import evaluate, start
-from featcache.training.evaluate import Labelled
+from featcache.training import head_init, predictor
 from featcache.training.learner import Kind, Origin, build, save_task
 from featcache.training.loop import fit
 from featcache.training.metrics import evaluate as figures
 from featcache.training.metrics import open_set
 from featcache.training.options import DataOptions, TrainOptions
+from featcache.training.predictor import Labelled
 from featcache.training.probing import Prober
 from featcache.training.state import TrainState
 
@@ -111,7 +111,7 @@ class Job:
         refuse_seed(request.seed)
         self.kind = objective_class(request.objective)
         self.options = parse_options(request.objective, request.options or {})
-        self.cache = Cache.open(request.cache)
+        self.cache = CacheReader.open(request.cache)
         data = self.options.data
         refuse_leak(data.train, data.test)
         self.train_split = whole_split(self.cache, "train", data.train)
@@ -125,10 +125,10 @@ class Job:
         refuse_missing_cls(self.cache, self.options)
         self.train_store = FeatureStore.open(self.cache, data.train, data.layer)
         self.test_store = FeatureStore.open(self.cache, data.test, data.layer)
-        self.second: SecondCache | None = None
-        if data.source:
-            names, like = (data.source_split, data.source_test), self.cache.features(data.layer)
-            self.second = SecondCache.open(data.source, *names, like=like, held_out=self.test_split.spec)
+        self.second: ReplayCache | None = None
+        if data.replay:
+            names, like = (data.replay_split, data.replay_test), self.cache.features(data.layer)
+            self.second = ReplayCache.open(data.replay, *names, like=like, held_out=self.test_split.spec)
 
     def _draw(self, data: DataOptions) -> None:
         """Which classes there are, and which rows; from here on, classes have the numbers of the task."""
@@ -152,7 +152,7 @@ class Job:
         """Everything the result depends on: two equal configurations are the same run."""
         options = self.options.model_dump(mode="json")
         # A cache is what it holds, not where it lies.
-        options["data"]["source"] = None
+        options["data"]["replay"] = None
         return {
             "objective": self.request.objective,
             "seed": self.request.seed,
@@ -162,7 +162,7 @@ class Job:
             "splits": {s.name: s.spec.model_dump() for s in (self.train_split, self.test_split)},
             "device": self.device.type,
             "options": options,
-            **({"source": self.second.record()} if self.second else {}),
+            **({"replay": self.second.record()} if self.second else {}),
         }
 
     def label_record(self) -> dict[str, Any]:
@@ -190,23 +190,23 @@ class Job:
     def _probe_data(self) -> ProbeData:
         rows = self.labels.labelled
         return ProbeData(
-            evaluate.pooled(self.train_store, rows),
+            predictor.pooled(self.train_store, rows),
             torch.from_numpy(self.train_labels[rows]),
             len(self.class_names),
             self._unit_text(),
         )
 
-    def learn(self, learner: TrainState | evaluate.Predict, run: Run) -> evaluate.Predict:
+    def learn(self, learner: TrainState | predictor.Predict, run: Run) -> predictor.Predict:
         """What predicts: a probe as it is, projector and heads after their training."""
         return self.fit(learner, run) if isinstance(learner, TrainState) else learner
 
-    def fit(self, state: TrainState, run: Run) -> evaluate.Predict:
+    def fit(self, state: TrainState, run: Run) -> predictor.Predict:
         """Train projector, heads and critics step by step."""
         # Test rows are read once: from disk, where they are.
         self._reside(self.train_store, "features")
         loader = self.loader(state)
-        if loader.source:
-            self._reside(loader.source[0], "features of the second cache")
+        if loader.replay:
+            self._reside(loader.replay[0], "features of the second cache")
         if run.checkpoint.exists():
             state.load(run.checkpoint)
             self.say(f"resumed at step {state.step}")
@@ -225,9 +225,9 @@ class Job:
                 log=report,
                 save=lambda: state.save(run.checkpoint),
             )
-        evaluate.finish(state, self.known(), self.device)
+        predictor.finish(state, self.known(), self.device)
         state.save(run.checkpoint)
-        return evaluate.of_state(state, self.device)
+        return predictor.of_state(state, self.device)
 
     def _reside(self, store: FeatureStore, what: str) -> None:
         if store.columns["tokens"].resident is None:  # a fold finds it where it is
@@ -247,8 +247,8 @@ class Job:
 
     def _task(self) -> Task:
         labels = self.train_labels[self.labels.labelled]
-        center = start.center_of(evaluate.pooled(self.train_store, self.labels.unlabelled))
-        pooled = evaluate.pooled(self.train_store, self.labels.labelled)
+        center = head_init.center_of(predictor.pooled(self.train_store, self.labels.unlabelled))
+        pooled = predictor.pooled(self.train_store, self.labels.labelled)
         counts = np.bincount(labels, minlength=len(self.class_names))
         return Task(
             num_classes=len(self.class_names),
@@ -257,7 +257,7 @@ class Job:
             num_unlabelled=len(self.labels.unlabelled),
             label_counts=torch.from_numpy(counts),
             center=center,
-            class_init=start.class_directions(
+            class_init=head_init.class_directions(
                 pooled, torch.from_numpy(labels), center, len(self.class_names), self._unit_text()
             ),
             seed=self.request.seed,
@@ -284,12 +284,12 @@ class Job:
             uratio=self.options.optim.uratio,
             seed=self.request.seed,
             device=self.device,
-            source=(self.second.store, self.second.rows) if self.second else None,
-            source_ratio=self.options.data.source_ratio,
+            replay=(self.second.store, self.second.rows) if self.second else None,
+            replay_ratio=self.options.data.replay_ratio,
             token_subset=self.options.data.token_subset,
         )
 
-    def result(self, predict: evaluate.Predict, run: Run, seconds: float) -> dict[str, Any]:
+    def result(self, predict: predictor.Predict, run: Run, seconds: float) -> dict[str, Any]:
         """The honest figures: test rows of the task's classes only, all of them that could be read."""
         log_probs = predict(self.test_store, self.test_rows).double().numpy()
         truth = self.test_labels[self.test_rows]
@@ -302,7 +302,7 @@ class Job:
             "labels_per_class": self.request.labels_per_class,
             "test": figures(log_probs, truth, self.class_names) | said["test"],
             "seconds": round(seconds, 3),
-            "encoder": self.cache.spec.encoder["name"],
+            "encoder": self.cache.spec.encoder.name,
             "fingerprint": self.cache.fingerprint,
         }
         if len(self.unknown_rows):

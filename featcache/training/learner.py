@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from featcache.cache.files import explained, write_atomic
 from featcache.cache.spec import FeatureSpec
 from featcache.config import Config
 from featcache.errors import TrainError
+from featcache.files import explained, write_atomic
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective, Probe, ProbeData, Task
-from featcache.training import evaluate
+from featcache.training import predictor
 from featcache.training.options import TrainOptions
 from featcache.training.state import TrainState, unshared
 
@@ -44,12 +44,12 @@ def build(
     *,
     seed: int,
     device: torch.device,
-) -> TrainState | evaluate.Predict:
+) -> TrainState | predictor.Predict:
     """A probe, fitted; or projector and objective before the first step: there z is the frozen embedding."""
     own = kind.Options.parse(options.objective)
     if issubclass(kind, Probe):
         assert isinstance(task, ProbeData)
-        return evaluate.of_probe(kind(own).fit(task, seed))
+        return predictor.of_probe(kind(own).fit(task, seed))
     assert isinstance(task, Task)
     generator = torch.Generator().manual_seed(seed)
     projector = Projector(options.projector, features.dim, features.pooled, generator).to(device)

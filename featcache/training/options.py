@@ -53,13 +53,13 @@ class DataOptions(Config):
     """Treat that many classes as unknown: their rows stay unlabelled, and they are no class of the task."""
     missing_classes: int = Field(default=0, ge=0)
     """Give that many classes no label; they stay classes of the task. All three are drawn by the seed."""
-    source: Path | None = None
+    replay: Path | None = None
     """A second cache of the same features, for objectives that replay samples of the encoder's own domain."""
-    source_ratio: float = Field(default=0.1, gt=0)
+    replay_ratio: float = Field(default=0.1, gt=0)
     """Samples of the second cache in a batch, as a multiple of the unlabelled ones."""
-    source_split: str = "train"
+    replay_split: str = "train"
     """The split of the second cache to read; all its rows, without their labels."""
-    source_test: str = "test"
+    replay_test: str = "test"
     """The split of the second cache on which is judged what was forgotten, where it has labels."""
     token_subset: float = Field(default=1.0, gt=0, le=1)
     """Share of the tokens that a training step sees, drawn anew for each; CLS stays, evaluation sees all."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from featcache.loading.second import SecondCache
+from featcache.loading.replay import ReplayCache
 from featcache.nn.projector import Projector
 from featcache.objectives.base import ProbeData
 from featcache.objectives.knn import Knn, KnnOptions
 from featcache.objectives.linear import Linear, LinearOptions
-from featcache.training.evaluate import Labelled, map_rows, pooled
+from featcache.training.predictor import Labelled, map_rows, pooled
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Prober:
         """`target_knn_before`, `target_linear_before`, `target_knn_after`, `target_linear_after`, 0 to 1."""
         return self._figures("target", Linear(LinearOptions()), fit, test, num_classes)
 
-    def source(self, second: SecondCache) -> dict[str, float]:
+    def source(self, second: ReplayCache) -> dict[str, float]:
         """The same of the second cache, as `source_...`, with all its labels; empty where it lacks them.
 
         The linear probe has C = 1: so many labels need no regularisation that is chosen for them.

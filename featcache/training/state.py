@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from featcache.cache.files import explained, write_atomic
 from featcache.errors import TrainError
+from featcache.files import explained, write_atomic
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective
 from featcache.training.options import OptimOptions

@@ -19,8 +19,9 @@ import numpy as np
 import zarr  # noqa: F401  (its import must not count as part of a killed run)
 from numpy.typing import NDArray
 
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray, ViewSpec
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
 from featcache.cache.writer import CacheWriter
+from featcache.specs import EncoderSpec, ViewSpec
 
 SHAPES = Shapes(
     layers=(
@@ -30,13 +31,16 @@ SHAPES = Shapes(
     pooled=7,
     mask=True,
 )
+ENCODER = EncoderSpec(
+    name="synthetic", weights="0" * 64, modality="image", preprocess="none", norm="none", projection="none"
+)
 TEMPLATES = ("a photo of a {}.",)
 
 
 def spec(**changes: Any) -> CacheSpec:
     """The identity of the synthetic cache, with some fields changed."""
     fields: dict[str, Any] = {
-        "encoder": {"name": "synthetic", "weights": "0" * 64},
+        "encoder": ENCODER,
         "layers": (-1, -2),
         "tokens": "all",
         "views": ViewSpec(weak=1, strong=1),
@@ -82,7 +86,9 @@ def write(
     ) as writer:
         for name in names:
             ids, labels = [f"{name}/{row:04}.png" for row in range(rows)], np.arange(rows) % 3
-            split = writer.split(name, SplitSpec(source=f"digest of {name}", rows=rows), ids, labels, SHAPES)
+            split = writer.split(
+                name, SplitSpec(source_digest=f"digest of {name}", rows=rows), ids, labels, SHAPES
+            )
             writer.class_text(np.eye(3, SHAPES.pooled, dtype=np.float32), TEMPLATES)
             for unit in split.missing():
                 with split.begin(unit) as out:

@@ -13,9 +13,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from featcache.cache import commit, files, ledger
+from featcache import files
+from featcache.cache import commit, ledger
 from featcache.cache.layout import Unit
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.cache.spec import SplitSpec, StorageSpec
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.errors import CacheError
@@ -30,7 +31,7 @@ def _writing(path: Path, synthetic: ModuleType, rows: int = 9) -> Iterator[Split
     storage = StorageSpec(shard_size="3")
     with CacheWriter(path, synthetic.spec(), storage=storage) as writer:
         ids = [str(row) for row in range(rows)]
-        source = SplitSpec(source="digest", rows=rows)
+        source = SplitSpec(source_digest="digest", rows=rows)
         yield writer.split("train", source, ids, np.zeros(rows, np.int64), synthetic.SHAPES)
 
 
@@ -144,7 +145,7 @@ def test_a_disk_that_fails_costs_the_units_in_flight_and_is_explained(
     path, whole = tmp_path / "c.zarr", tmp_path / "whole.zarr"
     with pytest.raises(CacheError, match=r"cannot write .*train\n  got: +the disk was pulled out"):
         write_until_it_fails(path)
-    split = Cache.open(path).split("train")
+    split = CacheReader.open(path).split("train")
     assert split.missing() == list(split.units[4:])
     assert not list(path.rglob("*.partial"))
     assert not path.with_name("c.zarr.lock").exists()

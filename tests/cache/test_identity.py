@@ -9,15 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featcache.cache.reader import Cache
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, ViewSpec
+from featcache.cache.reader import CacheReader
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError, CacheMismatch
+from featcache.specs import EncoderSpec, ViewSpec
+
+
+def _encoder(**changes: str) -> EncoderSpec:
+    fields = {"name": "synthetic", "weights": "0" * 64, "modality": "image", "preprocess": "none"}
+    return EncoderSpec.parse(fields | {"norm": "none", "projection": "none"} | changes)
+
 
 CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("format", {"format": 2}, "1", "2"),
-    ("encoder.name", {"encoder": {"name": "other", "weights": "0" * 64}}, "synthetic", "other"),
-    ("encoder.weights", {"encoder": {"name": "synthetic", "weights": "1" * 64}}, "0" * 64, "1" * 64),
+    ("encoder.name", {"encoder": _encoder(name="other")}, "synthetic", "other"),
+    ("encoder.weights", {"encoder": _encoder(weights="1" * 64)}, "0" * 64, "1" * 64),
+    ("encoder.modality", {"encoder": _encoder(modality="text")}, "image", "text"),
+    *(
+        (f"encoder.{name}", {"encoder": _encoder(**{name: "other"})}, "none", "other")
+        for name in ("preprocess", "norm", "projection")
+    ),
     ("layers[1]", {"layers": (-1, -3)}, "-2", "-3"),
     ("tokens", {"tokens": "grid:2x2"}, "all", "grid:2x2"),
     ("dtype", {"dtype": "float16"}, "float32", "float16"),
@@ -48,7 +60,7 @@ CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
 def test_every_field_is_tried() -> None:
     tried = {name.split("[")[0] for name, *_ in CHANGES}
     fields = {*CacheSpec.model_fields} - {"encoder", "views"}
-    assert tried == fields | {"encoder.name", "encoder.weights"} | {
+    assert tried == fields | {f"encoder.{name}" for name in EncoderSpec.model_fields} | {
         f"views.{name}" for name in ViewSpec.model_fields
     }
 
@@ -82,8 +94,8 @@ def test_several_differences_are_all_named_and_long_ones_cut(whole: Path, synthe
 @pytest.mark.parametrize(
     ("split", "field"),
     [
-        (SplitSpec(source="digest of other files", rows=14), "source"),
-        (SplitSpec(source="digest of train", rows=13), "rows"),
+        (SplitSpec(source_digest="digest of other files", rows=14), "source"),
+        (SplitSpec(source_digest="digest of train", rows=13), "rows"),
     ],
 )
 def test_another_source_is_refused(whole: Path, synthetic: ModuleType, split: SplitSpec, field: str) -> None:
@@ -105,7 +117,7 @@ def test_another_geometry_is_refused(whole: Path, synthetic: ModuleType) -> None
         ),
     ):
         writer.split(
-            "train", SplitSpec(source="digest of train", rows=1), ["a"], np.zeros(1, np.int64), shapes
+            "train", SplitSpec(source_digest="digest of train", rows=1), ["a"], np.zeros(1, np.int64), shapes
         )
 
 
@@ -117,7 +129,7 @@ def test_other_templates_are_refused_and_the_same_ones_kept(tmp_path: Path, synt
             writer.class_text(np.ones((3, 7), np.float32), ("a {}",))
         with pytest.raises(CacheError, match="3 class names"):
             writer.class_text(np.ones((2, 7), np.float32), synthetic.TEMPLATES)
-    assert np.array_equal(Cache.open(tmp_path / "c.zarr").class_text, np.eye(3, 7))
+    assert np.array_equal(CacheReader.open(tmp_path / "c.zarr").class_text, np.eye(3, 7))
 
 
 def test_the_same_is_continued_in_its_own_storage_layout(whole: Path, synthetic: ModuleType) -> None:
@@ -133,7 +145,7 @@ def test_the_same_is_continued_in_its_own_storage_layout(whole: Path, synthetic:
 def test_a_split_is_added_beside_another(tmp_path: Path, synthetic: ModuleType) -> None:
     synthetic.write(tmp_path / "c.zarr", names=("train",))
     synthetic.write(tmp_path / "c.zarr", names=("test",), rows=4, shard_size="2")
-    cache = Cache.open(tmp_path / "c.zarr")
+    cache = CacheReader.open(tmp_path / "c.zarr")
     assert cache.split_names == ("test", "train")
     assert cache.split("test").rows == 4
     for name in cache.split_names:
@@ -149,8 +161,8 @@ def test_overwrite_replaces_the_cache_only_once_the_shapes_are_known(
     with CacheWriter(path, other, overwrite=True) as writer:
         assert writer.shapes is None
         assert not writer.has_split("train")
-    assert Cache.open(path).spec == synthetic.spec()
+    assert CacheReader.open(path).spec == synthetic.spec()
     synthetic.write(path, cache=other, overwrite=True, rows=3)
-    assert Cache.open(path).spec == other
-    assert Cache.open(path).split("train").rows == 3
+    assert CacheReader.open(path).spec == other
+    assert CacheReader.open(path).split("train").rows == 3
     assert (path / "notes.txt").read_text() == "mine"

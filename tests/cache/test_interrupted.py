@@ -15,7 +15,7 @@ import pytest
 
 from featcache.cache import ledger
 from featcache.cache.array import ShardedArray
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.errors import CacheError
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -68,7 +68,7 @@ def test_killed_again_and_again_at_random_moments(
         program.kill()
         program.communicate()
         assert program.returncode == -signal.SIGKILL
-    assert not Cache.open(path).split("train").complete()
+    assert not CacheReader.open(path).split("train").complete()
     synthetic.write(path)
     assert _tree(path) == _tree(whole)
     assert not path.with_name("c.zarr.lock").exists()
@@ -87,7 +87,7 @@ def test_a_missing_or_truncated_file_is_named_and_healed(
         (path / name).unlink()
     else:
         (path / name).write_bytes((whole / name).read_bytes()[:left])
-    split = Cache.open(path).split("train")
+    split = CacheReader.open(path).split("train")
     assert not split.complete()
     with pytest.raises(CacheError) as error:
         split.check()
@@ -107,7 +107,7 @@ def test_lost_labels_and_ids_are_restored(
     path = _copy(whole, tmp_path)
     (path / name).unlink()
     with pytest.raises(CacheError, match="train"):
-        Cache.open(path).split("train").check()
+        CacheReader.open(path).split("train").check()
     synthetic.write(path)
     assert _tree(path) == _tree(whole)
 
@@ -120,7 +120,7 @@ def test_reading_a_damaged_shard_names_it(tmp_path: Path, whole: Path, keep: int
         (path / SHARD).unlink()
     else:
         (path / SHARD).write_bytes(data[:keep])
-    array = Cache.open(path).split("train").array("tokens")
+    array = CacheReader.open(path).split("train").array("tokens")
     assert array.gather(np.arange(6), 2).any()
     with pytest.raises(CacheError, match="is damaged") as error:
         array.gather(np.arange(14), 2)
@@ -134,7 +134,7 @@ def test_a_flipped_bit_in_the_index_is_found(tmp_path: Path, whole: Path) -> Non
     data[-10] ^= 1
     (path / SHARD).write_bytes(data)
     with pytest.raises(CacheError, match="crc32c"):
-        Cache.open(path).split("train").array("tokens").gather(np.array([7]), 2)
+        CacheReader.open(path).split("train").array("tokens").gather(np.array([7]), 2)
 
 
 def test_an_index_that_points_outside_is_found(tmp_path: Path, whole: Path) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from featcache.cache import layout
 from featcache.cache.codec import first_not_finite, from_bfloat16, to_storage
-from featcache.cache.spec import StorageSpec, ViewSpec
+from featcache.cache.spec import StorageSpec
 from featcache.errors import CacheError
+from featcache.specs import ViewSpec
 
 counts = st.integers(1, 200)
 

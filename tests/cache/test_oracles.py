@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featcache.cache.array import ShardedArray
 from featcache.cache.codec import from_bfloat16
 from featcache.cache.interop import to_dask, to_xarray
-from featcache.cache.reader import Cache, Split
+from featcache.cache.reader import CacheReader, SplitReader
 from featcache.errors import CacheError
 
 ARRAYS = ("tokens", "tokens_layer-2", "pooled", "token_mask")
@@ -27,14 +27,14 @@ DTYPES = ("float16", "bfloat16", "float32")
 @pytest.fixture(scope="module", params=DTYPES)
 def split(
     request: pytest.FixtureRequest, synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory
-) -> Split:
+) -> SplitReader:
     """A complete split of one value type."""
     path = tmp_path_factory.mktemp("oracle") / "c.zarr"
     synthetic.write(path, cache=synthetic.spec(dtype=request.param))
-    return Cache.open(path).split("train")
+    return CacheReader.open(path).split("train")
 
 
-def _ours(split: Split, name: str) -> NDArray[Any]:
+def _ours(split: SplitReader, name: str) -> NDArray[Any]:
     array, rows = split.array(name), np.arange(split.rows)
     return np.stack([array.gather(rows, view) for view in range(len(split.views))], axis=1)
 
@@ -44,7 +44,7 @@ def _tensorstore(path: Path, **options: Any) -> tensorstore.TensorStore:
     return tensorstore.open(store, **options).result()
 
 
-def test_zarr_python_reads_ours(split: Split) -> None:
+def test_zarr_python_reads_ours(split: SplitReader) -> None:
     group = zarr.open_group(split.path, mode="r")
     assert set(group.array_keys()) == {*ARRAYS, "label", "sample_id", "status"}
     for name in ARRAYS:
@@ -55,14 +55,14 @@ def test_zarr_python_reads_ours(split: Split) -> None:
     assert group["tokens"].metadata.dimension_names == ("sample", "view", "token", "dim")
 
 
-def test_tensorstore_reads_ours(split: Split) -> None:
+def test_tensorstore_reads_ours(split: SplitReader) -> None:
     for name in ARRAYS:
         assert np.array_equal(_tensorstore(split.path / name).read().result(), _ours(split, name))
     assert np.array_equal(_tensorstore(split.path / "status").read().result(), split.status)
     assert np.array_equal(_tensorstore(split.path / "label").read().result(), split.labels)
 
 
-def test_xarray_reads_ours(split: Split) -> None:
+def test_xarray_reads_ours(split: SplitReader) -> None:
     cache = split.path.parent
     with xarray.open_zarr(cache, group="train", consolidated=False, chunks=None) as dataset:
         for name in ARRAYS:
@@ -73,7 +73,7 @@ def test_xarray_reads_ours(split: Split) -> None:
         assert texts["embedding"].dims == ("class", "embedding")
 
 
-def test_interop_gives_numbers_under_names(split: Split) -> None:
+def test_interop_gives_numbers_under_names(split: SplitReader) -> None:
     dataset = to_xarray(split)
     assert dataset["view"].values.tolist() == ["eval", "weak0", "strong0"]
     for name in ARRAYS:

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from featcache.cache.quantise import FLOOR, LARGEST, Spread, dequantise, quantise
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.cache.spec import Shapes, SplitSpec
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError, CacheMismatch
@@ -122,7 +122,7 @@ def test_the_cache_is_continued_with_its_own_std_alone(
     written: Callable[[], Path], synthetic: ModuleType, std: dict[int, list[float]]
 ) -> None:
     path = written()
-    shapes, source = Cache.open(path).shapes, SplitSpec(source="", rows=1)
+    shapes, source = CacheReader.open(path).shapes, SplitSpec(source_digest="", rows=1)
     assert {array.layer: list(array.std) for array in shapes.layers} == std
     other = shapes.with_std({layer: [2 * value for value in values] for layer, values in std.items()})
     with CacheWriter(path, synthetic.spec(dtype="int8")) as writer:
@@ -139,7 +139,7 @@ def test_shapes_without_std_or_with_one_too_many_are_refused(
     shapes: Shapes = synthetic.SHAPES if dtype == "int8" else synthetic.SHAPES.with_std(std)
     wrong = pytest.raises(CacheError, match=f"do not fit {dtype} tokens")
     with CacheWriter(tmp_path / "c.zarr", synthetic.spec(dtype=dtype)) as writer, wrong:
-        writer.split("train", SplitSpec(source="", rows=1), ["a"], np.zeros(1, np.int64), shapes)
+        writer.split("train", SplitSpec(source_digest="", rows=1), ["a"], np.zeros(1, np.int64), shapes)
     assert not (tmp_path / "c.zarr").exists()
 
 
@@ -149,7 +149,9 @@ def test_a_value_that_is_not_finite_is_refused_by_sample(
 ) -> None:
     shapes, ids = synthetic.SHAPES.with_std(std), [f"{row}.png" for row in range(14)]
     with CacheWriter(tmp_path / "c.zarr", synthetic.spec(dtype="int8")) as writer:
-        split = writer.split("train", SplitSpec(source="", rows=14), ids, np.zeros(14, np.int64), shapes)
+        split = writer.split(
+            "train", SplitSpec(source_digest="", rows=14), ids, np.zeros(14, np.int64), shapes
+        )
         batch = synthetic.batch(0, 0, 14)
         batch["tokens"][-2][5, 1, 2] = bad
         with split.begin(split.missing()[0]) as out, pytest.raises(CacheError, match=r"5\.png") as error:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from featcache.cache.layout import Unit
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.cache.spec import CacheSpec, SplitSpec, StorageSpec
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.errors import CacheError
@@ -28,7 +28,7 @@ IDS = [f"img/{row}.png" for row in range(6)]
 
 
 def _begun(writer: CacheWriter, synthetic: ModuleType) -> SplitWriter:
-    source = SplitSpec(source="digest", rows=6)
+    source = SplitSpec(source_digest="digest", rows=6)
     return writer.split("train", source, IDS, np.zeros(6, np.int64), synthetic.SHAPES)
 
 
@@ -50,10 +50,10 @@ def test_a_full_disk_is_explained_and_the_rerun_goes_on(
     assert "CacheError: the disk (or a quota or file-size limit) is full while writing" in errors
     assert "bytes free" in errors
     assert re.search(r"room for [1-9]\d?,\d\d\d more bytes", errors)
-    assert "rerun the same command" in errors
+    assert "repeat the command" in errors
     assert not list(path.rglob("*.partial"))
     synthetic.write(path, rows=60)
-    split = Cache.open(path).split("train")
+    split = CacheReader.open(path).split("train")
     split.check()
     assert np.array_equal(split.array("pooled").gather(np.arange(50, 60), 2), synthetic.values(2, 50, 60, 7))
 
@@ -67,12 +67,12 @@ def test_a_read_only_folder_is_explained_to_others_than_root(start: Start) -> No
         assert program.returncode == 1
         assert f"CacheError: cannot write {folder}/c.zarr.lock" in errors
         assert "Permission denied" in errors
-        assert "--out" in errors
+        assert "out" in errors
 
 
 def test_a_place_below_a_file_is_explained(tmp_path: Path, synthetic: ModuleType) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(CacheError, match=r"cannot write .*c\.zarr\.lock[\s\S]*--out"):
+    with pytest.raises(CacheError, match=r"cannot write .*c\.zarr\.lock[\s\S]*out"):
         CacheWriter(tmp_path / "file" / "c.zarr", synthetic.spec())
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -98,7 +98,7 @@ def test_what_is_not_a_cache_is_left_alone(
 def test_an_empty_folder_is_taken(tmp_path: Path, synthetic: ModuleType) -> None:
     (tmp_path / "c.zarr").mkdir()
     synthetic.write(tmp_path / "c.zarr")
-    split = Cache.open(tmp_path / "c.zarr").split("train")
+    split = CacheReader.open(tmp_path / "c.zarr").split("train")
     split.check()
     assert split.complete()
 
@@ -165,7 +165,7 @@ def test_a_failed_row_may_hold_anything(writer: CacheWriter, synthetic: ModuleTy
         out.commit()
     split.wait()
     assert np.array_equal(batch["pooled"], kept, equal_nan=True)
-    assert Cache.open(writer.path).split("train").failures() == {3: "truncated JPEG"}
+    assert CacheReader.open(writer.path).split("train").failures() == {3: "truncated JPEG"}
 
 
 def test_batches_of_another_shape_are_refused(writer: CacheWriter, synthetic: ModuleType) -> None:
@@ -211,21 +211,21 @@ def test_rows_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(CacheError, match=said):
         writer.split(
-            name, SplitSpec(source="", rows=rows), ids, np.zeros(len(ids), np.int64), synthetic.SHAPES
+            name, SplitSpec(source_digest="", rows=rows), ids, np.zeros(len(ids), np.int64), synthetic.SHAPES
         )
     assert not writer.path.exists()
 
 
 def test_opening_what_is_no_cache(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(CacheError, match=r"no featcache cache at .*\n  got:      no such folder"):
-        Cache.open(tmp_path / "c.zarr")
+        CacheReader.open(tmp_path / "c.zarr")
     with pytest.raises(CacheError, match="something else"):
-        Cache.open(tmp_path)
+        CacheReader.open(tmp_path)
     with pytest.raises(CacheError, match="no split `tain`") as error:
-        Cache.open(whole).split("tain")
+        CacheReader.open(whole).split("tain")
     assert "did you mean `train`?" in str(error.value)
     with pytest.raises(CacheError, match="no array `token`"):
-        Cache.open(whole).split("train").array("token")
+        CacheReader.open(whole).split("train").array("token")
 
 
 @pytest.mark.parametrize(
@@ -243,11 +243,11 @@ def test_a_cache_of_another_format_or_a_damaged_one(
     assert there in text
     (tmp_path / "c.zarr" / "zarr.json").write_text(text.replace(there, instead))
     with pytest.raises(CacheError, match=said):
-        Cache.open(tmp_path / "c.zarr")
+        CacheReader.open(tmp_path / "c.zarr")
     with pytest.raises(CacheError, match=said):
         CacheWriter(tmp_path / "c.zarr", synthetic.spec())
     synthetic.write(tmp_path / "c.zarr", overwrite=True)
-    Cache.open(tmp_path / "c.zarr").split("train").check()
+    CacheReader.open(tmp_path / "c.zarr").split("train").check()
 
 
 def test_specs_refuse_what_has_no_meaning(synthetic: ModuleType) -> None:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from featcache.cache import layout
 from featcache.cache.codec import from_bfloat16, to_storage
-from featcache.cache.reader import FAILED, MISSING, WRITTEN, Cache
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray, ViewSpec
+from featcache.cache.reader import FAILED, MISSING, WRITTEN, CacheReader
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError
+from featcache.specs import EncoderSpec, ViewSpec
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,12 +35,20 @@ def _several_chunks_in_a_small_shard() -> Iterator[None]:
 def _write(path: Path, values: dict[str, NDArray[Any]], dtype: str, block: int, batch: int) -> None:
     rows, views, tokens, dim = values["tokens"].shape
     spec = CacheSpec.parse(
-        {"encoder": {}, "layers": (-1,), "tokens": "all", "views": ViewSpec(weak=views - 1), "dtype": dtype}
+        {
+            "encoder": EncoderSpec(
+                name="s", weights="", modality="image", preprocess="", norm="", projection=""
+            ),
+            "layers": (-1,),
+            "tokens": "all",
+            "views": ViewSpec(weak=views - 1),
+            "dtype": dtype,
+        }
     )
     pooled = values["pooled"].shape[2]
     shapes = Shapes(layers=(TokenArray(layer=-1, tokens=tokens, dim=dim),), pooled=pooled, mask=True)
     with CacheWriter(path, spec, storage=StorageSpec(shard_size=str(block))) as writer:
-        ids, source = [f"s{row}" for row in range(rows)], SplitSpec(source="", rows=rows)
+        ids, source = [f"s{row}" for row in range(rows)], SplitSpec(source_digest="", rows=rows)
         split = writer.split("train", source, ids, np.arange(rows), shapes)
         for unit in split.missing():
             with split.begin(unit) as out:
@@ -68,7 +77,7 @@ def test_gathered_rows_equal_written_rows(
     }
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder, "c.zarr"), values, dtype, block, batch)
-        split = Cache.open(Path(folder, "c.zarr")).split("train")
+        split = CacheReader.open(Path(folder, "c.zarr")).split("train")
         split.check()
         for name, written in values.items():
             expected = written if name == "token_mask" else to_storage(written, dtype)
@@ -81,7 +90,7 @@ def test_gathered_rows_equal_written_rows(
 
 
 def test_everything_else_a_split_knows(whole: Path, synthetic: ModuleType) -> None:
-    cache = Cache.open(whole)
+    cache = CacheReader.open(whole)
     assert cache.spec == synthetic.spec()
     assert cache.fingerprint == synthetic.spec().fingerprint()
     assert cache.shapes == synthetic.SHAPES
@@ -99,7 +108,7 @@ def test_everything_else_a_split_knows(whole: Path, synthetic: ModuleType) -> No
 
 
 def test_a_failed_row_is_kept_marked_and_zero(whole: Path, synthetic: ModuleType) -> None:
-    split = Cache.open(whole).split("train")
+    split = CacheReader.open(whole).split("train")
     expected = np.full((14, 3), WRITTEN)
     expected[3] = FAILED
     assert np.array_equal(split.status, expected)
@@ -112,7 +121,7 @@ def test_a_failed_row_is_kept_marked_and_zero(whole: Path, synthetic: ModuleType
 
 
 def test_a_buffer_is_filled_and_only_a_fitting_one_is_taken(whole: Path) -> None:
-    array = Cache.open(whole).split("train").array("tokens")
+    array = CacheReader.open(whole).split("train").array("tokens")
     rows, out = np.array([13, 0, 7]), np.full((3, 5, 8), np.nan, np.float32)
     assert array.gather(rows, 2, out) is out
     assert np.array_equal(out, array.gather(rows, 2))
@@ -124,11 +133,11 @@ def test_a_buffer_is_filled_and_only_a_fitting_one_is_taken(whole: Path) -> None
 @pytest.mark.parametrize(("row", "view"), [(14, 0), (-1, 0), (0, 3), (0, -1)])
 def test_rows_and_views_outside_are_refused(whole: Path, row: int, view: int) -> None:
     with pytest.raises(IndexError, match=r"outside the (14|3)"):
-        Cache.open(whole).split("train").array("pooled").gather(np.array([row]), view)
+        CacheReader.open(whole).split("train").array("pooled").gather(np.array([row]), view)
 
 
 def test_arrays_and_splits_survive_pickling(whole: Path) -> None:
-    split = Cache.open(whole).split("train")
+    split = CacheReader.open(whole).split("train")
     again = pickle.loads(pickle.dumps(split))
     array = pickle.loads(pickle.dumps(split.array("tokens")))
     rows = np.arange(14)
@@ -139,14 +148,14 @@ def test_arrays_and_splits_survive_pickling(whole: Path) -> None:
 
 def test_a_begun_split_says_what_is_missing(tmp_path: Path, synthetic: ModuleType) -> None:
     with CacheWriter(tmp_path / "c.zarr", synthetic.spec(), storage=StorageSpec(shard_size="6")) as writer:
-        source, ids = SplitSpec(source="", rows=14), [str(row) for row in range(14)]
+        source, ids = SplitSpec(source_digest="", rows=14), [str(row) for row in range(14)]
         split = writer.split("train", source, ids, np.zeros(14, np.int64), synthetic.SHAPES)
         units = split.missing()
         with split.begin(units[0]) as out:
             out.append(**synthetic.batch(0, 0, 6))
             out.commit()
         assert split.missing() == units[1:]
-    found = Cache.open(tmp_path / "c.zarr").split("train")
+    found = CacheReader.open(tmp_path / "c.zarr").split("train")
     assert not found.complete()
     assert np.count_nonzero(found.status == MISSING) == 14 * 3 - 6
     with pytest.raises(CacheError, match="not complete") as error:
@@ -156,7 +165,7 @@ def test_a_begun_split_says_what_is_missing(tmp_path: Path, synthetic: ModuleTyp
 
 def test_bfloat16_is_read_as_bits(tmp_path: Path, synthetic: ModuleType) -> None:
     synthetic.write(tmp_path / "c.zarr", cache=synthetic.spec(dtype="bfloat16"))
-    array = Cache.open(tmp_path / "c.zarr").split("train").array("pooled")
+    array = CacheReader.open(tmp_path / "c.zarr").split("train").array("pooled")
     assert array.bfloat16
     assert array.dtype == np.uint16
     exact = synthetic.values(0, 6, 9, 7)

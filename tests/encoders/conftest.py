@@ -2,11 +2,9 @@
 
 import json
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 TOWERS = {
@@ -26,14 +24,6 @@ def towers(tmp_path_factory):
         (folder / f"{name}.json").write_text(json.dumps(config))
         open_clip.add_model_config(folder / f"{name}.json")
     return TOWERS
-
-
-@pytest.fixture
-def images():
-    """Five RGB images of different sizes."""
-    rng = np.random.default_rng(0)
-    sizes = [(40, 50), (64, 64), (90, 33), (32, 32), (48, 70)]
-    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from featcache.encoders import load
 from featcache.encoders.base import Geometry
-from featcache.encoders.tokens import check
+from featcache.extraction.tokens import check
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SQUEEZENET = EXAMPLES / "squeezenet.py"

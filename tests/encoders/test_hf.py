@@ -10,8 +10,8 @@ import transformers
 
 from featcache.encoders import hf, load
 from featcache.encoders.base import Geometry
-from featcache.encoders.tokens import check, select
 from featcache.errors import EncoderError, MissingExtra
+from featcache.extraction.tokens import check, select
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
 TEXTS = ["a cat sat on the mat", "dog", "", "the dog and the cat and the mat"]

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from featcache.encoders import load
-from featcache.encoders.frozen import seeded, weights_digest
+from featcache.encoders.base import weights_digest
 from featcache.errors import EncoderError
+from featcache.randomness import seeded
 
 
 @pytest.mark.parametrize("model", ["resnet50", "timm:", ":resnet50", ""])

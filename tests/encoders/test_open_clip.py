@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from featcache.encoders import load
 from featcache.encoders.base import Geometry
-from featcache.encoders.tokens import check, select
 from featcache.errors import EncoderError
+from featcache.extraction.tokens import check, select
 
 pytestmark = pytest.mark.usefixtures("towers")
 

@@ -10,8 +10,8 @@ import torch
 
 from featcache.encoders import load
 from featcache.encoders.base import Geometry
-from featcache.encoders.tokens import check
 from featcache.errors import EncoderError
+from featcache.extraction.tokens import check
 
 USER = """
 import torch

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featcache.encoders.base import Encoded, Geometry
-from featcache.encoders.tokens import check, from_map, masked_mean, select
+from featcache.encoders.base import Encoded, Geometry, from_map, masked_mean
 from featcache.errors import EncoderError
+from featcache.extraction.tokens import check, select
 
 
 def encoded(rows=4, columns=3, prefix=1, dim=2, batch=2, dtype=torch.float32):

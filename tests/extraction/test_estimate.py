@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from featcache import encoders
-from featcache.cache.spec import Shapes, TokenArray, ViewSpec
-from featcache.encoders.views import ViewTransform
+from featcache.cache.spec import Shapes, TokenArray
 from featcache.errors import CacheError
-from featcache.extraction.estimate import cache_bytes, human_bytes, pilot_rows, require_room
+from featcache.extraction.estimate import cache_bytes, pilot_rows, require_room
 from featcache.extraction.feed import ViewDataset
 from featcache.extraction.forward import Forward
+from featcache.extraction.view_transform import ViewTransform
+from featcache.files import human_bytes
 from featcache.sources import open_source
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, dry_run, extract
 
 pytestmark = pytest.mark.usefixtures("one_thread")

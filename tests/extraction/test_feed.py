@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from featcache import encoders
-from featcache.cache.spec import ViewSpec
-from featcache.encoders.views import ViewTransform
 from featcache.errors import EncoderError, FeatcacheError, SourceError
 from featcache.extraction.feed import Loaded, ViewDataset, auto_workers, feed
+from featcache.extraction.view_transform import ViewTransform
 from featcache.sources import open_source
+from featcache.specs import ViewSpec
 
 VIEWS = ViewSpec(weak=1, strong=2)
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -50,7 +50,7 @@ def test_the_pace_is_set_by_what_the_others_waited_for(clock: Clock, stage: str)
 def test_an_error_of_the_writer_stops_the_walk_and_keeps_what_is_committed(
     photos: Path, frozen: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featcache.cache.reader import Cache
+    from featcache.cache.reader import CacheReader
     from featcache.cache.writer import UnitWriter
     from featcache.stages.extract import ExtractRequest, extract
 
@@ -68,7 +68,7 @@ def test_an_error_of_the_writer_stops_the_walk_and_keeps_what_is_committed(
     )
     with pytest.raises(ConnectionResetError, match="pulled out"):
         extract(request)
-    split = Cache.open(request.out).split("train")
+    split = CacheReader.open(request.out).split("train")
     assert [unit.block for unit in split.missing()] == [2, 3, 4]
     assert not list(request.out.rglob("*.partial"))
     monkeypatch.undo()

@@ -20,25 +20,31 @@ import torch
 import zarr
 
 from featcache.cache.array import ShardedArray
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
 from featcache.cache.writer import CacheWriter
 from featcache.loading.loader import Loader, Stream
 from featcache.loading.plan import ReadPlan
 from featcache.loading.store import FeatureStore
+from featcache.specs import EncoderSpec
 
 TOKENS, DIM = 16, 64
 ROW = TOKENS * DIM * 2
 SHAPES = Shapes(layers=(TokenArray(layer=-1, tokens=TOKENS, dim=DIM),), pooled=DIM)
+ENCODER = EncoderSpec(
+    name="noise", weights="0" * 64, modality="image", preprocess="none", norm="none", projection="none"
+)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write(path: Path, rows: int, shard: int, at_once: int = 64, wait: bool = False) -> Path:
-    spec = CacheSpec(encoder={"name": "noise"}, layers=(-1,), tokens="all", class_names=("a", "b"))
+    spec = CacheSpec(encoder=ENCODER, layers=(-1,), tokens="all", class_names=("a", "b"))
     batch = np.random.default_rng(0).standard_normal((at_once, TOKENS, DIM)).astype(np.float16)
     with CacheWriter(path, spec, storage=StorageSpec(shard_size=str(shard))) as writer:
         ids = [str(row) for row in range(rows)]
-        split = writer.split("train", SplitSpec(source="noise", rows=rows), ids, np.arange(rows) % 2, SHAPES)
+        split = writer.split(
+            "train", SplitSpec(source_digest="noise", rows=rows), ids, np.arange(rows) % 2, SHAPES
+        )
         for unit in split.missing():
             with split.begin(unit) as out:
                 for start in range(unit.start, unit.stop, at_once):
@@ -59,7 +65,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tokens(path: Path) -> ShardedArray:
     """Every shard of it mapped already."""
-    array = Cache.open(path).split("train").array("tokens")
+    array = CacheReader.open(path).split("train").array("tokens")
     array.gather(np.arange(8192), 0)
     return array
 
@@ -111,7 +117,7 @@ def test_nothing_is_copied_twice(tokens: ShardedArray) -> None:
 
 
 def loader(path: Path, batch: int = 64) -> Loader:
-    store = FeatureStore.open(Cache.open(path), "train")
+    store = FeatureStore.open(CacheReader.open(path), "train")
     stream = Stream(ReadPlan(np.arange(8192), batch, seed=0), ("eval",))
     return Loader(store, np.zeros(8192, np.int64), stream, None, torch.device("cpu"))
 

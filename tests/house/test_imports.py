@@ -18,14 +18,17 @@ ROOT = Path(featcache.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("config",),
-    ("plugins", "devices"),
-    ("sources.base", "objectives.base", "cache.layout", "loading.plan"),
+    ("config", "files", "randomness"),
+    ("plugins", "devices", "location", "specs", "batch"),
+    ("sources.base", "cache.layout", "loading.plan"),
     ("nn", "mi"),
     ("objectives", "cache", "sources"),
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training",),
+    ("report",),
+    ("stages.extract", "stages.train"),
+    ("bench",),
     ("stages",),
     ("cli",),
 )
@@ -34,15 +37,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 PURE = {"zarr", "h5py", "pathlib", "os", "shutil", "PIL", "torchvision", "open_clip", "timm", "transformers"}
 FOUNDATION_MODELS = {"open_clip", "timm", "transformers", "torchvision"}
 FORBIDDEN: dict[str, set[str]] = {
-    "nn": PURE,
+    "nn": PURE | {"featcache.objectives"},
     "mi": PURE | {"featcache.plugins", "featcache.devices"},
     "objectives": PURE | {"featcache.cache"},
     "cache": {"torch", "PIL"},
     "loading.plan": {"torch", "zarr", "pathlib", "os"},
-    "loading": FOUNDATION_MODELS | {"featcache.encoders"},
+    "loading": FOUNDATION_MODELS | {"featcache.encoders", "featcache.objectives"},
     "training": FOUNDATION_MODELS | {"featcache.encoders", "featcache.sources", "featcache.extraction"},
     "extraction": {"featcache.objectives", "featcache.nn"},
     "encoders": {"zarr", "featcache.objectives", "featcache.nn", "featcache.cache"},
+    "batch": {"featcache.objectives", "featcache.cache"},
+    "specs": {"torch", "numpy"},
     "sources": {"torch", "zarr", "featcache.cache"},
     "stages.train": FOUNDATION_MODELS | {"featcache.encoders", "featcache.sources"},
     "stages.predict": FOUNDATION_MODELS | {"featcache.encoders", "featcache.sources"},

@@ -9,14 +9,14 @@ import pytest
 import torch
 import zarr
 
+from featcache.batch import Views
 from featcache.cache.quantise import dequantise
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.errors import CacheError, ConfigError
 from featcache.loading import store as stores
 from featcache.loading.loader import RING, Loader, read_in_order
 from featcache.loading.plan import ReadPlan, choose_tokens, choose_views
 from featcache.loading.store import FeatureStore, reside
-from featcache.objectives.base import Views
 
 CPU = torch.device("cpu")
 ROWS = np.arange(30)
@@ -47,7 +47,7 @@ def stored(path, name):
 
 
 def opened(path, residency="stream", layer=None):
-    store = FeatureStore.open(Cache.open(path), "train", layer)
+    store = FeatureStore.open(CacheReader.open(path), "train", layer)
     reside(store, residency, CPU)
     return store
 
@@ -227,7 +227,7 @@ def test_the_two_streams_are_shuffled_apart(caches):
 
 def values(path, rows, view):
     """int8 tokens as zarr-python and numpy read them, each product rounded to float32."""
-    std = np.array(Cache.open(path).shapes.layers[0].std, np.float32)
+    std = np.array(CacheReader.open(path).shapes.layers[0].std, np.float32)
     tokens, scale = (stored(path, name)[rows, view].numpy() for name in ("tokens", "token_scale"))
     return torch.from_numpy(dequantise(tokens, scale, std))
 
@@ -280,7 +280,7 @@ def test_a_subset_is_resumed(caches):
 
 @pytest.mark.parametrize(("prefix", "grid", "kept"), [(2, (2, 2), 2), (0, (2, 2), 0), (0, None, 1)])
 def test_which_tokens_no_subset_leaves_out(make_cache, tmp_path, prefix, grid, kept):
-    cache = Cache.open(make_cache(tmp_path / "c.zarr"))
+    cache = CacheReader.open(make_cache(tmp_path / "c.zarr"))
     array = cache.shapes.layers[0].model_copy(update={"prefix": prefix, "grid": grid})
     cache.shapes = cache.shapes.model_copy(update={"layers": (array,)})
     assert FeatureStore.open(cache, "train").prefix == kept
@@ -296,7 +296,7 @@ NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 def test_a_device_gets_what_the_host_would(caches, dtype, residency):
     """No buffer is refilled before its copy is done, though the consumer waits for nothing."""
     device = torch.device("cuda")
-    store = FeatureStore.open(Cache.open(caches[dtype]), "train")
+    store = FeatureStore.open(CacheReader.open(caches[dtype]), "train")
     reside(store, residency, device)
     labels = np.arange(30) % 3
     sizes = {"batch_size": 4, "uratio": 2.0, "seed": 3}
@@ -315,7 +315,7 @@ def test_a_device_gets_what_the_host_would(caches, dtype, residency):
 @pytest.mark.parametrize("residency", ["stream", "device"])
 def test_the_consumer_never_waits_for_the_device(caches, residency):
     device = torch.device("cuda")
-    store = FeatureStore.open(Cache.open(caches["float32"]), "train")
+    store = FeatureStore.open(CacheReader.open(caches["float32"]), "train")
     reside(store, residency, device)
     made = Loader.build(
         store, np.arange(30), (ROWS, ROWS), VIEWS, batch_size=4, uratio=1.0, seed=0, device=device

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featcache.batch import Features
 from featcache.errors import ConfigError
 from featcache.nn.aggregate import Pool
 from featcache.nn.projector import SHORT, Layout, Projector, ProjectorOptions
-from featcache.objectives.base import Features
 
 POOLS = get_args(Pool)
 HALF = (torch.float16, torch.bfloat16)

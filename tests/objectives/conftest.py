@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from featcache.batch import Batch, Features, Views
 from featcache.nn.projector import Projector, ProjectorOptions
-from featcache.objectives.base import Batch, Features, Task, Views
+from featcache.objectives.base import Task
 
 DIM, TOKENS, CLASSES = 8, 5, 3
 

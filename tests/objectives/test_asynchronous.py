@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from featcache import plugins
+from featcache.batch import Batch, Features, Views
 from featcache.nn.projector import Projector, ProjectorOptions
-from featcache.objectives.base import Batch, Features, Objective, Views
+from featcache.objectives.base import Objective
 from featcache.training.options import OptimOptions
 from featcache.training.state import TrainState
 
@@ -57,7 +58,7 @@ def moved(batch: Batch, device: torch.device) -> Batch:
         batch.label.to(device),
         tuple(map(features, batch.unlabelled)),
         batch.unlabelled_index.to(device),
-        tuple(map(features, batch.source)),
+        tuple(map(features, batch.replay)),
     )
 
 
@@ -67,7 +68,7 @@ def test_a_step_reads_nothing_back(key: str, options: dict, available: tuple[str
     objective = CLASSES[key](CLASSES[key].Options(**options), world.task())
     views = objective.views(available)
     batch = world.batch(views)
-    batch = moved(batch._replace(source=batch.unlabelled if views.source else ()), META)
+    batch = moved(batch._replace(replay=batch.unlabelled if views.replay else ()), META)
     state = TrainState(world.projector().to(META), objective.to(META), OptimOptions(ema=0.9))
     state.model.train()
     for _ in range(2):

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featcache import plugins
+from featcache.batch import Batch, Views
 from featcache.errors import ConfigError
 from featcache.objectives._consistency import Consistency, Seen, weighted_cross_entropy
-from featcache.objectives.base import Batch, Task, Views
+from featcache.objectives.base import Task
 from featcache.objectives.debiaspl import DebiasPL
 from featcache.objectives.flexmatch import FlexMatch, convex
 from featcache.objectives.freematch import FreeMatch, fairness

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.batch import Batch, Views
 from featcache.errors import ConfigError, TrainError
 from featcache.nn.heads import CosineHead
 from featcache.nn.init import spread
-from featcache.objectives.base import Batch, Views
 from featcache.objectives.content_style import ContentStyle, ContentStyleOptions, reconstruction
 
 WEAK = Views(("weak",), ("weak",))

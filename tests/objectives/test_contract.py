@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from featcache import plugins
+from featcache.batch import Batch, Features
 from featcache.config import Config
-from featcache.objectives.base import Batch, Features, Objective, Probe, ProbeData
+from featcache.objectives.base import Objective, Probe, ProbeData
 
 KEYS = plugins.names("objectives")
 CLASSES: dict[str, Any] = {key: plugins.find("objectives", key).objective for key in KEYS}

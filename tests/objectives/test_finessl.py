@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featcache.batch import Batch, Features, Views
 from featcache.errors import ConfigError, TrainError
 from featcache.objectives._margins import margin_cross_entropy
-from featcache.objectives.base import Batch, Features, Views
 from featcache.objectives.finessl import FineSSL, FineSSLOptions
 
 FULL = Views(("weak",), ("weak", "strong", "strong"))

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from featcache.batch import Batch, Features
 from featcache.objectives._margins import class_margins, learning_status
-from featcache.objectives.base import Batch, Features, Task
+from featcache.objectives.base import Task
 from featcache.objectives.finessl import FineSSL, FineSSLOptions
 
 

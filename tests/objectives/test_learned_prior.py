@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from featcache.batch import Views
 from featcache.objectives._adversarial import em_prior
-from featcache.objectives.base import Views
 from featcache.objectives.twinturbo import TwinTurbo, TwinTurboOptions
 
 LIKELIHOOD = np.array([[0.6, 0.2, 0.1, 0.1], [0.1, 0.6, 0.2, 0.1], [0.1, 0.1, 0.2, 0.6]])

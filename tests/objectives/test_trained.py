@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featcache.batch import Batch, Views
 from featcache.errors import ConfigError, TrainError
 from featcache.nn.critics import Critic
 from featcache.objectives._adversarial import adversarial, class_prior, draw_labels
-from featcache.objectives.base import Batch, Views
 from featcache.objectives.supervised import Supervised, SupervisedOptions
 from featcache.objectives.twinturbo import TwinTurbo, TwinTurboOptions
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from featcache.objectives.base import Batch, Features, ProbeData, Views
+from featcache.batch import Batch, Features, Views
+from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
 from featcache.objectives.unsupervised import (
     Unsupervised,
@@ -51,7 +52,7 @@ def make(world: Any, **options: Any) -> Unsupervised:
 def batch_of(world: Any, free: int = 6, source: int = 3, views: int = 2) -> Batch:
     found = world.batch(Views((), ("eval",) * views), free=free)
     label = torch.arange(source) % world.classes
-    return found._replace(source=tuple(world.features(label, 50 + i) for i in range(views)) if source else ())
+    return found._replace(replay=tuple(world.features(label, 50 + i) for i in range(views)) if source else ())
 
 
 def run(objective: Unsupervised, world: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -134,15 +135,15 @@ def test_the_terms_are_loops_over_samples(world: Any) -> None:
     loss, terms = run(objective, world, batch)
     z = [
         torch.cat([projector(own), projector(old)])
-        for own, old in zip(batch.unlabelled, batch.source, strict=True)
+        for own, old in zip(batch.unlabelled, batch.replay, strict=True)
     ]
     same = [{i: 1.0} for i in range(9)]
     nce = (loop_nce(z[0], z[1], 0.3, same) + loop_nce(z[1], z[0], 0.3, same)) / 2
-    keep = 1 - torch.cosine_similarity(projector(batch.source[0]), batch.source[0].pooled)
+    keep = 1 - torch.cosine_similarity(projector(batch.replay[0]), batch.replay[0].pooled)
     assert terms["nce"].item() == pytest.approx(nce, rel=1e-4)
     assert terms["keep"].item() == pytest.approx(keep.mean().item() / 0.3, rel=1e-3)
     partner, share = draw_partners(batch.unlabelled_index, 9, 1.0, generator(7))
-    everyone = joined(batch.unlabelled[0], batch.source[0])
+    everyone = joined(batch.unlabelled[0], batch.replay[0])
     rows = []
     for i, (k, part) in enumerate(zip(partner.tolist(), share.tolist(), strict=True)):
         tokens, pooled = (part * x[i].float() + (1 - part) * x[k].float() for x in everyone[::2])
@@ -169,7 +170,7 @@ def test_each_part_can_be_switched_off(world: Any) -> None:
     assert {name: set(terms) for name, terms in found.items()} == {n: want for n, (_, want) in parts.items()}
     assert found["naive"]["nce"] == found["mixing"]["nce"]
     assert found["naive"]["nce"] < found["replay"]["nce"] == found["both"]["nce"]
-    assert make(world, **NAIVE).views(("eval", "weak", "strong")).source == ()
+    assert make(world, **NAIVE).views(("eval", "weak", "strong")).replay == ()
     assert make(world).views(("eval", "weak", "strong")) == Views((), ("weak", "strong"), ("weak", "strong"))
     assert make(world).views(("eval",)) == Views((), ("eval",), ("eval",))
 

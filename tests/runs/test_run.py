@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from featcache.errors import CacheError, FeatcacheError, TrainError
+from featcache.errors import FeatcacheError, FileError, TrainError
 from featcache.runs.run import MetricLog, Run
 from featcache.stages.train import TrainRequest, train
 
@@ -202,7 +202,7 @@ def test_a_file_in_the_way(cache, tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(TrainError, match=r"got: +a file"):
         start(cache, tmp_path / "run")
-    with pytest.raises(CacheError, match="cannot write"):
+    with pytest.raises(FileError, match="cannot write"):
         start(cache, tmp_path / "run" / "below")
     assert (tmp_path / "run").read_text() == "mine"
 

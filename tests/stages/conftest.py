@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.config import merge
 from featcache.stages.extract import ExtractRequest
 from featcache.stages.train import TrainRequest, train
@@ -62,7 +62,7 @@ def values() -> Callable[..., NDArray[Any]]:
     """Reads an array of a split: (N, V, ...) float32."""
 
     def read(path: Path, name: str, split: str = "train") -> NDArray[Any]:
-        found = Cache.open(path).split(split)
+        found = CacheReader.open(path).split(split)
         rows = np.arange(found.rows)
         views = [found.array(name).gather(rows, view) for view in range(len(found.views))]
         return np.stack(views, 1).astype(np.float32)

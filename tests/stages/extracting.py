@@ -22,8 +22,8 @@ import torchvision.transforms.v2  # noqa: F401  (these two: a killed process sha
 import zarr  # noqa: F401
 
 from featcache import encoders
-from featcache.cache.spec import ViewSpec
 from featcache.sources import open_source
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 
 

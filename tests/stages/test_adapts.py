@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featcache.cache.spec import ViewSpec
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 from featcache.stages.train import TrainRequest, train
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from featcache import plugins
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.errors import ConfigError, TrainError
 from featcache.stages.predict import predict
 from featcache.stages.train import TrainRequest, train
@@ -47,7 +47,7 @@ def learn(tmp_path):
     ids=lambda data: next(iter(data)),
 )
 def test_every_objective_copes(cache, learn, objective, data):
-    if objective == "zero_shot" and Cache.open(cache).class_text is None:
+    if objective == "zero_shot" and CacheReader.open(cache).class_text is None:
         pytest.skip("this control needs names of classes")
     result, _ = learn(cache, objective, **data)
     named = 6 - data.get("unknown_classes", 0)

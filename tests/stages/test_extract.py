@@ -20,12 +20,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from featcache import encoders
-from featcache.cache.reader import Cache
-from featcache.cache.spec import ViewSpec
-from featcache.encoders.views import ViewTransform
+from featcache.cache.reader import CacheReader
 from featcache.errors import ConfigError
+from featcache.extraction.view_transform import ViewTransform
 from featcache.sources import open_source
 from featcache.sources.base import limit
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,7 +83,7 @@ def test_the_cache_holds_what_the_model_gives(
     extract(
         ExtractRequest(spec, model, out, views=VIEWS, limit=4, shard_size="3", batch_size=8, num_workers=0)
     )
-    cache, sources = Cache.open(out), open_source(spec)
+    cache, sources = CacheReader.open(out), open_source(spec)
     assert set(cache.split_names) == set(sources)
     for name, whole in sources.items():
         source, split = limit(whole, 4), cache.split(name)
@@ -122,7 +122,7 @@ def test_every_choice_of_tokens(
     }[choice]
     np.testing.assert_allclose(values(request_of().out, "tokens"), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(values(request_of().out, "pooled"), pooled, rtol=1e-5, atol=1e-6)
-    (layer,) = Cache.open(request_of().out).shapes.layers
+    (layer,) = CacheReader.open(request_of().out).shapes.layers
     assert (layer.prefix, layer.grid) == {
         "all": (1, (4, 4)),
         "cls": (1, None),
@@ -137,7 +137,7 @@ def test_every_choice_of_tokens(
 def test_other_value_types(dtype: Any, bits: int, request_of: Request, photos: Path, frozen: Model) -> None:
     extract(request_of(dtype=dtype))
     tokens, _ = _direct(frozen("tiny"), open_source(str(photos))["train"], ViewSpec())
-    split = Cache.open(request_of().out).split("train")
+    split = CacheReader.open(request_of().out).split("train")
     stored = split.array("tokens").gather(np.arange(10), 0)
     if dtype == "bfloat16":
         stored = (stored.astype(np.uint32) << 16).view(np.float32)
@@ -147,7 +147,7 @@ def test_other_value_types(dtype: Any, bits: int, request_of: Request, photos: P
 def test_views_are_what_their_names_say(values: Values, request_of: Request) -> None:
     extract(request_of(views=ViewSpec(weak=2, strong=1)))
     tokens = values(request_of().out, "tokens")
-    assert Cache.open(request_of().out).split("train").views == ("eval", "weak0", "weak1", "strong0")
+    assert CacheReader.open(request_of().out).split("train").views == ("eval", "weak0", "weak1", "strong0")
     assert tokens.shape[1] == 4
     assert all(np.abs(tokens[:, a] - tokens[:, b]).max() > 0.01 for a in range(4) for b in range(a))
 
@@ -174,7 +174,7 @@ def test_class_texts_are_those_of_the_text_tower(
     for name in ("cat", "dog"):
         prompts = F.normalize(encoder.encode_text([t.format(name) for t in encoder.templates]).float(), dim=1)
         expected.append(F.normalize(prompts.mean(0), dim=0))
-    stored = Cache.open(request_of().out).class_text
+    stored = CacheReader.open(request_of().out).class_text
     assert stored is not None
     np.testing.assert_allclose(stored, torch.stack(expected), rtol=1e-5, atol=1e-6)
     monkeypatch.setattr(type(encoder), "encode_text", None)  # the rerun has no use for it
@@ -190,14 +190,14 @@ def test_class_texts_are_there_before_the_first_shard(
     monkeypatch.setattr("featcache.stages.extract.walk", killed)
     with pytest.raises(KeyboardInterrupt):
         extract(request_of(model=clip))
-    cache = Cache.open(request_of().out)
+    cache = CacheReader.open(request_of().out)
     assert cache.class_text is not None
     assert not cache.split("train").complete()
 
 
 def test_without_a_text_tower_there_are_no_class_texts(request_of: Request) -> None:
     extract(request_of())
-    assert Cache.open(request_of().out).class_text is None
+    assert CacheReader.open(request_of().out).class_text is None
 
 
 def test_unlabelled_samples_join_a_labelled_cache_but_do_not_inherit_one_they_replace(
@@ -209,10 +209,10 @@ def test_unlabelled_samples_join_a_labelled_cache_but_do_not_inherit_one_they_re
     for file in (photos / "test").rglob("*.png"):
         shutil.copy(file, flat)
     extract(request_of(source=str(flat.parent)))
-    cache = Cache.open(request_of().out)
+    cache = CacheReader.open(request_of().out)
     assert cache.class_names == ("cat", "dog")
     assert cache.split("test").labels.tolist() == [-1] * 4
     extract(request_of(source=str(flat.parent)), overwrite=True)
-    cache = Cache.open(request_of().out)
+    cache = CacheReader.open(request_of().out)
     assert cache.class_names == ()
     assert cache.split_names == ("test",)

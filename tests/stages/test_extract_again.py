@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featcache.cache.reader import Cache
-from featcache.cache.spec import ViewSpec
+from featcache.cache.reader import CacheReader
 from featcache.encoders.open_clip import GLYPH_CLIP
 from featcache.errors import CacheError, CacheMismatch
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,7 +137,7 @@ def test_a_moved_model_is_the_same_model(request_of: Request, tmp_path: Path) ->
     (tmp_path / "mine").rename(tmp_path / "models" / "mine")
     moved = f"open_clip:{tmp_path / 'models' / 'mine'}"
     assert [summary.computed for summary in extract(request_of(model=moved)).values()] == [0, 0]
-    assert Cache.open(request_of().out).spec.encoder["name"] == "open_clip:mine"
+    assert CacheReader.open(request_of().out).spec.encoder.name == "open_clip:mine"
 
 
 def test_overwriting_one_split_does_not_delete_the_others(request_of: Request, tree: Tree) -> None:

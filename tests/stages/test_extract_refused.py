@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from featcache.cache.reader import Cache
-from featcache.cache.spec import ViewSpec
+from featcache.cache.reader import CacheReader
 from featcache.errors import CacheError, ConfigError, EncoderError, FeatcacheError
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, dry_run, extract
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,11 +54,11 @@ def test_a_value_that_is_not_finite_stops_with_its_sample(
     assert said in str(error.value)
     assert "next:" in str(error.value)
     assert not list(request.out.rglob("*.partial"))
-    split = Cache.open(request.out).split("train")
+    split = CacheReader.open(request.out).split("train")
     assert [unit.block for unit in split.missing()] == [1, 2]
     if factory == "overflow":  # what the message says to do next
         extract(replace(request, dtype="bfloat16"), overwrite=True)
-        Cache.open(request.out).split("train").check()
+        CacheReader.open(request.out).split("train").check()
 
 
 @pytest.mark.parametrize("factory", ["wrong_grid", "one_answer", "flat_pooled", "broken", "ragged"])
@@ -106,7 +106,7 @@ def test_a_split_that_cannot_be_read_at_all_is_an_error(request_of: Request, pho
         file.write_bytes(b"not an image")
     with pytest.raises(CacheError, match=r"not one of the 4 samples of `test`[\s\S]*not an image"):
         extract(request_of())
-    Cache.open(request_of().out).split("train").check()
+    CacheReader.open(request_of().out).split("train").check()
 
 
 def test_a_dry_run_tells_shape_and_bytes_and_writes_nothing(
@@ -117,7 +117,7 @@ def test_a_dry_run_tells_shape_and_bytes_and_writes_nothing(
     shapes, estimates = dry_run(request)
     assert not (tmp_path / "deep").exists()
     summaries = extract(request)
-    cache = Cache.open(request.out)
+    cache = CacheReader.open(request.out)
     assert cache.shapes == shapes
     assert {name: (e.rows, e.views) for name, e in estimates.items()} == {
         "train": (60, 2),

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from featcache.cache.quantise import dequantise
-from featcache.cache.reader import Cache
-from featcache.cache.spec import ViewSpec
-from featcache.extraction import spread
+from featcache.cache.reader import CacheReader
+from featcache.extraction import int8_scale
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 from featcache.stages.info import info
 from featcache.stages.predict import predict
@@ -32,7 +32,7 @@ CHANGES = {"dtype": "int8", "layers": (-1, -2), "views": ViewSpec(weak=1), "batc
 def read(cache: Path, split: str, values: Values) -> NDArray[np.float32]:
     """(N, V, T, D): what the tokens stand for."""
     tokens, scale = (values(cache, name, split) for name in ("tokens", "token_scale"))
-    return dequantise(tokens, scale, np.array(Cache.open(cache).shapes.layers[0].std, np.float32))
+    return dequantise(tokens, scale, np.array(CacheReader.open(cache).shapes.layers[0].std, np.float32))
 
 
 @pytest.mark.parametrize("pilot", [3, 512])
@@ -40,7 +40,7 @@ def test_it_holds_the_features_that_float32_holds(
     request_of: Request, values: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pilot: int
 ) -> None:
     monkeypatch.setattr("featcache.stages.extract.PILOT_ROWS", pilot)
-    assert spread.PILOT_ROWS == 512
+    assert int8_scale.PILOT_ROWS == 512
     small, exact = (
         request_of(**CHANGES),
         request_of(**CHANGES | {"dtype": "float32"}, out=tmp_path / "e.zarr"),
@@ -48,12 +48,15 @@ def test_it_holds_the_features_that_float32_holds(
     for request in (small, exact):
         extract(request)
     expected = values(exact.out, "tokens")
-    for number, array in enumerate(Cache.open(small.out).shapes.layers):
+    for number, array in enumerate(CacheReader.open(small.out).shapes.layers):
         name = "tokens" if number == 0 else "tokens_layer-2"
         first = values(exact.out, name)[:pilot, 0].reshape(-1, array.dim).astype(np.float64)
         assert array.std == pytest.approx(np.sqrt((first**2).mean(0)), rel=1e-4)
     found = read(small.out, "train", values)
-    step = np.array(Cache.open(small.out).shapes.layers[0].std) * values(small.out, "token_scale")[..., None]
+    step = (
+        np.array(CacheReader.open(small.out).shapes.layers[0].std)
+        * values(small.out, "token_scale")[..., None]
+    )
     assert (np.abs(found - expected) <= 0.501 * step + 1e-5).all()
     assert "std" not in info(small.out)["layers"][0]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache.cache.spec import ViewSpec
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 
 PROGRAM = Path(__file__).with_name("extracting.py")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from featcache.cache.reader import Cache
+from featcache.cache.reader import CacheReader
 from featcache.config import merge, parse_overrides
 from featcache.errors import ConfigError, TrainError
 from featcache.stages.pipeline import load, run_pipeline
@@ -146,7 +146,7 @@ def test_overrides(write, tmp_path):
     rows = run_pipeline(write(), out=tmp_path, overrides=overrides, device="cpu").rows
     assert [(row.cache, row.labels, row.objective) for row in rows] == [("small", "1/class", "knn")]
     assert (tmp_path / "small/knn/labels_per_class=1/seed=3/result.json").is_file()
-    assert Cache.open(tmp_path / "caches" / "small.zarr").spec.dtype == "float32"
+    assert CacheReader.open(tmp_path / "caches" / "small.zarr").spec.dtype == "float32"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_overrides(write, tmp_path):
 def test_limits(write, tmp_path, limit, rows):
     overrides = {"train": {"objectives": ["knn"], "num_labels": [2], "labels_per_class": []}}
     run_pipeline(write(limit), out=tmp_path, overrides=overrides, device="cpu")
-    cache = Cache.open(tmp_path / "caches" / "small.zarr")
+    cache = CacheReader.open(tmp_path / "caches" / "small.zarr")
     assert {name: cache.split(name).rows for name in cache.split_names} == rows
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import featcache as fc
 from featcache import plugins
-from featcache.cache.spec import ViewSpec
 from featcache.objectives.linear import Linear
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 from featcache.stages.predict import COLUMNS, describe
 from featcache.stages.predict import predict as stage

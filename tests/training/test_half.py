@@ -50,7 +50,7 @@ def test_with_a_second_cache(make_cache: Callable[..., Path], tmp_path: Path) ->
     cache = make_cache(tmp_path / "c.zarr", weak=1, strong=1, dtype="float16", mask=True)
     splits = {"old": [row % 3 for row in range(12)], "old-test": [0, 1, 2]}
     source = make_cache(tmp_path / "s.zarr", splits=splits, weak=1, strong=1, dtype="float16", mask=True)
-    data = {"source": str(source), "source_split": "old", "source_test": "old-test"}
+    data = {"replay": str(source), "replay_split": "old", "replay_test": "old-test"}
     half, full = both(cache, tmp_path, "unsupervised", **data)
     assert half != full
     assert half[:4] == pytest.approx(full[:4], rel=0.1, abs=0.1)  # critics soon go their own way

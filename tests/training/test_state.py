@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featcache.errors import CacheError, TrainError
+from featcache.batch import Features
+from featcache.errors import FileError, TrainError
 from featcache.nn.projector import Projector, ProjectorOptions
-from featcache.objectives.base import Features, Task
+from featcache.objectives.base import Task
 from featcache.objectives.twinturbo import TwinTurbo, TwinTurboOptions
 from featcache.training.options import OptimOptions
 from featcache.training.state import TrainState, read_step, schedule
@@ -83,7 +84,7 @@ def test_saving_leaves_one_file(tmp_path):
 
 
 def test_saving_where_there_is_no_folder(tmp_path):
-    with pytest.raises(CacheError, match=r"cannot write[\s\S]*No such file"):
+    with pytest.raises(FileError, match=r"cannot write[\s\S]*No such file"):
         make().save(tmp_path / "gone" / "c.safetensors")
 
 

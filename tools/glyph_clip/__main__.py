@@ -17,8 +17,8 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save
 
-from featcache.cache.files import write_atomic
 from featcache.encoders.open_clip import GLYPH_CLIP
+from featcache.files import write_atomic
 from tools.glyph_clip import fonts, glyphs
 from tools.glyph_clip.train import MEAN, MODEL, STD, Settings, train, zero_shot
 

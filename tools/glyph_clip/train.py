@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from featcache.cache.files import write_atomic
+from featcache.files import write_atomic
 from tools.glyph_clip import augment
 from tools.glyph_clip.glyphs import NAMES, Atlas, captions
 

@@ -11,11 +11,11 @@ import torch
 
 from featcache import encoders
 from featcache.cache.reader import read_array
-from featcache.cache.spec import ViewSpec
 from featcache.errors import EncoderError
+from featcache.extraction.batch_size import auto_batch
 from featcache.extraction.forward import Forward
-from featcache.extraction.room import auto_batch
 from featcache.sources import open_source
+from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache.runs.table import Row
+from featcache.report.table import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

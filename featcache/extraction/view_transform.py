@@ -10,46 +10,14 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from featcache.encoders.frozen import seeded
 from featcache.errors import EncoderError
-from featcache.sources.base import Modality
-
-
-class ViewOptions(Protocol):
-    """What a view needs to know; `featcache.cache.spec.ViewSpec` is one."""
-
-    @property
-    def flip(self) -> float:
-        """Probability of a horizontal flip."""
-
-    @property
-    def crop(self) -> float:
-        """Smallest area of a crop, as a part of the image."""
-
-    @property
-    def magnitude(self) -> int:
-        """Magnitude of RandAugment, 0 to 30."""
-
-    @property
-    def num_ops(self) -> int:
-        """Operations per strong view in RandAugment."""
-
-    @property
-    def erase(self) -> float:
-        """Probability of random erasing."""
-
-    @property
-    def dropout(self) -> float:
-        """Probability of dropping a word; twice that in strong views."""
-
-    @property
-    def seed(self) -> int:
-        """Of everything that is drawn."""
+from featcache.randomness import seeded
+from featcache.specs import Modality, ViewSpec
 
 
 @dataclass(frozen=True)
@@ -61,7 +29,7 @@ class ViewTransform:
 
     transform: Callable[[Any], dict[str, Tensor]]
     modality: Modality
-    options: ViewOptions
+    options: ViewSpec
 
     def __call__(self, data: Any, sample_id: str, view: str) -> dict[str, Tensor]:
         """`view` is `eval`, `weakK` or `strongK`; raises EncoderError for any other name."""
@@ -93,7 +61,7 @@ def view_seed(seed: int, *names: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _image(image: Any, options: ViewOptions, strong: bool) -> Any:
+def _image(image: Any, options: ViewSpec, strong: bool) -> Any:
     from torchvision.transforms import v2
 
     # The crop keeps its own size: the encoder's transform resizes, once.
@@ -102,7 +70,7 @@ def _image(image: Any, options: ViewOptions, strong: bool) -> Any:
     return v2.RandAugment(options.num_ops, options.magnitude)(image) if strong else image
 
 
-def _text(text: str, options: ViewOptions, strong: bool) -> str:
+def _text(text: str, options: ViewSpec, strong: bool) -> str:
     words = text.split()
     if not words:
         return text
@@ -112,7 +80,7 @@ def _text(text: str, options: ViewOptions, strong: bool) -> str:
     return " ".join(word for word, keep in zip(words, kept.tolist(), strict=True) if keep)
 
 
-def _erase(value: Tensor, options: ViewOptions) -> Tensor:
+def _erase(value: Tensor, options: ViewSpec) -> Tensor:
     if value.ndim != 3 or not value.is_floating_point():
         return value  # beside the pixels (C, H, W), an image transform may give masks or sizes
     from torchvision.transforms import v2

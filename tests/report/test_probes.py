@@ -1,7 +1,7 @@
 """The table of what was gained and what was forgotten, cell by cell."""
 
-from featcache.runs import probes
-from featcache.runs.table import difference, paired
+from featcache.report import probes
+from featcache.report.table import difference, paired
 
 BEFORE, NAIVE, MIXED = [0.5, 0.6, 0.7], [0.6, 0.7, 0.9], [0.65, 0.74, 0.91]
 

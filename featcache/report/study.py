@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from featcache.cache.files import explained, write_atomic
-from featcache.runs import choices, plot, probes, reliability, table
-from featcache.runs.choices import DEFAULT, ORACLE, Choice
+from featcache.files import explained, write_atomic
+from featcache.report import choices, plot, probes, reliability, table
+from featcache.report.choices import DEFAULT, ORACLE, Choice
 from featcache.training.selection import borda
 
 Result = Mapping[str, Any]

@@ -10,37 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from featcache.encoders.base import Encoded, Geometry
+from featcache.encoders.base import Encoded, Geometry, Layer, from_map
 from featcache.errors import EncoderError
 
-Layer = tuple[Tensor, Geometry]
 _CHOICES = "all, cls, patch, pooled or grid:HxW"
-
-
-def from_map(feature_map: Tensor, prefix: Tensor | None = None) -> Layer:
-    """A feature map (B, C, H, W) behind its prefix tokens (B, P, C), as tokens (B, P + H W, C), row by row.
-
-    >>> tokens, geometry = from_map(torch.zeros(2, 5, 3, 4), torch.zeros(2, 1, 5))
-    >>> tuple(tokens.shape), geometry
-    ((2, 13, 5), Geometry(prefix=1, grid=(3, 4)))
-    """
-    grid = (feature_map.shape[-2], feature_map.shape[-1])
-    patches = feature_map.flatten(2).transpose(1, 2)
-    if prefix is None:
-        return patches, Geometry(0, grid)
-    return torch.cat([prefix, patches], dim=1), Geometry(prefix.shape[1], grid)
-
-
-def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean (B, D) over the real tokens of (B, T, D); zeros for a sample without any.
-
-    >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
-    tensor([[2.]])
-    """
-    if mask is None:
-        return tokens.mean(dim=1)
-    total = tokens.masked_fill(~mask.unsqueeze(-1), 0).sum(dim=1)
-    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def select(encoded: Encoded, choice: str) -> Encoded:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from featcache.errors import ConfigError
-from featcache.runs import choices, reliability
+from featcache.report import choices, reliability
+from featcache.report.study import Place, choose, rules
 from featcache.stages.pipeline import load, run_pipeline
-from featcache.stages.study import Place, choose, rules
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FILE = """

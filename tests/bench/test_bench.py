@@ -5,9 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from featcache.cli import main
-from featcache.config import parse_overrides
-from featcache.stages.bounds import (
+from featcache.bench.explain import (
     Extraction,
     Reading,
     Training,
@@ -15,6 +13,8 @@ from featcache.stages.bounds import (
     extraction_words,
     training_words,
 )
+from featcache.cli import main
+from featcache.config import parse_overrides
 from featcache.training.options import TrainOptions
 
 GB = 10**9
@@ -97,7 +97,7 @@ def test_what_it_recommends_exists() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.stages.paces.SECONDS", 0.05)
+    monkeypatch.setattr("featcache.bench.measure.SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("quick", "one_thread")

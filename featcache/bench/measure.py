@@ -15,7 +15,9 @@ from typing import Literal, cast
 
 import torch
 
-from featcache.cache.reader import Cache
+from featcache.batch import Batch, Features
+from featcache.bench.explain import Extraction, Reading, Training
+from featcache.cache.reader import CacheReader
 from featcache.devices import resolve
 from featcache.encoders.base import Inputs
 from featcache.errors import FeatcacheError, SourceError
@@ -23,8 +25,7 @@ from featcache.extraction.feed import ViewDataset, auto_workers
 from featcache.extraction.forward import Forward
 from featcache.loading.loader import RING, Loader
 from featcache.loading.store import reside
-from featcache.objectives.base import Batch, Features, Task
-from featcache.stages.bounds import Extraction, Reading, Training
+from featcache.objectives.base import Task
 from featcache.stages.extract import ExtractRequest, opened
 from featcache.stages.train import Job
 from featcache.training.learner import build
@@ -137,7 +138,7 @@ class _Held:
             yield self.batch
 
 
-def extraction(cache: Cache, source: str | None, model: str | None, device: str) -> Extraction | str:
+def extraction(cache: CacheReader, source: str | None, model: str | None, device: str) -> Extraction | str:
     """Reading, decoding and the forward pass, some batches of each; or why not."""
     recorded = re.match(
         r"featcache extract (.+) --model (.+?)(?= --\w|$)", cache.provenance.get("command", "")
@@ -233,7 +234,7 @@ def turns(runs: Mapping[str, Callable[[], int]]) -> dict[str, float]:
 def _samples(held: _Held) -> int:
     """Rows of a step, counted in each view they are read in."""
     return sum(
-        len(part.pooled) for part in (*held.batch.labelled, *held.batch.unlabelled, *held.batch.source)
+        len(part.pooled) for part in (*held.batch.labelled, *held.batch.unlabelled, *held.batch.replay)
     )
 
 
@@ -249,4 +250,4 @@ def _copied(batch: Batch) -> Batch:
         )
 
     label, index = batch.label.clone(), batch.unlabelled_index.clone()
-    return Batch(kept(batch.labelled), label, kept(batch.unlabelled), index, kept(batch.source))
+    return Batch(kept(batch.labelled), label, kept(batch.unlabelled), index, kept(batch.replay))

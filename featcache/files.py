@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from featcache.errors import CacheError
+from featcache.errors import FeatcacheError, FileError, option
 
 PARTIAL = ".partial"
 _AT_ONCE = 16
@@ -82,26 +82,48 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def existing(path: Path) -> Path:
+    """Return `path`, or the nearest folder above it that exists: it is on the disk that will hold `path`."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def human_bytes(count: float) -> str:
+    """Write a number of bytes as people say it.
+
+    >>> human_bytes(1_234_567)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 @contextmanager
-def explained(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turn an OSError inside into a CacheError that says what to do; `needed`: bytes still to write."""
+def explained(
+    path: Path,
+    needed: int = 0,
+    *,
+    error: type[FeatcacheError] = FileError,
+    again: str = "free some space and repeat the command",
+) -> Iterator[None]:
+    """Turn an OSError inside the block into an `error` that says what to do.
+
+    `needed` is the number of bytes still to write; `again` is the hint where the disk is full.
+    """
     try:
         yield
-    except OSError as error:
-        raise _explain(error, path, needed) from error
-
-
-def _explain(error: OSError, path: Path, needed: int) -> CacheError:
-    reason = f"{error.strerror or error} ({error.filename or path})"
-    if error.errno in _FULL:
-        folder = next(folder for folder in (path, *path.parents) if folder.exists())
-        free = shutil.disk_usage(folder).free
-        return CacheError(
-            f"the disk (or a quota or file-size limit) is full while writing {path}",
-            got=f"{reason}; {free:,} bytes free",
-            expected=f"room for {needed:,} more bytes for this shard" if needed else None,
-            hint="free some space and rerun the same command: it continues with the first missing shard",
-        )
-    if error.errno in _DENIED:
-        return CacheError(f"cannot write {path}", got=reason, hint="choose a place you may write to (--out)")
-    return CacheError(f"cannot write {path}", got=reason, hint="check the path given to --out")
+    except OSError as problem:
+        got = f"{problem.strerror or problem} ({problem.filename or path})"
+        if problem.errno in _FULL:
+            free = shutil.disk_usage(existing(path)).free
+            raise error(
+                f"the disk (or a quota or file-size limit) is full while writing {path}",
+                got=f"{got}; {free:,} bytes free",
+                expected=f"room for {needed:,} more bytes" if needed else None,
+                hint=again,
+            ) from problem
+        denied = f"choose a place you may write to ({option('out')})"
+        hint = denied if problem.errno in _DENIED else f"check the path given to {option('out')}"
+        raise error(f"cannot write {path}", got=got, hint=hint) from problem

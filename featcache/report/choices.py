@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featcache.runs.table import difference, mean_and_spread, paired
+from featcache.report.table import difference, mean_and_spread, paired
 
 ORACLE, DEFAULT = "oracle", "default"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featcache.runs import plot
-from featcache.runs.table import Row
+from featcache.report import plot
+from featcache.report.table import Row
 
 
 def row(objective, budget, accuracy, cache="digits", unit="per class"):

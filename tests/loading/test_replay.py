@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from featcache.cache.reader import Cache
+from featcache.batch import Views
+from featcache.cache.reader import CacheReader
 from featcache.errors import CacheError, CacheMismatch, TrainError
 from featcache.loading.loader import Loader
-from featcache.loading.second import SecondCache
+from featcache.loading.replay import ReplayCache
 from featcache.loading.store import FeatureStore, reside
-from featcache.objectives.base import Views
 
 CPU = torch.device("cpu")
 VIEWS = Views((), ("weak", "weak"), ("weak", "eval"))
@@ -32,15 +32,15 @@ def other(make_cache, tmp_path):
 
 
 def opened(path, target, split="old", test="test", layer=None):
-    first = Cache.open(target)
+    first = CacheReader.open(target)
     held_out = first.split("test").spec
-    return SecondCache.open(path, split, test, like=first.features(layer), held_out=held_out)
+    return ReplayCache.open(path, split, test, like=first.features(layer), held_out=held_out)
 
 
 def loader(target, second, *, ratio=0.25, residency="stream", seed=3, views=VIEWS):
-    store, rows = FeatureStore.open(Cache.open(target), "train"), np.arange(30)
+    store, rows = FeatureStore.open(CacheReader.open(target), "train"), np.arange(30)
     reside(second.store, residency, CPU)
-    source = (second.store, second.rows)
+    replay = (second.store, second.rows)
     return Loader.build(
         store,
         rows % 3,
@@ -50,13 +50,13 @@ def loader(target, second, *, ratio=0.25, residency="stream", seed=3, views=VIEW
         uratio=2.0,
         seed=seed,
         device=CPU,
-        source=source,
-        source_ratio=ratio,
+        replay=replay,
+        replay_ratio=ratio,
     )
 
 
 def pooled(batch):
-    return [part.pooled.clone() for part in (*batch.unlabelled, *batch.source)]
+    return [part.pooled.clone() for part in (*batch.unlabelled, *batch.replay)]
 
 
 @pytest.mark.parametrize("residency", ["stream", "ram"])
@@ -64,13 +64,13 @@ def test_proportions_are_exact_and_values_the_second_cache_s(target, other, resi
     second = opened(other(weak=1, failed={"old": [4]}), target)
     assert second.rows.tolist() == [row for row in range(21) if row != 4]
     made = loader(target, second, residency=residency)
-    store, stream = made.source
+    store, stream = made.replay
     seen = []
     for step, batch in enumerate(made.steps(0, 20)):
-        assert [len(part.pooled) for part in batch.source] == [2, 2]
+        assert [len(part.pooled) for part in batch.replay] == [2, 2]
         rows = stream.plan.batch(step)
         seen += rows.tolist()
-        for part, view in zip(batch.source, (1, 0), strict=True):
+        for part, view in zip(batch.replay, (1, 0), strict=True):
             expected = store.gather(rows, view, store.buffers(2))
             assert torch.equal(part.tokens, expected.tokens)
             assert torch.equal(part.pooled, expected.pooled)
@@ -79,7 +79,7 @@ def test_proportions_are_exact_and_values_the_second_cache_s(target, other, resi
 
 @pytest.mark.parametrize(("ratio", "size"), [(0.001, 1), (0.5, 4), (1.0, 8), (100.0, 21)])
 def test_sizes(target, other, ratio, size):
-    assert loader(target, opened(other(), target), ratio=ratio).source[1].plan.batch_size == size
+    assert loader(target, opened(other(), target), ratio=ratio).replay[1].plan.batch_size == size
 
 
 def test_deterministic_and_resumable(target, other):
@@ -94,15 +94,15 @@ def test_deterministic_and_resumable(target, other):
 
 def test_the_target_s_stream_is_the_same_with_and_without(target, other):
     second = opened(other(), target)
-    without = [pooled(b) for b in loader(target, second, views=VIEWS._replace(source=())).steps(0, 6)]
+    without = [pooled(b) for b in loader(target, second, views=VIEWS._replace(replay=())).steps(0, 6)]
     for (*both, _, _), alone in zip(map(pooled, loader(target, second).steps(0, 6)), without, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(both, alone, strict=True))
 
 
 def test_views_it_does_not_hold_are_read_plain(target, other):
     made = loader(target, opened(other(), target))
-    assert made.source[1].families == ("eval", "eval")
-    assert next(made.steps(0, 1)).source[0].pooled.shape == (2, 8)
+    assert made.replay[1].families == ("eval", "eval")
+    assert next(made.steps(0, 1)).replay[0].pooled.shape == (2, 8)
 
 
 def test_other_features_are_refused_by_name(target, other, make_cache, tmp_path):
@@ -114,7 +114,7 @@ def test_other_features_are_refused_by_name(target, other, make_cache, tmp_path)
 
 
 def test_test_rows_are_refused(target, other):
-    with pytest.raises(TrainError, match=r"would put test rows[\s\S]*source_split=test of"):
+    with pytest.raises(TrainError, match=r"would put test rows[\s\S]*replay_split=test of"):
         opened(target, target, split="test", test="none")
     with pytest.raises(TrainError, match="would put test rows"):
         opened(other(), target, split="test")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from featcache.nn.heads import SCALE, CosineHead
 from featcache.nn.init import centred, unit
-from featcache.training.start import C, center_of, class_directions
+from featcache.training.head_init import C, center_of, class_directions
 
 
 def clusters(classes=4, each=3, dim=6, seed=0):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache.identity import require_same
-from featcache.cache.reader import WRITTEN, Cache, Split
+from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
 from featcache.cache.spec import FeatureSpec, SplitSpec
 from featcache.errors import TrainError
 from featcache.loading.store import FeatureStore
@@ -19,30 +19,30 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class SecondCache:
+class ReplayCache:
     """A cache of the same features, opened and checked."""
 
     fingerprint: str
-    split: Split
+    split: SplitReader
     """The one to read."""
     store: FeatureStore
     rows: Rows
     """Every usable row of `split`, sorted."""
     num_classes: int
-    test: Split | None
+    test: SplitReader | None
     """The one to judge on, where there is one."""
     test_store: FeatureStore | None
 
     @classmethod
     def open(
         cls, path: Path, split: str, test: str, *, like: FeatureSpec, held_out: SplitSpec
-    ) -> SecondCache:
+    ) -> ReplayCache:
         """The cache at `path`, whose features must be `like` those of the first; views may differ.
 
         Raises CacheMismatch naming the field that differs, CacheError where the split is missing or not
         whole, TrainError where its rows are those of `held_out` or of `test`, which no training may read.
         """
-        cache = Cache.open(path)
+        cache = CacheReader.open(path)
         require_same(
             path,
             cache.features(like.layer),
@@ -56,9 +56,9 @@ class SecondCache:
         if read.spec == held_out or split == test:
             raise TrainError(
                 "the second cache would put test rows into the training",
-                got=f"data.source_split={split} of {path}",
+                got=f"data.replay_split={split} of {path}",
                 expected="a split on which nothing is reported",
-                hint="name another with --set data.source_split=...",
+                hint="name another with --set data.replay_split=...",
             )
         if judged is not None:
             judged.check()

@@ -39,7 +39,7 @@ def go(cache, tmp_path):
             "optim": {"steps": steps, "batch_size": 4, "lr": 0.01},
             "projector": {"heads": 2},
             "log": {"every": 2, "checkpoint_every": 2},
-            "data": {"source_ratio": 0.25, **({"source": source} if source else {}), **data},
+            "data": {"replay_ratio": 0.25, **({"replay": source} if source else {}), **data},
         }
         request = TrainRequest(cache, objective, labels_per_class=2, options=options)
         return train(request, tmp_path / name, device="cpu", resume=resume)
@@ -48,7 +48,7 @@ def go(cache, tmp_path):
 
 
 def test_from_the_command_line_to_what_was_forgotten(cache, old, tmp_path, featcache):
-    pairs = [f"--set={pair}" for pair in (*OPTIONS, f"data.source={old}", "data.source_ratio=0.25")]
+    pairs = [f"--set={pair}" for pair in (*OPTIONS, f"data.replay={old}", "data.replay_ratio=0.25")]
     chosen = ("--objective", "unsupervised", "--labels-per-class", 2, "--device", "cpu")
     told = featcache("train", cache, *chosen, "--out", tmp_path / "run", *pairs).output
     assert told.startswith("unsupervised, 6 labels, seed 0: accuracy ")
@@ -80,7 +80,7 @@ def test_resumed_equals_uninterrupted_wherever_the_caches_lie(go, old, tmp_path)
     assert again["probes"] == whole["probes"]
     a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(a[name], b[name]) for name in a | b)
-    with pytest.raises(TrainError, match="`source"):
+    with pytest.raises(TrainError, match="`replay"):
         go("cut", resume=True)
 
 
@@ -109,12 +109,12 @@ def test_a_pipeline_names_it_by_its_table():
         {
             "extract": {"new": table, "old": table},
             "train": {"caches": ["new"], "objectives": ["knn"], "controls": False, "num_labels": [4]},
-            "options": {"data": {"source": "old"}},
+            "options": {"data": {"replay": "old"}},
         }
     )
     places = {"new": Path("a"), "old": Path("b")}
     ((_, request),) = pipeline.requests(places)
-    assert request.options == {"data": {"source": Path("b")}}
-    elsewhere = pipeline.model_copy(update={"options": {"data": {"source": "c.zarr"}}})
+    assert request.options == {"data": {"replay": Path("b")}}
+    elsewhere = pipeline.model_copy(update={"options": {"data": {"replay": "c.zarr"}}})
     ((_, request),) = elsewhere.requests(places)
-    assert request.options == {"data": {"source": "c.zarr"}}
+    assert request.options == {"data": {"replay": "c.zarr"}}

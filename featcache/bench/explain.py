@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from featcache.extraction.estimate import human_bytes
+from featcache.files import human_bytes
 
 HELPS = 1.1
 """What makes less of a difference than this is not worth an option, nor surely measured."""

@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from featcache.cache import array as arrays
-from featcache.cache import cold
+from featcache.cache import readahead
 from featcache.cache.array import ShardedArray
 
 ROWS = 300
@@ -44,13 +44,13 @@ def _drop(path: Path) -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows the disk was asked for, call by call."""
     seen: list[int] = []
-    inner = cold.ask
+    inner = readahead.ask
 
     def watched(mapped: mmap.mmap, starts: NDArray[np.int64], size: int) -> None:
         seen.append(len(starts))
         inner(mapped, starts, size)
 
-    monkeypatch.setattr(cold, "ask", watched)
+    monkeypatch.setattr(readahead, "ask", watched)
     return seen
 
 
@@ -103,7 +103,7 @@ def test_neighbours_are_one_request(tmp_path: Path) -> None:
             self.calls.append((start, length))
 
     recorder, page = Recorder(), mmap.PAGESIZE
-    cold.ask(recorder, np.array([0, 100, 200, 3 * page + 8, 9 * page]), 100)  # type: ignore[arg-type]
+    readahead.ask(recorder, np.array([0, 100, 200, 3 * page + 8, 9 * page]), 100)  # type: ignore[arg-type]
     assert recorder.calls == [(0, 300), (3 * page, 108), (9 * page, 100)]
 
 
@@ -141,7 +141,7 @@ GRIDS = {
 def test_every_layout_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: str) -> None:
     """As if the disk were asked each time, whatever is in memory."""
     counter = iter(range(10**9))
-    monkeypatch.setattr(cold, "blocks_read", lambda: next(counter))
+    monkeypatch.setattr(readahead, "blocks_read", lambda: next(counter))
     array = ShardedArray.open(_store(tmp_path / "a", **GRIDS[grid]))
     rng = np.random.default_rng(2)
     for rows in (np.arange(ROWS), rng.permutation(ROWS), rng.integers(0, ROWS, 50)):
@@ -151,7 +151,7 @@ def test_every_layout_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_what_was_never_written_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = iter(range(10**9))
-    monkeypatch.setattr(cold, "blocks_read", lambda: next(counter))
+    monkeypatch.setattr(readahead, "blocks_read", lambda: next(counter))
     array = zarr.create_array(
         tmp_path,
         shape=(40, 1, 8),

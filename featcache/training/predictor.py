@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.cache.reader import WRITTEN, Split
+from featcache.batch import Features
+from featcache.cache.reader import WRITTEN, SplitReader
 from featcache.loading.loader import read_in_order
 from featcache.loading.store import FeatureStore
-from featcache.objectives.base import Features
 from featcache.training.state import TrainState
 
 BATCH = 128
@@ -49,7 +49,7 @@ class Labelled:
     label: NDArray[np.int64]
 
     @classmethod
-    def of(cls, store: FeatureStore, split: Split) -> Labelled:
+    def of(cls, store: FeatureStore, split: SplitReader) -> Labelled:
         """All that have a label and could be read."""
         rows = np.flatnonzero((split.status[:, 0] == WRITTEN) & (split.labels >= 0))
         return cls(store, rows, split.labels[rows])

@@ -1,92 +1,15 @@
-"""What the model families share: holding a module still, seeding and hashing it, saying what went wrong."""
+"""Help the families of models to load: keep libraries quiet, name models, translate errors."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import logging
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from featcache.encoders.base import EncoderSpec
 from featcache.errors import EncoderError
-
-_rng = threading.RLock()
-
-
-class FrozenEncoder:
-    """The part of an Encoder that every family has: one module, in evaluation mode, without gradients."""
-
-    templates: tuple[str, ...] = ()
-
-    def __init__(
-        self, module: nn.Module, spec: EncoderSpec, transform: Callable[[Any], dict[str, Tensor]]
-    ) -> None:
-        self.module: Any = module.eval().requires_grad_(False)
-        self.spec, self.transform = spec, transform
-        self.device = torch.device("cpu")
-
-    def to(self, device: torch.device) -> None:
-        """Move the module; inputs follow by themselves."""
-        self.module.to(device)
-        self.device = device
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor | None:
-        """None: there is no text tower."""
-        return None
-
-    def on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inputs where the module is."""
-        return {name: value.to(self.device, non_blocking=True) for name, value in inputs.items()}
-
-
-@dataclass(frozen=True)
-class Keyed:
-    """A transform to one tensor, as the transform to a dict of tensors that an Encoder has."""
-
-    key: str
-    transform: Callable[[Any], Tensor]
-
-    def __call__(self, data: Any) -> dict[str, Tensor]:
-        return {self.key: self.transform(data)}
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 (hex) over the names, dtypes, shapes and bytes of the state dict, in the order of the names.
-
-    >>> one, two = nn.Linear(2, 2), nn.Linear(2, 2)
-    >>> weights_digest(one) == weights_digest(two)
-    False
-    >>> two.load_state_dict(one.state_dict())
-    <All keys matched successfully>
-    >>> weights_digest(one) == weights_digest(two)
-    True
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's global CPU generator, seeded inside the block and as before after it.
-
-    For libraries that know no other generator. Threads take turns, as they share that generator.
-    """
-    with _rng, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextmanager

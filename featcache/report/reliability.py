@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.runs.plot import STYLES, rendered
-from featcache.runs.table import budget_of
+from featcache.report.plot import STYLES, rendered
+from featcache.report.table import budget_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from featcache.runs import table
-from featcache.runs.table import Difference, paired
+from featcache.report import table
+from featcache.report.table import Difference, paired
 
 FIGURES = st.floats(0, 100).map(lambda value: round(value, 3))
 

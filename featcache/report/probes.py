@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.runs.table import budget_of, difference, mean_and_spread, paired, shown
+from featcache.report.table import budget_of, difference, mean_and_spread, paired, shown
 
 FIGURES = {
     "target_knn": "target, k-NN",

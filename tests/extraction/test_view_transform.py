@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from featcache.encoders.frozen import Keyed
-from featcache.encoders.views import ViewTransform
+from featcache.encoders.base import Keyed
 from featcache.errors import EncoderError
+from featcache.extraction.view_transform import ViewTransform
 
 VIEWS = ("eval", "weak0", "weak1", "strong0", "strong1")
 WORDS = [f"word{at}" for at in range(40)]

@@ -1,0 +1,47 @@
+"""Where a cache, a run or a table lies: so far always a folder or a file on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.errors import ConfigError
+
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""A URL. `pathlib` makes `s3:/bucket` of `s3://bucket`, so that one slash is enough to know it by."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place that was named by a user, checked: a URL is refused, and `~` is the home folder.
+
+    >>> Location.of("photos.zarr").path.name
+    'photos.zarr'
+    >>> Location.of("s3://bucket/photos.zarr")
+    Traceback (most recent call last):
+    ...
+    featcache.errors.ConfigError: this is not a place on this machine: s3://bucket/photos.zarr
+      expected: a path; buckets and other remote stores are not supported yet
+      next:     copy it to a local disk, or mount the bucket, and give that path
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, place: str | os.PathLike[str] | Location) -> Location:
+        """Check a place; raises ConfigError for a URL such as `s3://bucket/key`."""
+        if isinstance(place, Location):
+            return place
+        text = os.fspath(place)
+        if _REMOTE.match(text):
+            raise ConfigError(
+                f"this is not a place on this machine: {re.sub(':/+', '://', text, count=1)}",
+                expected="a path; buckets and other remote stores are not supported yet",
+                hint="copy it to a local disk, or mount the bucket, and give that path",
+            )
+        return cls(Path(text).expanduser())
+
+    def __str__(self) -> str:
+        return str(self.path)

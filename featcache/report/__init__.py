@@ -1,0 +1,1 @@
+"""Comparing many runs: statistics, tables, plots and studies."""
