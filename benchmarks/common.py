@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
 from featcache.cache.writer import CacheWriter
+from featcache.loading.loader import Loader, Stream
+from featcache.loading.store import FeatureStore
 from featcache.specs import EncoderSpec
 
 T = TypeVar("T")
@@ -146,6 +149,17 @@ def random_tokens(tokens: int, dim: int) -> Callable[[int], Tokens]:
 ENCODER = EncoderSpec(
     name="benchmark", weights="0" * 64, modality="image", preprocess="none", norm="none", projection="none"
 )
+
+
+def both_streams(
+    store: FeatureStore, batch_size: int, uratio: float, device: torch.device, token_subset: float = 1.0
+) -> Loader:
+    """Batches of a labelled and an unlabelled stream over all rows, as a training reads them."""
+    rows, size = np.arange(store.rows), round(uratio * batch_size)
+    labelled = Stream.shuffled(store, rows, ("eval",), batch_size=batch_size, seed=0)
+    unlabelled = Stream.shuffled(store, rows, ("eval",), batch_size=size, seed=1)
+    labels = rows % len(CLASS_NAMES)
+    return Loader(labelled, labels, unlabelled, device=device, token_subset=token_subset)
 
 
 def write_cache(

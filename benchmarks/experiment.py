@@ -32,7 +32,7 @@ from featcache.devices import resolve
 from featcache.loading.plan import ReadPlan
 from featcache.sources import open_source
 from featcache.stages.extract import ExtractRequest, extract
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 COUNTS = (1, 10, 100)
 BOUND = "trainings alone"
@@ -126,7 +126,7 @@ class Experiment:
         request = TrainRequest(self.cache, "twinturbo", labels_per_class=labels, options={"optim": options})
         self.runs += 1
         start = time.perf_counter()
-        train(request, self.folder / f"run{self.runs}")
+        run_training(request, self.folder / f"run{self.runs}")
         return time.perf_counter() - start
 
     def loop(self) -> float:

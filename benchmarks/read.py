@@ -97,9 +97,9 @@ def warm(case: Case, path: Path, folder: Path) -> Contestants:
 
 def steps(store: FeatureStore, case: Case, seed: int, count: int) -> Generator[Batch]:
     """The public loader over all rows, one view of each."""
-    stream = Stream(ReadPlan(np.arange(case.rows), BATCH, seed), ("eval",))
+    stream = Stream(store, ReadPlan(np.arange(case.rows), BATCH, seed), ("eval",))
     labels = np.zeros(case.rows, np.int64)
-    return Loader(store, labels, stream, None, torch.device("cpu")).steps(0, count)
+    return Loader(stream, labels, device=torch.device("cpu")).steps(0, count)
 
 
 def cold(case: Case, path: Path) -> Contestants:

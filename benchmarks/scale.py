@@ -71,11 +71,11 @@ def extracting(folder: Path, samples: int) -> Measured:
 
 def training(folder: Path, samples: int) -> Measured:
     """One epoch over the unlabelled rows, read from disk as they are needed."""
-    from featcache.stages.train import TrainRequest, train
+    from featcache.stages.train import TrainRequest, run_training
 
     options = {"optim": {"steps": max(1, samples // ROWS_A_STEP)}, "data": {"residency": "stream"}}
     request = TrainRequest(folder / "cache.zarr", "twinturbo", labels_per_class=4, options=options)
-    result, own = watched(lambda: train(request, folder / "run"))
+    result, own = watched(lambda: run_training(request, folder / "run"))
     return {TIME: 1000 * result["seconds"] / samples, PEAK: status("VmHWM"), OWN: own}
 
 

@@ -19,17 +19,15 @@ from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
-import numpy as np
-
 from benchmarks import common
-from benchmarks.train import EVAL, GLYPH_CLIP, URATIO, Learner
+from benchmarks.train import GLYPH_CLIP, URATIO, Learner
 from featcache.cache.reader import CacheReader
 from featcache.devices import resolve
 from featcache.loading.loader import Loader
 from featcache.loading.store import FeatureStore, Residency, reside
 from featcache.report.table import paired
 from featcache.stages.extract import ExtractRequest, extract
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 BOUND = "float16"
 BATCH = 32
@@ -105,20 +103,9 @@ class Bench:
     def loader(self, variant: Variant, residency: Residency) -> Loader:
         """Random batches of a cache."""
         cache = CacheReader.open(self.folder / variant.cache)
-        store, split = FeatureStore.open(cache, "train"), cache.split("train")
+        store = FeatureStore.open(cache, "train")
         reside(store, residency, self.device)
-        rows = np.arange(split.rows)
-        return Loader.build(
-            store,
-            split.labels,
-            (rows, rows),
-            EVAL,
-            batch_size=BATCH,
-            uratio=URATIO,
-            seed=0,
-            device=self.device,
-            token_subset=variant.share,
-        )
+        return common.both_streams(store, BATCH, URATIO, self.device, variant.share)
 
     def reading(self, variant: Variant) -> Callable[[], float]:
         """Gives samples a second."""
@@ -128,7 +115,7 @@ class Bench:
     def stepping(self, variant: Variant) -> Callable[[], float]:
         """Gives ms a step."""
         loader = self.loader(variant, "device" if self.device.type == "cuda" else "ram")
-        width = loader.store.columns["pooled"].array.row_shape[-1]
+        width = loader.streams["labelled"].store.columns["pooled"].array.row_shape[-1]
         learner = Learner(width, BATCH, self.size.batches, self.device)
         steps = common.rate(functools.partial(learner.run, loader))
         return lambda: 1000 / steps()
@@ -140,7 +127,7 @@ class Bench:
         request = TrainRequest(
             self.folder / variant.cache, objective, draw, labels_per_class=2, options=options
         )
-        return 100 * float(train(request, out)["test"]["accuracy"])
+        return 100 * float(run_training(request, out)["test"]["accuracy"])
 
 
 def measure(size: Size) -> dict[str, common.Table]:

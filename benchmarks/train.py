@@ -16,8 +16,9 @@ import functools
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,15 +30,16 @@ from benchmarks import common
 from featcache import encoders, plugins
 from featcache.batch import Batch, Features, Views
 from featcache.cache.reader import CacheReader
+from featcache.cache.spec import FeatureSpec
 from featcache.devices import resolve
 from featcache.extraction.tokens import select
 from featcache.loading.loader import Loader
 from featcache.loading.store import FeatureStore, reside
-from featcache.nn.projector import Projector
 from featcache.objectives.base import Task
 from featcache.training.loop import fit
 from featcache.training.options import TrainOptions
-from featcache.training.state import TrainState
+from featcache.training.task import FeatureOrigin
+from featcache.training.trained_projector import TrainedProjector
 
 BOUND = "batches in memory"
 GLYPH_CLIP, VIT_B = "open_clip:glyph-clip", "timm:vit_base_patch16_224/random"
@@ -110,23 +112,24 @@ class Learner:
             center=torch.zeros(dim),
             class_init=torch.randn(classes, dim, generator=generator),
         )
-        projector = Projector(self.options.projector, dim, dim, generator).to(device)
+        features = FeatureSpec(encoder=common.ENCODER, layer=-1, tokens="all", dim=dim, pooled=dim)
+        origin = FeatureOrigin(features=features, class_names=common.CLASS_NAMES)
         kind = plugins.find("objectives", objective).objective
-        self.state = TrainState(projector, kind(kind.Options(), task).to(device), self.options.optim)
+        self.learner = TrainedProjector(kind, self.options, task, origin, seed=0, device=device)
 
-    def run(self, batches: Loader | Made | Usual) -> int:
+    def run(self, batches: Batches) -> int:
         """Every step once; returns how many."""
-        self.state.step = 0
-        fit(
-            self.state,
-            cast(Loader, batches),
-            self.options,
-            seed=0,
-            device=self.device,
-            log=lambda step, terms: None,
-            save=lambda: None,
-        )
+        self.learner.state.step = 0
+        with closing(batches.steps(0, self.steps)) as given:
+            fit([self.learner], given, self.device)
         return self.steps
+
+
+class Batches(Protocol):
+    """Whatever gives the batches of some steps."""
+
+    def steps(self, start: int, stop: int) -> Generator[Batch]:
+        """The batches of steps `start` to `stop`."""
 
 
 class Rows(Dataset[tuple[Tensor, Tensor]]):
@@ -215,9 +218,7 @@ def contestants(case: Case, folder: Path, device: torch.device) -> dict[str, Cal
         return FeatureStore.open(CacheReader.open(path), "train")
 
     def loader(of: FeatureStore) -> Loader:
-        return Loader.build(
-            of, rows % 10, (rows, rows), EVAL, batch_size=case.batch, uratio=URATIO, seed=0, device=device
-        )
+        return common.both_streams(of, case.batch, URATIO, device)
 
     resident = store()
     reside(resident, "device" if device.type == "cuda" else "ram", device)
@@ -227,7 +228,7 @@ def contestants(case: Case, folder: Path, device: torch.device) -> dict[str, Cal
         halves(everything.tokens.to(device)[part], everything.pooled.to(device)[part], case.batch)
         for part in parts
     ]
-    batches: dict[str, Loader | Made | Usual | None] = {
+    batches: dict[str, Batches | None] = {
         BOUND: Made(held.__getitem__),
         "featcache, resident": loader(resident),
         "featcache, streaming": loader(store()),

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from featcache.stages.extract import ExtractRequest, extract
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
-    from featcache.stages.train import TrainRequest, train
+    from featcache.stages.train import TrainRequest
+    from featcache.stages.train import run_training as train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,7 +43,7 @@ _HOMES = {
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
     "run_pipeline": "featcache.stages.pipeline:run_pipeline",
-    "train": "featcache.stages.train:train",
+    "train": "featcache.stages.train:run_training",
 }
 
 

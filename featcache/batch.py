@@ -21,6 +21,10 @@ class Features(NamedTuple):
     scale: Tensor | None = None
     """Only on the way to the device: the (B, T) scales of tokens that are still int8."""
 
+    def copy(self) -> Features:
+        """Copy to memory of its own, as a loader reuses its buffers."""
+        return Features(*(None if part is None else part.clone() for part in self))  # type: ignore[arg-type]
+
 
 class Batch(NamedTuple):
     """The input of one training step: the views that the objective asked for, in its order."""

@@ -144,7 +144,7 @@ def train(cache: Path, out: Path, pairs: tuple[str, ...], device: str, resume: b
     from featcache.config import parse_overrides
     from featcache.stages import train as stage
 
-    result = stage.train(
+    result = stage.run_training(
         stage.TrainRequest(cache, options=parse_overrides(pairs), **request),
         out,
         device=device,

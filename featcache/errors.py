@@ -94,7 +94,7 @@ _FLAGS = {"layers": "--layer"}
 def _argument(name: str, value: Any) -> str:
     if "." in name:
         return f"options={{{name!r}: {'...' if value is None else repr(value)}}}"
-    return name if value is None else f"{name}={value!r}"
+    return f"`{name}`" if value is None else f"{name}={value!r}"
 
 
 def _flag(name: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Which rows are read when: a pure function of (rows, seed, step, rank, world). No I/O and no hidden state.
+"""Decide which rows are read when: pure functions of (rows, seed, step), without I/O or hidden state.
 
 The order is an index permutation seeded by (seed, epoch) (the idea of google/grain), so there is no shuffle
 buffer to save: any step can be asked for at once, and resuming is asking for the next one.
@@ -6,23 +6,23 @@ buffer to save: any step can be asked for at once, and resuming is asking for th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import TrainError
+from featcache.errors import TrainError, option
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """An endless shuffled stream over `rows`, `batch_size` at a time on each of `world` ranks.
+    """An endless shuffled stream over `rows`, `batch_size` at a time.
 
-    Every epoch visits every row once; batches run across epoch borders, so that none is ever short. Over all
-    ranks, each step takes the next `world * batch_size` rows of the stream.
+    Every epoch visits every row once. Batches run across the borders of epochs, so that none is short.
 
     >>> plan = ReadPlan(rows=np.arange(4), batch_size=2, seed=0)
     >>> sorted(np.concatenate([plan.batch(0), plan.batch(1)]).tolist())
@@ -32,17 +32,14 @@ class ReadPlan:
     rows: Rows
     batch_size: int
     seed: int
-    rank: int = 0
-    world: int = 1
 
     def batch(self, step: int) -> Rows:
-        """(batch_size,) row numbers of one step, sorted, so that a batch is read shard by shard."""
+        """Return the (batch_size,) row numbers of one step, sorted, as shards are read one by one."""
         return self.rows[self.positions(step)]
 
     def positions(self, step: int) -> Rows:
-        """(batch_size,) places within `rows`, in the order of `batch`."""
-        start = (step * self.world + self.rank) * self.batch_size
-        epoch, offset = divmod(start, len(self.rows))
+        """Return the (batch_size,) positions within `rows`, in the order of `batch`."""
+        epoch, offset = divmod(step * self.batch_size, len(self.rows))
         taken: list[Rows] = []
         missing = self.batch_size
         while missing:
@@ -53,19 +50,47 @@ class ReadPlan:
         return np.sort(np.concatenate(taken))
 
 
+@dataclass(frozen=True)
+class EpochPlan:
+    """Every row of `rows` once, `batch_size` at a time; the last batch may be shorter.
+
+    In the order of `rows`, or `shuffled` by (seed, epoch); within a batch, positions are always sorted.
+
+    >>> plan = EpochPlan(rows=np.arange(5), batch_size=2, seed=0)
+    >>> [plan.positions(step).tolist() for step in range(len(plan))]
+    [[0, 1], [2, 3], [4]]
+    """
+
+    rows: Rows
+    batch_size: int
+    seed: int
+    epoch: int = 0
+    shuffled: bool = False
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def positions(self, step: int) -> Rows:
+        """Return the (B,) positions within `rows` of one step, sorted."""
+        places = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        if not self.shuffled:
+            return np.arange(len(self.rows))[places]
+        return np.sort(permutation(len(self.rows), self.seed, self.epoch)[places])
+
+
 @lru_cache(maxsize=6)
 def permutation(size: int, seed: int, epoch: int) -> Rows:
-    """The order of one epoch: a permutation of `range(size)` seeded by (seed, epoch)."""
+    """Return the order of one epoch: a permutation of `range(size)` seeded by (seed, epoch)."""
     order = np.random.default_rng([seed, epoch]).permutation(size)
     order.flags.writeable = False
     return order
 
 
 def choose_views(families: tuple[str, ...], names: tuple[str, ...], seed: int, step: int) -> tuple[int, ...]:
-    """For each asked-for family, the index of one cached view of it, drawn by (seed, step).
+    """Draw, for each family asked for, the index of one of its cached views, by (seed, step).
 
     A family asked for twice gives two different views where two are cached. Raises TrainError for a family
-    of which none is.
+    without a cached view.
 
     >>> choose_views(("eval", "weak"), ("eval", "weak0", "weak1"), seed=0, step=0)[0]
     0
@@ -76,9 +101,9 @@ def choose_views(families: tuple[str, ...], names: tuple[str, ...], seed: int, s
         members = [i for i, name in enumerate(names) if family_of(name) == family]
         if not members:
             raise TrainError(
-                f"the objective reads `{family}` views, and the cache holds none",
+                f"the cache holds no `{family}` view",
                 got=", ".join(names),
-                hint=f"extract again with --views {family}=1",
+                hint=f"extract again with {option('views', f'{family}=1')}",
             )
         fresh = [i for i in members if i not in chosen] or members
         chosen.append(int(rng.choice(fresh)))
@@ -86,9 +111,9 @@ def choose_views(families: tuple[str, ...], names: tuple[str, ...], seed: int, s
 
 
 def choose_tokens(tokens: int, prefix: int, share: float, seed: int, step: int) -> Rows | None:
-    """The positions that a step sees of so many tokens, sorted: the prefix, and a `share` of the others.
+    """Draw the sorted positions of the tokens that a step sees: the prefix, and a `share` of the others.
 
-    Drawn by (seed, step), without replacement; at least one position. None where they are all kept.
+    The draw depends on (seed, step), without replacement, and keeps at least one. None means all tokens.
 
     >>> choose_tokens(9, prefix=1, share=0.5, seed=0, step=0)
     array([0, 1, 3, 5, 6])
@@ -102,7 +127,7 @@ def choose_tokens(tokens: int, prefix: int, share: float, seed: int, step: int) 
 
 
 def family_of(view: str) -> str:
-    """The family a cached view belongs to.
+    """Return the family that a cached view belongs to.
 
     >>> family_of("strong1")
     'strong'

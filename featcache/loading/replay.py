@@ -1,4 +1,4 @@
-"""A second cache beside the one that is learned from: samples of the encoder's own domain, to replay."""
+"""Open the replay cache: samples of the encoder's own domain, mixed into the batches of another cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from featcache.cache.identity import require_same
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
 from featcache.cache.spec import FeatureSpec, SplitSpec
-from featcache.errors import TrainError
+from featcache.errors import TrainError, option
 from featcache.loading.store import FeatureStore
 
 Rows = NDArray[np.int64]
@@ -20,27 +20,28 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ReplayCache:
-    """A cache of the same features, opened and checked."""
+    """A cache of the same features as the one that is learned from, opened and checked."""
 
     fingerprint: str
     split: SplitReader
-    """The one to read."""
+    """The split to read."""
     store: FeatureStore
     rows: Rows
     """Every usable row of `split`, sorted."""
     num_classes: int
     test: SplitReader | None
-    """The one to judge on, where there is one."""
+    """The split to evaluate on, where there is one."""
     test_store: FeatureStore | None
 
     @classmethod
     def open(
         cls, path: Path, split: str, test: str, *, like: FeatureSpec, held_out: SplitSpec
     ) -> ReplayCache:
-        """The cache at `path`, whose features must be `like` those of the first; views may differ.
+        """Open the cache at `path`, whose features must be `like` those of the first; views may differ.
 
-        Raises CacheMismatch naming the field that differs, CacheError where the split is missing or not
-        whole, TrainError where its rows are those of `held_out` or of `test`, which no training may read.
+        Raises CacheMismatch naming the field that differs, and CacheError where the split is missing or not
+        whole. Raises TrainError where its rows are those of `held_out` or of `test`, which no training may
+        read.
         """
         cache = CacheReader.open(path)
         require_same(
@@ -48,17 +49,17 @@ class ReplayCache:
             cache.features(like.layer),
             like,
             by="in the cache that is learned from",
-            hint="extract both caches with the same --model, --tokens and --layer",
+            hint=f"extract both with the same {option('model')}, {option('tokens')} and {option('layers')}",
         )
         read = cache.split(split)
         read.check()
         judged = cache.split(test) if test in cache.split_names else None
         if read.spec == held_out or split == test:
             raise TrainError(
-                "the second cache would put test rows into the training",
-                got=f"data.replay_split={split} of {path}",
+                "the replay cache would put test rows into the training",
+                got=f"{option('data.replay_split', split)} of {path}",
                 expected="a split on which nothing is reported",
-                hint="name another with --set data.replay_split=...",
+                hint=f"name another with {option('data.replay_split')}",
             )
         if judged is not None:
             judged.check()
@@ -76,6 +77,6 @@ class ReplayCache:
         )
 
     def record(self) -> dict[str, Any]:
-        """What identifies it, for the configuration of a run."""
+        """Identify the cache, for the configuration of a run."""
         splits = [self.split, *([self.test] if self.test else [])]
         return {"cache": self.fingerprint, "splits": {s.name: s.spec.model_dump() for s in splits}}

@@ -1,7 +1,7 @@
-"""Which training rows are labelled, and which are seen at all: seeded, stratified, nested draws. No I/O.
+"""Draw the labelled rows of a training split: seeded, stratified and nested. No I/O.
 
-A case (classes that are unknown or without a label, a long tail) is made of a labelled split here. What draws
-it has its own stream of random numbers, so that the labelled rows of one seed are the same with and without.
+Cases are constructed here too: unknown classes, classes without a label, a long tail. They have streams of
+random numbers of their own, so that the labelled rows of a seed are the same with and without them.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import TrainError
+from featcache.errors import TrainError, option
 from featcache.sources.base import UNLABELLED
 
 Rows = NDArray[np.int64]
 _CLASSES, _RANKS, _TAIL = 1, 2, 3
-"""Streams of random numbers besides the draw of labels."""
+"""Streams of random numbers, besides that of the labels."""
 
 
 @dataclass(frozen=True)
 class LabelSplit:
-    """Row numbers of the training split, sorted: those whose label is used, and those seen without one."""
+    """Sorted row numbers of the training split: those whose label is used, and those seen without one."""
 
     labelled: Rows
     unlabelled: Rows
-    """Every usable row, the labelled ones included (their label is not looked at)."""
+    """Every usable row, the labelled ones included; their labels are not read."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What a training is told of the classes of its cache; numbers of classes, sorted."""
+    """The classes of a cache as a training sees them; sorted numbers of classes."""
 
     known: Rows
-    """Those it tells apart: class `known[i]` of the cache is its class i."""
+    """The classes to tell apart: class `known[i]` of the cache is class i of the training."""
     unknown: Rows
-    """Those it never hears of: their rows are seen without a label, and are not tested on."""
+    """Classes that are no part of the task: their rows are seen without a label and never tested."""
     missing: Rows
-    """Known ones of which no row is labelled."""
+    """Known classes without a labelled row."""
 
     def numbered(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Labels in the numbers of the training; UNLABELLED for a row of no known class.
+        """Renumber labels for the training; UNLABELLED for a row of no known class.
 
         >>> Classes(np.array([0, 2]), np.array([1]), np.array([2])).numbered(np.array([2, 1, 0, -1]))
         array([ 1, -1,  0, -1])
@@ -51,7 +51,7 @@ class Classes:
 
 
 def choose_classes(classes: int, *, unknown: int = 0, missing: int = 0, seed: int) -> Classes:
-    """Draw which of the classes are unknown and which have no label; more of either only adds to them.
+    """Draw the unknown classes and those without a label; asking for more only adds to them.
 
     Raises TrainError where fewer than two classes would have labels.
 
@@ -61,7 +61,7 @@ def choose_classes(classes: int, *, unknown: int = 0, missing: int = 0, seed: in
     if unknown + missing and classes - unknown - missing < 2:
         raise TrainError(
             "too few classes would have labels",
-            got=f"data.unknown_classes={unknown} and data.missing_classes={missing} of {classes} classes",
+            got=f"{unknown} unknown and {missing} missing of {classes} classes",
             expected="labelled samples of two classes at least",
             hint=f"leave out {max(0, classes - 2)} classes at most",
         )
@@ -87,8 +87,8 @@ def draw_labels(
     """Draw a labelled set: `labels_per_class` of each class, or `num_labels` in proportion to the classes.
 
     Draws with one seed are nested: more labels per class only adds rows. Rows that are not `usable` (failed
-    in extraction) are in neither set; classes in `without` get no label, and change nothing for the others.
-    Raises TrainError when another class has too few labels, or fewer than two classes have any.
+    in extraction) are in neither set. Classes in `without` get no label; the other classes' draws stay the
+    same. Raises TrainError when another class has too few labels, or fewer than two classes have any.
 
     >>> labels = np.array([0, 0, 0, 1, 1, -1])
     >>> draw_labels(labels, ("cat", "dog"), seed=0, labels_per_class=1).labelled.size
@@ -102,7 +102,7 @@ def draw_labels(
         raise TrainError(
             "this training split has no labels to draw from",
             got=f"{len(labels)} rows, {usable.sum()} usable, {(labels != UNLABELLED).sum()} labelled",
-            hint="extract a source with labels (--label-column for a table), or check the failed rows",
+            hint=f"extract a source with labels ({option('label_column')} for a table), or see failed rows",
         )
     if np.count_nonzero(sizes) == 1:
         raise TrainError(
@@ -120,8 +120,8 @@ def draw_labels(
 def long_tail(split: LabelSplit, labels: NDArray[np.int64], *, ratio: float, seed: int) -> LabelSplit:
     """Thin the unlabelled rows until the most frequent class has `ratio` times the rows of the rarest.
 
-    Which class is how frequent is drawn by the seed. Labelled rows all stay: they are the first that a class
-    keeps. Rows without a label of their own are left out, as nothing says how many there may be.
+    The seed draws the order of the classes. All labelled rows stay: they are the first that a class keeps.
+    Rows whose class is not known are left out.
 
     >>> labels = np.repeat([0, 1], 50)
     >>> thin = long_tail(LabelSplit(np.array([0, 99]), np.arange(100)), labels, ratio=10, seed=0)
@@ -143,7 +143,8 @@ def long_tail(split: LabelSplit, labels: NDArray[np.int64], *, ratio: float, see
 
 
 def tail_sizes(sizes: NDArray[np.int64], rank: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
-    """n_c = n_max ratio^(-rank_c / (C - 1)), rounded down but not to 0, with the largest n_max that fits.
+    """Compute n_c = n_max ratio^(-rank_c / (C - 1)), rounded down but not to 0, with the largest n_max that
+    fits.
 
     From (C,) sizes, all above 0, and (C,) ranks, a permutation with 0 for the most frequent class. The form
     is that of Cui et al. (arXiv 1901.05555, section 5.1).
@@ -153,7 +154,7 @@ def tail_sizes(sizes: NDArray[np.int64], rank: NDArray[np.int64], ratio: float) 
     """
     share = ratio ** (-rank / max(1, len(sizes) - 1))
     exact = (sizes / share).min() * share
-    # A count that is whole but for rounding is not to lose one.
+    # A whole number that rounding made a little smaller must not lose one.
     counts: Rows = np.maximum(1, np.floor(exact * (1 + 1e-12))).astype(np.int64)
     return counts
 
@@ -163,9 +164,9 @@ def _per_class(
 ) -> NDArray[np.int64]:
     if (labels_per_class is None) == (num_labels is None):
         raise TrainError(
-            "say how many labels to use, in one way",
+            "the number of labels must be given in one way",
             got=f"labels per class: {labels_per_class}, number of labels: {num_labels}",
-            expected="--labels-per-class N (N of each class) or --num-labels N (N in all)",
+            expected=f"either {option('labels_per_class')} (of each) or {option('num_labels')} (in all)",
         )
     if labels_per_class is not None:
         _refuse_too_few(sizes, class_names, labels_per_class)
@@ -174,7 +175,7 @@ def _per_class(
     if not 1 <= num_labels <= sizes.sum():
         raise TrainError(
             "cannot draw that many labels",
-            got=f"--num-labels {num_labels}",
+            got=option("num_labels", num_labels),
             expected=f"1 to {sizes.sum()}, the labelled samples of the training split",
         )
     return _proportional(sizes, num_labels)
@@ -185,14 +186,14 @@ def _refuse_too_few(sizes: NDArray[np.int64], class_names: Sequence[str], wanted
     if wanted < 1 or sizes[smallest] < wanted:
         raise TrainError(
             f"cannot draw that many labels of the class `{class_names[smallest]}`",
-            got=f"--labels-per-class {wanted}, where the class has {sizes[smallest]}",
+            got=f"{option('labels_per_class', wanted)}, where the class has {sizes[smallest]}",
             expected="at least one label, and as many samples in every class",
-            hint="ask for fewer labels per class, or use --num-labels for a draw in proportion",
+            hint=f"ask for fewer labels per class, or use {option('num_labels')} for a draw in proportion",
         )
 
 
 def _proportional(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Largest remainders, after one for each non-empty class where the total allows it."""
+    """Share out by largest remainders, after one for each non-empty class where the total allows it."""
     one_each = total >= np.count_nonzero(sizes)
     floor = np.minimum(sizes, int(one_each))
     share = (sizes - floor) * ((total - floor.sum()) / max(1, (sizes - floor).sum()))

@@ -1,4 +1,4 @@
-"""The rows of one split, wherever they live: read from disk, held in RAM, or held on the device."""
+"""Hold the rows of one split, wherever they live: on disk, in RAM, or on the device."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from featcache.batch import Features
 from featcache.cache.array import ShardedArray
 from featcache.cache.reader import CacheReader
 from featcache.cache.spec import array_name, scale_name
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, option
 
 Residency = Literal["auto", "stream", "ram", "device"]
 Rows = NDArray[np.int64]
 PLACES = {"stream": "streamed from disk", "ram": "resident in RAM", "device": "resident on the device"}
-LOADED = 4096
-"""Rows at a time on their way into residency: what they take beside it stays small."""
+CHUNK_ROWS = 4096
+"""Rows that are copied at a time into residency, so that the copy takes little memory of its own."""
 
 
 class Column:
@@ -34,28 +34,28 @@ class Column:
         self.resident: Tensor | None = None
 
     def buffer(self, rows: int, *, pinned: bool) -> Tensor:
-        """An empty (rows, *row) tensor to gather into."""
+        """Make an empty (rows, *row) tensor to gather into."""
         return torch.empty((rows, *self.array.row_shape), dtype=self._dtype(), pin_memory=pinned)
 
     def load(self, device: torch.device) -> None:
         """Hold every row of every view on `device`: (view, sample, *row)."""
         samples, views = self.array.shape[:2]
         held = torch.empty((views, samples, *self.array.row_shape), dtype=self._dtype(), device=device)
-        staging = self.buffer(min(samples, LOADED), pinned=False)
+        staging = self.buffer(min(samples, CHUNK_ROWS), pinned=False)
         for view in range(views):
-            for start in range(0, samples, LOADED):
-                rows = np.arange(start, min(start + LOADED, samples))
+            for start in range(0, samples, CHUNK_ROWS):
+                rows = np.arange(start, min(start + CHUNK_ROWS, samples))
                 held[view, start : start + len(rows)] = self.gather(rows, view, staging[: len(rows)])
         self.resident = held
 
     def lengths(self) -> NDArray[np.int32]:
-        """(view, sample) the tokens up to the last one that a resident mask keeps."""
+        """Count, by (view, sample), the tokens up to the last one that a resident mask keeps."""
         assert self.resident is not None
         found: NDArray[np.int32] = torch.stack([_lengths(mask) for mask in self.resident]).cpu().numpy()
         return found
 
     def gather(self, rows: Rows, view: int, out: Tensor) -> Tensor:
-        """The rows (sorted) under one view: into `out`, or from residency on its own device."""
+        """Read sorted rows under one view: into `out`, or from residency on its own device."""
         if self.resident is None:
             self.array.gather(rows, view, _numpy(out))
             return out
@@ -72,21 +72,21 @@ class Column:
 
 @dataclass
 class FeatureStore:
-    """The columns a training or an evaluation reads from one split, and how long its texts are."""
+    """The columns that a training or an evaluation reads from one split, and the lengths of its texts."""
 
     columns: dict[str, Column]
     rows: int
     view_names: tuple[str, ...]
     token_std: Tensor
-    """(D,) that int8 tokens are multiplied by, besides their scale; empty for all others."""
+    """(D,) factors of int8 tokens, besides their scale; empty for other types."""
     prefix: int
-    """The first tokens, which no random subset leaves out: CLS, registers, the beginning of a text."""
+    """Number of first tokens that every random subset keeps: CLS, registers, the beginning of a text."""
     lengths: NDArray[np.int32] | None = None
-    """(view, sample) tokens of each text, on the host; known once the mask is resident."""
+    """(view, sample) lengths of texts in tokens, on the host; known once the mask is resident."""
 
     @classmethod
     def open(cls, cache: CacheReader, split_name: str, layer: int | None = None) -> FeatureStore:
-        """One layer's tokens (None: the first), mask and pooled; raises ConfigError for a layer not held."""
+        """Open a layer's tokens (None: the first), mask and pooled; ConfigError for an unknown layer."""
         split, tokens = cache.split(split_name), token_array(cache, layer)
         columns = {"tokens": Column(split.array(tokens)), "pooled": Column(split.array("pooled"))}
         if cache.shapes.mask:
@@ -99,24 +99,24 @@ class FeatureStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows and views, as held in memory."""
+        """Bytes of all rows and views in memory."""
         return sum(column.array.nbytes for column in self.columns.values())
 
     def load(self, device: torch.device) -> None:
-        """Make every column resident on `device`, as it is stored: int8 stays int8."""
+        """Make every column resident on `device`, in its stored type: int8 stays int8."""
         for column in self.columns.values():
             column.load(device)
         if mask := self.columns.get("mask"):
             self.lengths = mask.lengths()
 
     def buffers(self, rows: int, *, pinned: bool = False) -> dict[str, Tensor]:
-        """One set of reusable buffers for `gather`."""
+        """Make one set of reusable buffers for `gather`."""
         return {name: column.buffer(rows, pinned=pinned) for name, column in self.columns.items()}
 
     def gather(self, rows: Rows, view: int, buffers: dict[str, Tensor]) -> Features:
-        """Features of sorted `rows` under one view as stored, cut to the longest text among them.
+        """Read sorted `rows` under one view as stored, cut to the longest text among them.
 
-        `on_device` makes of them what a model takes.
+        `on_device` turns them into the input of a model.
         """
         got = {
             name: column.gather(rows, view, buffers[name][: len(rows)])
@@ -132,13 +132,13 @@ class FeatureStore:
         return Features(tokens, mask, got["pooled"], scale)
 
     def read_ahead(self, rows: Rows, view: int) -> None:
-        """Have the disk fetch what a later `gather` will want, where it has to; waits for nothing."""
+        """Have the disk fetch the rows of a later `gather`, where they are not in memory; never waits."""
         for column in self.columns.values():
             if column.resident is None:
                 column.array.read_ahead(rows, view)
 
     def on_device(self, part: Features, device: torch.device, kept: Rows | None = None) -> Features:
-        """What `gather` gave, on `device`: the `kept` tokens (None: all), int8 ones as float32 values."""
+        """Move what `gather` gave to `device`: the `kept` tokens (None: all), int8 ones as float32 values."""
         index = None if kept is None else torch.from_numpy(kept).to(device, non_blocking=True)
 
         def moved(by_token: Tensor) -> Tensor:
@@ -154,31 +154,31 @@ class FeatureStore:
 
 
 def token_array(cache: CacheReader, layer: int | None) -> str:
-    """The array that holds a layer's tokens (None: the first); raises ConfigError naming the layers."""
+    """Name the array of a layer's tokens (None: the first); raises ConfigError naming the layers."""
     layers = [shape.layer for shape in cache.shapes.layers]
     if layer is not None and layer not in layers:
         raise ConfigError(
             "the cache does not hold this layer",
             got=f"layer {layer}",
             expected=" or ".join(map(str, layers)),
-            hint="train with --set data.layer=..., or extract again with --layer",
+            hint=f"train with {option('data.layer')}, or extract again with {option('layers')}",
         )
     return array_name(cache.shapes, layers[0] if layer is None else layer)
 
 
 def reside(store: FeatureStore, residency: Residency, device: torch.device) -> str:
-    """Load the store where `residency` says (`auto`: device if it fits, else RAM, else stream) and say it.
+    """Load the store where `residency` says (`auto`: device if it fits, else RAM, else stream); describe it.
 
     "397 rows, 21.4 MB, resident in RAM"
     """
-    where = choose(store.nbytes, device) if residency == "auto" else residency
+    where = choose_residency(store.nbytes, device) if residency == "auto" else residency
     if where != "stream":
         store.load(device if where == "device" else torch.device("cpu"))
     return f"{store.rows} rows, {store.nbytes / 1e6:,.1f} MB, {PLACES[where]}"
 
 
-def choose(needed: int, device: torch.device) -> str:
-    """Where `auto` holds so many bytes; room is left for the training itself.
+def choose_residency(needed: int, device: torch.device) -> str:
+    """Choose where `auto` holds `needed` bytes; memory is left for the training itself.
 
     At most 60 % of free device memory, or 40 % of available RAM; else `stream`.
     """
@@ -188,7 +188,7 @@ def choose(needed: int, device: torch.device) -> str:
 
 
 def available_ram() -> int:
-    """Bytes that may be taken without swapping; 0 where the system does not say."""
+    """Return the bytes of RAM available without swapping; 0 where the system does not tell."""
     try:
         with open("/proc/meminfo") as lines:
             kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -198,13 +198,13 @@ def available_ram() -> int:
 
 
 def _lengths(mask: Tensor) -> Tensor:
-    """(B,) int32 for a mask (B, T): how many tokens there are up to the last that is kept."""
+    """Count, for a mask (B, T), the tokens up to the last that is kept: (B,) int32."""
     places = torch.arange(1, mask.shape[1] + 1, dtype=torch.int32, device=mask.device)
     return torch.where(mask, places, 0).amax(1)
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.generic]:
-    """The same memory as a numpy array; bfloat16 as its bits, which numpy has no name for."""
+    """View the same memory as a numpy array; bfloat16 as its bits, as numpy has no such type."""
     bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
     array: NDArray[np.generic] = bits.numpy()
     return array

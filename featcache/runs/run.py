@@ -1,4 +1,4 @@
-"""A run: one directory from which a training can be understood, resumed and repeated."""
+"""A run: one folder from which a training can be understood, resumed and repeated."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from featcache.config import flatten
-from featcache.errors import TrainError
+from featcache.errors import TrainError, option
 from featcache.files import explained, partial, write_atomic
 
 CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
 TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
-class Run:
-    """A directory with config.json, environment.json, labels.json, task.safetensors and, once it is done,
-    result.json; of a training in steps also metrics.jsonl, TensorBoard events and checkpoint.safetensors."""
+class RunFolder:
+    """A folder with config.json, environment.json, labels.json, task.safetensors and, at the end,
+    result.json.
+
+    A training in steps also leaves metrics.jsonl, TensorBoard events and checkpoint.safetensors.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
-    def at(cls, path: Path, config: Mapping[str, Any], *, resume: bool) -> Run:
-        """The run to make at `path`, or to go on with if it has the very same configuration; writes nothing.
+    def at(cls, path: Path, config: Mapping[str, Any], *, resume: bool) -> Self:
+        """Name the run to make at `path`, or to go on with if its configuration is the same; writes nothing.
 
-        Raises TrainError when the directory holds another run, or anything else.
+        Raises TrainError when the folder holds another run, or anything else.
         """
         run = cls(path)
         if (path / CONFIG).is_file():
@@ -41,13 +43,13 @@ class Run:
                 f"{path} exists and is not a run; it is left as it is",
                 got="a folder" if path.is_dir() else "a file",
                 expected="a run, an empty folder or nothing",
-                hint="choose another --out",
+                hint=f"choose another {option('out')}",
             )
         return run
 
     @classmethod
-    def finished(cls, path: Path) -> Run:
-        """The run at `path`; raises TrainError where there is none, or it is not done."""
+    def finished(cls, path: Path) -> Self:
+        """Open the run at `path`; raises TrainError where there is none, or it is not done."""
         run = cls(path)
         config = run.config() if (path / CONFIG).is_file() else {}
         if not {"objective", "seed", "options"} <= config.keys():
@@ -60,16 +62,16 @@ class Run:
             raise TrainError(
                 f"the run {path} is not finished",
                 got=f"no {RESULT}",
-                hint="repeat its `featcache train` command with --resume",
+                hint=f"repeat its training with {option('resume', True)}",
             )
         return run
 
-    def begin(self, config: Mapping[str, Any]) -> None:
-        """Create the directory, and write down what is asked for and where."""
+    def begin(self, config: Mapping[str, Any], cache: Path) -> None:
+        """Create the folder, and write down the configuration, the environment and the place of the cache."""
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.write(CONFIG, config)
-        self.write("environment.json", environment())
+        self.write("environment.json", environment() | {"cache": str(cache)})
 
     def _check(self, config: Mapping[str, Any], resume: bool) -> None:
         asked, there = flatten(config), flatten(self.config())
@@ -80,32 +82,32 @@ class Run:
                     f"{self.path} holds another run: `{key}` differs",
                     got=mine,
                     expected=theirs,
-                    hint="choose another --out, or repeat that run's options",
+                    hint=f"choose another {option('out')}, or repeat that run's options",
                 )
         if not resume:
             state = "a finished" if self.result() else "an unfinished"
             raise TrainError(
-                f"{self.path} holds {state} run of this very configuration",
-                hint="add --resume to go on from it, or choose another --out",
+                f"{self.path} holds {state} run of this configuration",
+                hint=f"go on from it with {option('resume', True)}, or choose another {option('out')}",
             )
 
     def config(self) -> dict[str, Any]:
-        """What the run was asked to do."""
-        return _read(self.path / CONFIG)
+        """Return the configuration; keys of earlier versions get their present names."""
+        return _renamed(_read(self.path / CONFIG))
 
     def result(self) -> dict[str, Any] | None:
-        """The figures at the end; None while the run is not done."""
+        """Return the figures at the end; None while the run is not done."""
         path = self.path / RESULT
-        return _read(path) if path.is_file() else None
+        return _renamed(_read(path)) if path.is_file() else None
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state is saved."""
+        """The place of the checkpoint."""
         return self.path / CHECKPOINT
 
     @property
     def task(self) -> Path:
-        """Where it is kept what the objective was told of the data."""
+        """The place of the task file."""
         return self.path / TASK
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
@@ -115,13 +117,13 @@ class Run:
 
 
 class MetricLog:
-    """Appends terms to metrics.jsonl and to TensorBoard events.
+    """Append terms to metrics.jsonl and to TensorBoard events.
 
-    Begun at step k, it drops what a killed run wrote after step k, and writes the events anew from the lines
-    kept: a kill loses events that are not flushed, and never a line.
+    Started at step k, it drops the lines that a killed run wrote after step k, and writes the events again
+    from the lines that are left, as a kill loses events that are not flushed.
     """
 
-    def __init__(self, run: Run, start: int) -> None:
+    def __init__(self, run: RunFolder, start: int) -> None:
         from tensorboardX import SummaryWriter
 
         path = run.path / METRICS
@@ -144,18 +146,14 @@ class MetricLog:
         for name, value in terms.items():
             self._events.add_scalar(f"train/{name}", value, step)
 
-    def __enter__(self) -> MetricLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close both files."""
         self._lines.close()
         self._events.close()
 
 
 def environment() -> dict[str, Any]:
-    """What a result may depend on besides its configuration: versions, machine, command."""
+    """Describe what a result may depend on besides its configuration: versions, machine, command."""
     packages = ("featcache", "torch", "numpy", "scikit-learn", "zarr", "open_clip_torch", "timm")
     return {
         "python": sys.version.split()[0],
@@ -174,7 +172,7 @@ def _version(package: str) -> str | None:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether the folder holds nothing, or the first file of a run that was killed while writing it."""
+    """Tell whether the folder is empty, or holds only the unfinished first file of a killed run."""
     return path.is_dir() and {entry.name for entry in path.iterdir()} <= {partial(path / CONFIG).name}
 
 
@@ -182,7 +180,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise TrainError(f"{path} is damaged", got=error, hint="train again into another --out") from None
+        raise TrainError(
+            f"{path} is damaged", got=error, hint=f"train again with another {option('out')}"
+        ) from None
 
 
 def _canonical(value: Any) -> str:
@@ -194,3 +194,16 @@ def _step(line: str) -> int:
         return int(json.loads(line)["step"])
     except ValueError:
         return sys.maxsize  # a line cut short by a kill is written again
+
+
+def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+    """Rename the keys of earlier versions, in which the replay cache was called `source`."""
+    if "source" in content:
+        content["replay"] = content.pop("source")
+    data = content.get("options", {}).get("data", {})
+    for key in [key for key in data if key == "source" or key.startswith("source_")]:
+        data[key.replace("source", "replay", 1)] = data.pop(key)
+    probes = content.get("probes", {})
+    for key in [key for key in probes if key.startswith("source_")]:
+        probes[key.replace("source", "replay", 1)] = probes.pop(key)
+    return content

@@ -18,13 +18,16 @@ from pydantic import Field, model_validator
 from featcache import plugins
 from featcache.cache.reader import CacheReader
 from featcache.config import Config, did_you_mean, merge, nest
+from featcache.devices import resolve
 from featcache.errors import ConfigError
 from featcache.files import explained, write_atomic
 from featcache.report.study import Place, Study, conclude
 from featcache.report.table import CONTROLS
 from featcache.specs import StoredType, ValueType, ViewSpec
 from featcache.stages.extract import ExtractRequest, MakeProgress, extract
-from featcache.stages.train import TrainRequest, parse_options, train
+from featcache.stages.train import TrainRequest, run_training
+from featcache.training.data import DataPool
+from featcache.training.learners import parse_options
 
 Say = Callable[[str], None]
 CacheName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
@@ -254,9 +257,11 @@ def run_pipeline(
     trained = []
     with_text = [key for key, path in caches.items() if CacheReader.open(path).class_text is not None]
     requests = list(pipeline.requests(caches, with_text))
+    # Trainings on the same rows share them: a cache is opened and loaded once.
+    pool = DataPool(resolve(device))
     for number, (place, request) in enumerate(requests, start=1):
         run = out / place.path
-        result = train(request, run, device=device, resume=run.exists())
+        result = run_training(request, run, resume=run.exists(), pool=pool)
         accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
         say(f"[{number}/{len(requests)}] {place.path}: {accuracy:.1f} % in {seconds:.1f} s")
         trained.append((place, result | {"objective": place.objective}))

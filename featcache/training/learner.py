@@ -1,82 +1,123 @@
-"""What a run learns with, made from what it is told of the data; and that kept, so that no cache is needed.
-
-An objective's own tensors lie in the checkpoint. What its constructor was given (directions, counts), and
-what a probe was fitted on, lie beside it: whatever an objective makes of them, it is made again.
-"""
+"""The contract of a learner: it learns the classes of labelled rows and predicts those of other rows."""
 
 from __future__ import annotations
 
-import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NoReturn, Protocol, Self
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from safetensors.torch import save as serialize
-from torch import Tensor
+from numpy.typing import NDArray
 
-from featcache.cache.spec import FeatureSpec
-from featcache.config import Config
-from featcache.errors import TrainError
-from featcache.files import explained, write_atomic
+from featcache.batch import Batch, Views
+from featcache.loading.store import FeatureStore
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective, Probe, ProbeData, Task
-from featcache.training import predictor
+from featcache.training.data import Draw, Labelled
 from featcache.training.options import TrainOptions
-from featcache.training.state import TrainState, unshared
+from featcache.training.outputs import Outputs
+from featcache.training.task import FeatureOrigin, save_task
 
 Kind = type[Objective[Any]] | type[Probe[Any]]
 
 
-class Origin(Config):
-    """Where the features of a run come from, and the names of the classes it tells apart."""
+class SavedFiles(Protocol):
+    """The files of a run from which a learner can be made again."""
 
-    features: FeatureSpec
-    class_names: tuple[str, ...]
+    @property
+    def task(self) -> Path:
+        """The task file."""
 
-
-def build(
-    kind: Kind,
-    options: TrainOptions,
-    task: Task | ProbeData,
-    features: FeatureSpec,
-    *,
-    seed: int,
-    device: torch.device,
-) -> TrainState | predictor.Predict:
-    """A probe, fitted; or projector and objective before the first step: there z is the frozen embedding."""
-    own = kind.Options.parse(options.objective)
-    if issubclass(kind, Probe):
-        assert isinstance(task, ProbeData)
-        return predictor.of_probe(kind(own).fit(task, seed))
-    assert isinstance(task, Task)
-    generator = torch.Generator().manual_seed(seed)
-    projector = Projector(options.projector, features.dim, features.pooled, generator).to(device)
-    return TrainState(projector, kind(own, task).to(device), options.optim)
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint file."""
 
 
-def save_task(path: Path, task: Task | ProbeData, origin: Origin) -> None:
-    """Write atomically, in safetensors: the tensors as they are, all else in the header."""
-    tensors = {name: value for name, value in vars(task).items() if isinstance(value, Tensor)}
-    rest = {name: value for name, value in vars(task).items() if name not in tensors}
-    header = json.dumps({"task": rest, "origin": origin.model_dump(mode="json")})
-    with explained(path):
-        write_atomic(path, serialize(unshared(tensors), {"featcache": header}))
+class Journal:
+    """Hear of a training while it goes on. This one does nothing with what it hears."""
+
+    def log(self, step: int, terms: Mapping[str, float]) -> None:
+        """Take the loss and its terms after a step."""
+
+    def checkpoint(self, learner: Learner) -> None:
+        """Save the learner, which can go on from here."""
 
 
-def load_task(path: Path, kind: type[Task] | type[ProbeData]) -> tuple[Task | ProbeData, Origin]:
-    """What `save_task` wrote; raises TrainError if it is missing or damaged, or of another kind."""
-    try:
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["featcache"])
-        fields: dict[str, Any] = {**tensors, **header["task"]}
-        return kind(**fields), Origin.model_validate(header["origin"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise TrainError(
-            f"{path} cannot be used",
-            got=str(error).partition("\n")[0],
-            expected="what the objective was told of the data, as `featcache train` keeps it",
-            hint="train again into another --out",
-        ) from error
+class Learner(ABC):
+    """A probe that is fitted at once, or a projector that is trained step by step.
+
+    A learner is made from a draw of labels, and again from the files of its run. It trains while `steps_done`
+    is below `steps`, by `advance`; `finish` ends that. Then it predicts.
+    """
+
+    steps: int
+    """The length of the training; 0 for a learner that is fitted when it is made."""
+    trains_steps: ClassVar[bool]
+    """Whether the learner is trained in steps; else it is fitted when it is made."""
+    default_folds: ClassVar[int]
+    """Folds of cross-validation where the option `cv` is 0."""
+    reads_tokens: ClassVar[bool]
+    """Whether predictions need the tokens of a cache, or its pooled embeddings alone."""
+    task: Task | ProbeData
+    """The part of the data that the learner was made from."""
+    origin: FeatureOrigin
+    journal: Journal = Journal()
+
+    @classmethod
+    @abstractmethod
+    def create(cls, kind: Any, options: TrainOptions, draw: Draw, *, seed: int, device: torch.device) -> Self:
+        """Make the learner for a draw of labels; the seed gives its initial values."""
+
+    @classmethod
+    @abstractmethod
+    def load(
+        cls, kind: Any, options: TrainOptions, files: SavedFiles, *, seed: int, device: torch.device
+    ) -> Self:
+        """Make the learner again from the files of a finished run; raises TrainError if they are damaged."""
+
+    @abstractmethod
+    def predict(self, store: FeatureStore, rows: NDArray[np.int64], view: int = 0) -> Outputs:
+        """Predict sorted rows of a store under one view."""
+
+    @property
+    def steps_done(self) -> int:
+        """Training steps done so far."""
+        return 0
+
+    @property
+    def probed(self) -> Projector | None:
+        """The projector whose representation the result is to compare by probes; None for most learners."""
+        return None
+
+    def views(self, available: Sequence[str]) -> Views:
+        """Name the view families that a training reads, given those that the cache holds."""
+        return Views(labelled=(), unlabelled=())
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint; raises TrainError if it is damaged or of another configuration."""
+        self._refuse()
+
+    def save(self, checkpoint: Path) -> None:
+        """Write a checkpoint to go on from."""
+        self._refuse()
+
+    def begin(self) -> None:
+        """Prepare for the next steps."""
+        self._refuse()
+
+    def advance(self, batch: Batch) -> None:
+        """Take one training step; raises TrainError where a number is not finite."""
+        self._refuse()
+
+    def finish(self, known: Labelled) -> None:
+        """End the training, with a last look at the labelled rows."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} is not trained in steps")
+
+    def save_task(self, path: Path) -> None:
+        """Write the task file, from which `load` makes the learner again."""
+        save_task(path, self.task, self.origin)

@@ -1,98 +1,85 @@
-"""The training loop: one for every objective, plain functions over one state."""
+"""Train any number of learners on one stream of batches."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 
 import torch
-from torch import Tensor
 
-from featcache.errors import TrainError
-from featcache.loading.loader import Loader
-from featcache.objectives.base import Objective
+from featcache.batch import Batch
+from featcache.loading.loader import Loader, Stream
+from featcache.loading.plan import family_of
+from featcache.loading.replay import ReplayCache
+from featcache.training.data import Draw, Say, load_once
+from featcache.training.learner import Learner
 from featcache.training.options import TrainOptions
-from featcache.training.state import TrainState
-
-Log = Callable[[int, Mapping[str, float]], None]
 
 
-def fit(
-    state: TrainState,
-    loader: Loader,
+def fit(learners: Sequence[Learner], batches: Iterable[Batch], device: torch.device) -> None:
+    """Let every learner take one step on each batch; a learner that is done takes no more.
+
+    The global generators of torch are left as they were.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for learner in learners:
+            learner.begin()
+        for batch in batches:
+            for learner in learners:
+                if learner.steps_done < learner.steps:
+                    learner.advance(batch)
+
+
+def train_learner(
+    learner: Learner,
+    draw: Draw,
     options: TrainOptions,
     *,
-    seed: int,
-    device: torch.device,
-    log: Log,
-    save: Callable[[], None],
+    order_seed: int,
+    replay: ReplayCache | None,
+    say: Say,
 ) -> None:
-    """Train from `state.step` to the last step, logging the terms by name and saving now and then.
+    """Train one learner from the steps it has done to its end."""
+    draw.data.reside(options.data, say)
+    if replay is not None:
+        load_once(
+            replay.store, options.data, draw.data.device, lambda where: say(f"replay features: {where}")
+        )
+    loader = make_loader(learner, draw, options, order_seed=order_seed, replay=replay)
+    with closing(loader.steps(learner.steps_done, learner.steps)) as batches:
+        fit([learner], batches, draw.data.device)
+    learner.finish(draw.known)
 
-    All randomness is seeded by (seed, step), so a resumed training ends as an uninterrupted one does. Raises
-    TrainError naming the step, without saving, where the loss, a term of it or the gradient is not finite.
+
+def make_loader(
+    learner: Learner, draw: Draw, options: TrainOptions, *, order_seed: int, replay: ReplayCache | None = None
+) -> Loader:
+    """Make the batches that a learner asks for, in the order of `order_seed`.
+
+    A labelled batch holds `batch_size` rows, an unlabelled one `uratio` times as many, and rows of the replay
+    cache `replay_ratio` times the unlabelled ones; none holds more than there are.
     """
-    projector, objective = state.model["projector"], state.model["objective"]
-    assert isinstance(objective, Objective)
-    project = torch.compile(projector) if options.optim.compile else projector
-    steps = options.optim.steps
-    state.model.train()
-    recent: list[dict[str, Tensor]] = []
-    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with forked, closing(loader.steps(state.step, steps)) as batches:
-        for batch in batches:
-            generator = _seed(seed, state.step, device)
-            state.set_learning_rate()
-            with _autocast(options.optim.amp, device):
-                loss, terms = objective(project, batch, state.step / steps, generator)
-            recent.append({"loss": loss.detach(), **terms, "grad_norm": _update(state, loss)})
-            last = state.step == steps
-            due = last or state.step % options.log.every == 0
-            keep = not last and state.step % options.log.checkpoint_every == 0
-            if due or keep:
-                values = _finite(recent, state.step)
-                recent.clear()
-            if due:
-                log(state.step, values)
-            if keep:
-                save()
-
-
-def _seed(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """The step's own generator; dropout, which can only use the global one (forked), gets the same seed."""
-    mixed = (seed * 1_000_003 + step) % 2**63
-    torch.manual_seed(mixed)
-    return torch.Generator(device).manual_seed(mixed)
-
-
-def _update(state: TrainState, loss: Tensor) -> Tensor:
-    """One step of the optimiser; returns the norm of the gradient, before clipping."""
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = state.clip_gradients()
-    state.optimizer.step()
-    state.step += 1
-    state.move_average()
-    return norm
-
-
-def _finite(recent: Sequence[Mapping[str, Tensor]], step: int) -> dict[str, float]:
-    """The terms of `step`, the last of `recent`; all in one look now and then, as it waits for the device."""
-    values: dict[str, float] = {}
-    looked = iter(torch.stack([value.float() for terms in recent for value in terms.values()]).tolist())
-    for at, terms in enumerate(recent, start=step - len(recent) + 1):
-        values = dict(zip(terms, looked, strict=False))
-        broken = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            raise TrainError(
-                f"the training went to pieces at step {at}",
-                got=", ".join(broken),
-                expected="finite numbers",
-                hint="lower optim.lr, or the weights of the objective's terms",
-            )
-    return values
-
-
-def _autocast(amp: str, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bfloat16")
+    store, optim = draw.data.train_store, options.optim
+    views = learner.views(sorted({family_of(name) for name in store.view_names}))
+    labelled = Stream.shuffled(
+        store, draw.split.labelled, views.labelled, batch_size=optim.batch_size, seed=order_seed
+    )
+    unlabelled = replayed = None
+    if views.unlabelled and len(draw.split.unlabelled):
+        size = round(optim.uratio * optim.batch_size)
+        unlabelled = Stream.shuffled(
+            store, draw.split.unlabelled, views.unlabelled, batch_size=size, seed=order_seed + 1
+        )
+    if views.replay and replay is not None:
+        size = round(options.data.replay_ratio * (unlabelled or labelled).plan.batch_size)
+        held = {family_of(name) for name in replay.store.view_names}
+        families = tuple(family if family in held else "eval" for family in views.replay)
+        replayed = Stream.shuffled(replay.store, replay.rows, families, batch_size=size, seed=order_seed + 2)
+    return Loader(
+        labelled,
+        draw.train_labels,
+        unlabelled,
+        replayed,
+        device=draw.data.device,
+        token_subset=options.data.token_subset,
+    )

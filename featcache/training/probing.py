@@ -1,4 +1,4 @@
-"""What probes make of a representation before and after training: what was gained, and what was forgotten."""
+"""Compare a representation before and after training by probes: what was gained, what was forgotten."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from featcache.nn.projector import Projector
 from featcache.objectives.base import ProbeData
 from featcache.objectives.knn import Knn, KnnOptions
 from featcache.objectives.linear import Linear, LinearOptions
-from featcache.training.predictor import Labelled, map_rows, pooled
+from featcache.training.data import Labelled
+from featcache.training.outputs import map_rows, pooled
 
 
 @dataclass(frozen=True)
 class Prober:
-    """Accuracy of k nearest neighbours and of a linear probe, on z* (before) and on z (after), by name."""
+    """The accuracy of k nearest neighbours and of a linear probe, on z* (before) and on z (after)."""
 
     projector: Projector
     seed: int
     device: torch.device
 
     def target(self, fit: Labelled, test: Labelled, num_classes: int) -> dict[str, float]:
-        """`target_knn_before`, `target_linear_before`, `target_knn_after`, `target_linear_after`, 0 to 1."""
+        """Return `target_knn_before` and `_after`, `target_linear_before` and `_after`, from 0 to 1."""
         return self._figures("target", Linear(LinearOptions()), fit, test, num_classes)
 
-    def source(self, second: ReplayCache) -> dict[str, float]:
-        """The same of the second cache, as `source_...`, with all its labels; empty where it lacks them.
+    def replay(self, cache: ReplayCache) -> dict[str, float]:
+        """Return the same for the replay cache with all its labels, as `replay_...`; empty without labels.
 
-        The linear probe has C = 1: so many labels need no regularisation that is chosen for them.
+        The linear probe has C = 1, as this many labels need no chosen regularisation.
         """
-        if second.test is None or second.test_store is None:
+        if cache.test is None or cache.test_store is None:
             return {}
-        fit = Labelled.of(second.store, second.split)
-        test = Labelled.of(second.test_store, second.test)
+        fit = Labelled.of(cache.store, cache.split)
+        test = Labelled.of(cache.test_store, cache.test)
         if not (len(fit.rows) and len(test.rows)):
             return {}
-        return self._figures("source", Linear(LinearOptions(C=1.0)), fit, test, second.num_classes)
+        return self._figures("replay", Linear(LinearOptions(C=1.0)), fit, test, cache.num_classes)
 
     def _figures(
         self, name: str, linear: Linear, fit: Labelled, test: Labelled, num_classes: int

@@ -1,4 +1,4 @@
-"""Everything that changes while training, in one object that can be saved and restored exactly."""
+"""Hold everything that changes while training, so that it can be saved and restored exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from featcache.errors import TrainError
+from featcache.errors import TrainError, option
 from featcache.files import explained, write_atomic
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective
@@ -36,7 +36,7 @@ class TrainState:
         self.average = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
 
     def _groups(self) -> list[dict[str, Any]]:
-        """One learning rate for each role; vectors and scalars (norms, biases, scales) are not decayed."""
+        """Group parameters by role, each with its learning rate; vectors and scalars are not decayed."""
         projector, objective = self.model["projector"], self.model["objective"]
         assert isinstance(objective, Objective)
         critics = objective.critic_parameters()
@@ -59,9 +59,10 @@ class TrainState:
         ]
 
     def clip_gradients(self) -> Tensor:
-        """Projector and heads by their joint norm, critics by theirs: neither side's spike stops the other.
+        """Clip projector and heads by their joint norm, and critics by theirs.
 
-        Returns the norm of the whole gradient before clipping.
+        So a spike of one side does not slow the other. Returns the norm of the whole gradient before
+        clipping.
         """
         norms = []
         for critics in (False, True):
@@ -72,11 +73,21 @@ class TrainState:
         total: Tensor = torch.stack(norms).norm()
         return total
 
+    def update(self, loss: Tensor) -> Tensor:
+        """Take one step of the optimiser down a loss; returns the norm of the gradient before clipping."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = self.clip_gradients()
+        self.optimizer.step()
+        self.step += 1
+        self.move_average()
+        return norm
+
     @torch.no_grad()
     def move_average(self) -> None:
-        """Draw the average's weights (where there is one) to the present ones, which it starts with.
+        """Move the average (where there is one) towards the present weights; it starts at the first step's.
 
-        torch's AveragedModel does this too, and copies its count from the host at every step.
+        torch's AveragedModel does the same, but copies its count from the host at every step.
         """
         if self.average is None:
             return
@@ -87,13 +98,13 @@ class TrainState:
             held.copy_(buffer)
 
     def set_learning_rate(self) -> None:
-        """Each group's peak times the schedule's factor at this step."""
+        """Set each group's rate to its peak times the schedule's factor at this step."""
         factor = schedule(self.step, self.options.steps, self.options.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
     def evaluated(self) -> tuple[Projector, Objective[Any]]:
-        """What predictions are made with, in evaluation mode: the moving average where there is one."""
+        """Return the model for predictions, in evaluation mode: the moving average where there is one."""
         model = self.average or self.model
         projector, objective = model["projector"], model["objective"]
         assert isinstance(projector, Projector)
@@ -124,14 +135,15 @@ class TrainState:
             raise TrainError(
                 f"the checkpoint {path.name} cannot be used",
                 got=str(error).partition("\n")[0],
-                expected="a checkpoint of this very configuration",
-                hint="train again into another --out",
+                expected="a checkpoint of this configuration",
+                hint=f"train again with another {option('out')}",
             ) from error
         self.step = step
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """The learning rate's factor: linear from 0 to 1 over the first `warmup` share, then a half cosine to 0.
+    """Compute the learning rate's factor: linear from 0 to 1 over the `warmup` share, then a half cosine to
+    0.
 
     >>> [round(schedule(step, 10, 0.2), 2) for step in (0, 1, 2, 9)]
     [0.5, 1.0, 1.0, 0.04]
@@ -143,12 +155,12 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies, each in memory of its own: safetensors refuses tensors that share it, or have gaps."""
+    """Copy each tensor to memory of its own: safetensors refuses tensors that share it, or have gaps."""
     return {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
 
 def read_step(path: Path) -> int:
-    """How many steps a checkpoint has done, read from its header alone."""
+    """Read the number of steps of a checkpoint, from its header alone."""
     with safe_open(path, framework="pt") as file:
         return int(json.loads(file.metadata()["featcache"])["step"])
 

@@ -97,7 +97,7 @@ def test_what_it_recommends_exists() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featcache.bench.measure.SECONDS", 0.05)
+    monkeypatch.setattr("featcache.bench.turns.SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("quick", "one_thread")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STORED = Path(__file__).with_name("golden.json")
@@ -58,7 +58,7 @@ def test_the_bytes_of_a_cache(make_cache, golden, tmp_path: Path, dtype: str) ->
 def test_the_losses_of_a_training(make_cache, golden, tmp_path: Path, objective: str) -> None:
     cache = make_cache(tmp_path / "c.zarr", weak=2, strong=2)
     request = TrainRequest(cache, objective, 0, labels_per_class=3, options=COMMON | OPTIONS[objective])
-    train(request, tmp_path / "run", device="cpu")
+    run_training(request, tmp_path / "run", device="cpu")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert losses == pytest.approx(golden(f"losses {objective}", losses), rel=1e-3, abs=1e-5)

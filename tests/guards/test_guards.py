@@ -118,8 +118,8 @@ def test_nothing_is_copied_twice(tokens: ShardedArray) -> None:
 
 def loader(path: Path, batch: int = 64) -> Loader:
     store = FeatureStore.open(CacheReader.open(path), "train")
-    stream = Stream(ReadPlan(np.arange(8192), batch, seed=0), ("eval",))
-    return Loader(store, np.zeros(8192, np.int64), stream, None, torch.device("cpu"))
+    stream = Stream(store, ReadPlan(np.arange(8192), batch, seed=0), ("eval",))
+    return Loader(stream, np.zeros(8192, np.int64), device=torch.device("cpu"))
 
 
 LOADING = """

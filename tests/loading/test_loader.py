@@ -14,7 +14,7 @@ from featcache.cache.quantise import dequantise
 from featcache.cache.reader import CacheReader
 from featcache.errors import CacheError, ConfigError
 from featcache.loading import store as stores
-from featcache.loading.loader import RING, Loader, read_in_order
+from featcache.loading.loader import RING, Loader, Stream, read_in_order
 from featcache.loading.plan import ReadPlan, choose_tokens, choose_views
 from featcache.loading.store import FeatureStore, reside
 
@@ -52,10 +52,13 @@ def opened(path, residency="stream", layer=None):
     return store
 
 
-def loader(store, *, views=VIEWS, batch_size=4, uratio=2.0, seed=3, labelled=ROWS[::3], token_subset=1.0):
-    labels, rows = np.arange(30) % 3, (labelled, ROWS)
-    sizes = {"batch_size": batch_size, "uratio": uratio, "token_subset": token_subset}
-    return Loader.build(store, labels, rows, views, seed=seed, device=CPU, **sizes)
+def loader(store, *, views=VIEWS, batch_size=4, uratio=2.0, seed=3, labelled=ROWS[::3], **options):
+    first = Stream.shuffled(store, labelled, views.labelled, batch_size=batch_size, seed=seed)
+    second = None
+    if views.unlabelled:
+        size = round(uratio * batch_size)
+        second = Stream.shuffled(store, ROWS, views.unlabelled, batch_size=size, seed=seed + 1)
+    return Loader(first, np.arange(30) % 3, second, **{"device": CPU, **options})
 
 
 def copied(batch):
@@ -87,19 +90,19 @@ def test_values_are_the_cache_s(caches, dtype, residency):
     path = caches[dtype]
     made = loader(opened(path, residency))
     for step, batch in enumerate(made.steps(0, 6)):
-        rows = made.labelled.plan.batch(step)
-        views = choose_views(VIEWS.labelled, made.store.view_names, 3, step)
+        rows = made.streams["labelled"].plan.batch(step)
+        views = choose_views(VIEWS.labelled, made.streams["labelled"].store.view_names, 3, step)
         check_part(batch.labelled[0], path, rows, views[0])
         assert batch.label.tolist() == (rows % 3).tolist()
-        index = made.unlabelled.plan.positions(step)
-        views = choose_views(VIEWS.unlabelled, made.store.view_names, 4, step)
+        index = made.streams["unlabelled"].plan.positions(step)
+        views = choose_views(VIEWS.unlabelled, made.streams["labelled"].store.view_names, 4, step)
         assert batch.unlabelled_index.tolist() == index.tolist()
         for part, view in zip(batch.unlabelled, views, strict=True):
             check_part(part, path, ROWS[index], view)
 
 
 def test_residency_in_several_pieces(caches, monkeypatch):
-    monkeypatch.setattr(stores, "LOADED", 7)
+    monkeypatch.setattr(stores, "CHUNK_ROWS", 7)
     store = opened(caches["bfloat16"], "ram")
     for view in range(5):
         check_part(store.gather(ROWS, view, store.buffers(30)), caches["bfloat16"], ROWS, view)
@@ -111,7 +114,7 @@ def test_another_layer(caches):
 
 
 def test_a_layer_that_is_not_cached(caches):
-    with pytest.raises(ConfigError, match=r"layer -2[\s\S]*-1 or -3[\s\S]*--layer"):
+    with pytest.raises(ConfigError, match=r"layer -2[\s\S]*-1 or -3[\s\S]*layers"):
         opened(caches["bfloat16"], layer=-2)
 
 
@@ -201,11 +204,11 @@ def test_no_steps(caches):
 def test_sizes_of_batches(caches):
     store = opened(caches["float32"])
     made = loader(store, batch_size=8, uratio=1.5, labelled=ROWS[:3])
-    assert (made.labelled.plan.batch_size, made.unlabelled.plan.batch_size) == (3, 12)
-    assert loader(store, batch_size=8, uratio=100).unlabelled.plan.batch_size == 30
-    assert loader(store, batch_size=1, uratio=0.1).unlabelled.plan.batch_size == 1
+    assert (made.streams["labelled"].plan.batch_size, made.streams["unlabelled"].plan.batch_size) == (3, 12)
+    assert loader(store, batch_size=8, uratio=100).streams["unlabelled"].plan.batch_size == 30
+    assert loader(store, batch_size=1, uratio=0.1).streams["unlabelled"].plan.batch_size == 1
     alone = loader(store, views=Views(labelled=("eval",)))
-    assert alone.unlabelled is None
+    assert alone.streams.keys() == {"labelled"}
     batch = copied(next(alone.steps(0, 1)))
     assert batch[-1].shape == (0,)
     assert batch[-2].shape == (4,)
@@ -221,8 +224,8 @@ def test_reading_in_order(caches, residency):
 
 def test_the_two_streams_are_shuffled_apart(caches):
     made = loader(opened(caches["float32"]), labelled=ROWS, batch_size=30, uratio=1.0)
-    assert isinstance(made.labelled.plan, ReadPlan)
-    assert made.labelled.plan.seed != made.unlabelled.plan.seed
+    assert isinstance(made.streams["labelled"].plan, ReadPlan)
+    assert made.streams["labelled"].plan.seed != made.streams["unlabelled"].plan.seed
 
 
 def values(path, rows, view):
@@ -236,13 +239,13 @@ def values(path, rows, view):
 def test_int8_stays_int8_in_memory_and_is_float32_in_a_batch(caches, residency):
     path = caches["int8"]
     made = loader(opened(path, residency))
-    held = made.store.columns["tokens"].resident
+    held = made.streams["labelled"].store.columns["tokens"].resident
     assert held is None or held.dtype == torch.int8
-    assert made.store.nbytes == 30 * 5 * (5 * (8 + 4) + 8 * 2 + 5)
+    assert made.streams["labelled"].store.nbytes == 30 * 5 * (5 * (8 + 4) + 8 * 2 + 5)
     for step, batch in enumerate(made.steps(0, 6)):
         rows, view = (
-            made.labelled.plan.batch(step),
-            choose_views(("weak",), made.store.view_names, 3, step)[0],
+            made.streams["labelled"].plan.batch(step),
+            choose_views(("weak",), made.streams["labelled"].store.view_names, 3, step)[0],
         )
         (part,) = batch.labelled
         mask = stored(path, "token_mask")[rows, view]
@@ -298,9 +301,7 @@ def test_a_device_gets_what_the_host_would(caches, dtype, residency):
     device = torch.device("cuda")
     store = FeatureStore.open(CacheReader.open(caches[dtype]), "train")
     reside(store, residency, device)
-    labels = np.arange(30) % 3
-    sizes = {"batch_size": 4, "uratio": 2.0, "seed": 3}
-    there = Loader.build(store, labels, (ROWS[::3], ROWS), VIEWS, device=device, **sizes)
+    there = loader(store, device=device)
     here = loader(opened(caches[dtype]))
     work = torch.randn(4096, 4096, device=device)
     for _ in range(50):  # the copies queue up behind it
@@ -317,9 +318,7 @@ def test_the_consumer_never_waits_for_the_device(caches, residency):
     device = torch.device("cuda")
     store = FeatureStore.open(CacheReader.open(caches["float32"]), "train")
     reside(store, residency, device)
-    made = Loader.build(
-        store, np.arange(30), (ROWS, ROWS), VIEWS, batch_size=4, uratio=1.0, seed=0, device=device
-    )
+    made = loader(store, labelled=ROWS, uratio=1.0, seed=0, device=device)
     batch = made._read(made._wanted(0), made._buffers())
     torch.cuda.set_sync_debug_mode("error")
     try:

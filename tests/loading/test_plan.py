@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.errors import TrainError
-from featcache.loading.plan import ReadPlan, choose_tokens, choose_views, permutation
+from featcache.loading.plan import EpochPlan, ReadPlan, choose_tokens, choose_views, permutation
 
 SIZES, SEEDS, STEPS = st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(0, 40)
 
@@ -61,12 +61,20 @@ def test_after_whole_epochs_every_row_was_seen_as_often(size, batch, seed, epoch
     assert Counter(stream(plan, range(epochs * size))) == dict.fromkeys(range(size), epochs * batch)
 
 
-@given(SIZES, st.integers(1, 8), SEEDS, st.integers(1, 5), STEPS)
-def test_ranks_partition_each_step(size, batch, seed, world, step):
-    rows = np.arange(size)
-    together = [ReadPlan(rows, batch, seed, rank, world).positions(step) for rank in range(world)]
-    alone = ReadPlan(rows, batch * world, seed).positions(step)
-    assert sorted(np.concatenate(together).tolist()) == alone.tolist()
+@given(SIZES, st.integers(1, 20), SEEDS, st.integers(0, 3), st.booleans())
+def test_an_epoch_visits_every_row_once(size, batch, seed, epoch, shuffled):
+    rows = 7 * np.arange(size)
+    plan = EpochPlan(rows, batch, seed, epoch, shuffled)
+    parts = [plan.positions(step) for step in range(len(plan))]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(size))
+    assert [len(part) for part in parts[:-1]] == [batch] * (len(parts) - 1)
+    assert all((np.diff(part) > 0).all() for part in parts)
+    assert shuffled or np.concatenate(parts).tolist() == list(range(size))
+
+
+def test_epochs_are_shuffled_apart():
+    halves = [EpochPlan(np.arange(99), 50, 5, epoch, True).positions(0).tolist() for epoch in (0, 1)]
+    assert halves[0] != halves[1]
 
 
 @given(SIZES, st.integers(1, 20), SEEDS, STEPS)
@@ -107,7 +115,7 @@ def test_one_view_serves_twice_where_there_is_no_other():
 
 
 def test_a_family_that_is_not_cached():
-    with pytest.raises(TrainError, match=r"`weak` views[\s\S]*got: +eval\n[\s\S]*--views weak=1"):
+    with pytest.raises(TrainError, match=r"`weak`[\s\S]*got: +eval\n[\s\S]*weak=1"):
         choose_views(("weak",), ("eval",), 0, 0)
 
 

@@ -1,5 +1,7 @@
 """Two caches in one training: proportions, order, what is refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,12 @@ import torch
 from featcache.batch import Views
 from featcache.cache.reader import CacheReader
 from featcache.errors import CacheError, CacheMismatch, TrainError
-from featcache.loading.loader import Loader
 from featcache.loading.replay import ReplayCache
-from featcache.loading.store import FeatureStore, reside
+from featcache.loading.splits import LabelSplit, choose_classes
+from featcache.loading.store import reside
+from featcache.training.data import Draw, TrainingData
+from featcache.training.loop import make_loader
+from featcache.training.options import TrainOptions
 
 CPU = torch.device("cpu")
 VIEWS = Views((), ("weak", "weak"), ("weak", "eval"))
@@ -38,21 +43,15 @@ def opened(path, target, split="old", test="test", layer=None):
 
 
 def loader(target, second, *, ratio=0.25, residency="stream", seed=3, views=VIEWS):
-    store, rows = FeatureStore.open(CacheReader.open(target), "train"), np.arange(30)
-    reside(second.store, residency, CPU)
-    replay = (second.store, second.rows)
-    return Loader.build(
-        store,
-        rows % 3,
-        (rows[::3], rows),
-        views,
-        batch_size=4,
-        uratio=2.0,
-        seed=seed,
-        device=CPU,
-        replay=replay,
-        replay_ratio=ratio,
+    """As a training makes it, for a learner that asks for these views."""
+    options = TrainOptions.parse(
+        {"optim": {"batch_size": 4, "uratio": 2.0}, "data": {"replay_ratio": ratio}}, "the options"
     )
+    reside(second.store, residency, CPU)
+    data = TrainingData.open(CacheReader.open(target), options.data, CPU)
+    draw = Draw(data, choose_classes(3, seed=0), LabelSplit(np.arange(30)[::3], np.arange(30)), seed=0)
+    learner = SimpleNamespace(views=lambda available: views)
+    return make_loader(learner, draw, options, order_seed=seed, replay=second)
 
 
 def pooled(batch):
@@ -64,7 +63,8 @@ def test_proportions_are_exact_and_values_the_second_cache_s(target, other, resi
     second = opened(other(weak=1, failed={"old": [4]}), target)
     assert second.rows.tolist() == [row for row in range(21) if row != 4]
     made = loader(target, second, residency=residency)
-    store, stream = made.replay
+    stream = made.streams["replay"]
+    store = stream.store
     seen = []
     for step, batch in enumerate(made.steps(0, 20)):
         assert [len(part.pooled) for part in batch.replay] == [2, 2]
@@ -79,7 +79,7 @@ def test_proportions_are_exact_and_values_the_second_cache_s(target, other, resi
 
 @pytest.mark.parametrize(("ratio", "size"), [(0.001, 1), (0.5, 4), (1.0, 8), (100.0, 21)])
 def test_sizes(target, other, ratio, size):
-    assert loader(target, opened(other(), target), ratio=ratio).replay[1].plan.batch_size == size
+    assert loader(target, opened(other(), target), ratio=ratio).streams["replay"].plan.batch_size == size
 
 
 def test_deterministic_and_resumable(target, other):
@@ -101,7 +101,7 @@ def test_the_target_s_stream_is_the_same_with_and_without(target, other):
 
 def test_views_it_does_not_hold_are_read_plain(target, other):
     made = loader(target, opened(other(), target))
-    assert made.replay[1].families == ("eval", "eval")
+    assert made.streams["replay"].families == ("eval", "eval")
     assert next(made.steps(0, 1)).replay[0].pooled.shape == (2, 8)
 
 
@@ -114,9 +114,9 @@ def test_other_features_are_refused_by_name(target, other, make_cache, tmp_path)
 
 
 def test_test_rows_are_refused(target, other):
-    with pytest.raises(TrainError, match=r"would put test rows[\s\S]*replay_split=test of"):
+    with pytest.raises(TrainError, match=r"test rows[\s\S]*replay_split"):
         opened(target, target, split="test", test="none")
-    with pytest.raises(TrainError, match="would put test rows"):
+    with pytest.raises(TrainError, match="test rows"):
         opened(other(), target, split="test")
 
 

@@ -1,6 +1,7 @@
 """A run directory: what is in it, what TensorBoard reads of it, and what it is not overwritten by."""
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from featcache.errors import FeatcacheError, FileError, TrainError
-from featcache.runs.run import MetricLog, Run
-from featcache.stages.train import TrainRequest, train
+from featcache.runs.run import MetricLog, RunFolder
+from featcache.stages.train import TrainRequest, run_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = {
@@ -36,7 +37,7 @@ def finished(cache, tmp_path_factory):
 def start(cache, out, *, objective="supervised", seed=0, labels_per_class=2, resume=False, **optim):
     options = OPTIONS | {"optim": OPTIONS["optim"] | optim}
     request = TrainRequest(cache, objective, seed, labels_per_class=labels_per_class, options=options)
-    return train(request, out, device="cpu", resume=resume)
+    return run_training(request, out, device="cpu", resume=resume)
 
 
 def scalars(run):
@@ -70,7 +71,7 @@ def test_every_file_is_there(finished):
         "checkpoint.safetensors",
         "result.json",
     }
-    assert all(name in Run.__doc__ for name in names - events)
+    assert all(name in RunFolder.__doc__ for name in names - events)
 
 
 def test_their_content(finished, cache):
@@ -82,7 +83,7 @@ def test_their_content(finished, cache):
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["packages"]["numpy"] == np.__version__
     assert {"python", "platform", "cpus", "command"} < environment.keys()
-    assert Run(finished).result() == json.loads((finished / "result.json").read_text())
+    assert RunFolder(finished).result() == json.loads((finished / "result.json").read_text())
     assert [line["step"] for line in lines(finished)] == [2, 4, 6]
     assert lines(finished)[0].keys() == {"step", "loss", "ce_cond", "grad_norm"}
     assert "model.objective.head.weight" in load_file(finished / "checkpoint.safetensors")
@@ -100,13 +101,13 @@ def test_events_are_the_metrics(finished):
 
 
 def test_a_resumed_log_has_every_step_once(tmp_path):
-    run = Run(tmp_path)
-    with MetricLog(run, 0) as log:
+    run = RunFolder(tmp_path)
+    with closing(MetricLog(run, 0)) as log:
         for step in range(5):
             log(step, {"loss": float(step)})
     with (tmp_path / "metrics.jsonl").open("a") as cut_short:
         cut_short.write('{"step": 5, "lo')
-    with MetricLog(run, 2) as log:
+    with closing(MetricLog(run, 2)) as log:
         log(3, {"loss": 30.0})
     assert [tuple(line.values()) for line in lines(tmp_path)] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
     assert scalars(tmp_path) == [("train/loss", line["step"], line["loss"]) for line in lines(tmp_path)]
@@ -148,7 +149,7 @@ def test_another_configuration_is_refused(finished, cache, tree, resume, change,
     with pytest.raises(TrainError, match="holds another run") as raised:
         start(cache, finished, resume=resume, **change)
     assert what in str(raised.value)
-    assert f"got:      {got}\n  expected: {expected}\n  next:     choose another --out" in str(raised.value)
+    assert f"got:      {got}\n  expected: {expected}\n  next:     choose another `out`" in str(raised.value)
     assert tree(finished) == before
 
 
@@ -160,21 +161,21 @@ def test_another_cache_is_refused(finished, make_cache, tmp_path):
 
 def test_a_finished_run_is_not_trained_again(finished, cache, tree):
     before, times = tree(finished), [path.stat().st_mtime_ns for path in finished.iterdir()]
-    assert start(cache, finished, resume=True) == Run(finished).result()
+    assert start(cache, finished, resume=True) == RunFolder(finished).result()
     assert tree(finished) == before
     assert [path.stat().st_mtime_ns for path in finished.iterdir()] == times
 
 
 def test_a_run_of_the_same_configuration_needs_resume(finished, cache):
-    with pytest.raises(TrainError, match=r"holds a finished run[\s\S]*add --resume"):
+    with pytest.raises(TrainError, match=r"holds a finished run[\s\S]*resume"):
         start(cache, finished)
 
 
 def test_an_unfinished_run_needs_resume(finished, cache, tmp_path):
     (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
-    with pytest.raises(TrainError, match=r"holds an unfinished run[\s\S]*add --resume"):
+    with pytest.raises(TrainError, match=r"holds an unfinished run[\s\S]*resume"):
         start(cache, tmp_path)
-    assert start(cache, tmp_path, resume=True)["test"] == Run(finished).result()["test"]
+    assert start(cache, tmp_path, resume=True)["test"] == RunFolder(finished).result()["test"]
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -183,7 +184,7 @@ def test_a_foreign_folder_is_left_alone(cache, tmp_path, tree, name, resume):
     (tmp_path / "own" / name).parent.mkdir(parents=True)
     (tmp_path / "own" / name).write_text("{}")
     with pytest.raises(
-        TrainError, match=r"not a run; it is left as it is[\s\S]*a folder[\s\S]*another --out"
+        TrainError, match=r"not a run; it is left as it is[\s\S]*a folder[\s\S]*another `out`"
     ):
         start(cache, tmp_path / "own", resume=resume)
     assert tree(tmp_path / "own") == {name: b"{}"}
@@ -193,7 +194,7 @@ def test_a_foreign_folder_is_left_alone(cache, tmp_path, tree, name, resume):
 def test_somebody_else_s_config_is_left_alone(cache, tmp_path, tree, content):
     (tmp_path / "config.json").write_text(content, encoding="latin-1")
     before = tree(tmp_path)
-    with pytest.raises(TrainError, match="--out"):
+    with pytest.raises(TrainError, match="`out`"):
         start(cache, tmp_path, resume=True)
     assert tree(tmp_path) == before
 
@@ -209,7 +210,7 @@ def test_a_file_in_the_way(cache, tmp_path):
 
 def test_an_empty_folder_and_the_first_instant_of_a_run(finished, cache, tmp_path):
     (tmp_path / "config.json.partial").write_text('{"obj')
-    assert start(cache, tmp_path)["test"] == Run(finished).result()["test"]
+    assert start(cache, tmp_path)["test"] == RunFolder(finished).result()["test"]
     assert not (tmp_path / "config.json.partial").exists()
 
 
@@ -217,7 +218,7 @@ def test_what_cannot_be_trained_leaves_no_run(cache, tmp_path):
     def refused(name, **options):
         request = TrainRequest(cache, name, labels_per_class=2, options=options)
         with pytest.raises(FeatcacheError):
-            train(request, tmp_path / "run", device="cpu")
+            run_training(request, tmp_path / "run", device="cpu")
         return not (tmp_path / "run").exists()
 
     assert refused("supervised", projector={"heads": 3})
@@ -229,5 +230,5 @@ def test_what_cannot_be_trained_leaves_no_run(cache, tmp_path):
 def test_a_damaged_result(finished, cache, tmp_path):
     (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
     (tmp_path / "result.json").write_text('{"test"')
-    with pytest.raises(TrainError, match=r"result\.json is damaged[\s\S]*another --out"):
+    with pytest.raises(TrainError, match=r"result\.json is damaged[\s\S]*another `out`"):
         start(cache, tmp_path, resume=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featcache.cache.reader import CacheReader
 from featcache.config import merge
 from featcache.stages.extract import ExtractRequest
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def learned() -> Callable[..., Path]:
         optim = {"steps": 3, "batch_size": 4, "lr": 0.03, "head_lr": 0.1}
         options = merge({"projector": {"heads": 2}, "optim": optim}, options)
         request = TrainRequest(cache, objective, seed=1, labels_per_class=2, options=options)
-        train(request, out, device="cpu")
+        run_training(request, out, device="cpu")
         return out
 
     return run

@@ -8,7 +8,7 @@ import pytest
 
 from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 PIXELS = Path(__file__).parents[2] / "examples" / "pixels.py"
 SEEDS = (0, 1, 2)
@@ -37,7 +37,7 @@ def accuracy(digits, tmp_path, one_thread):
         found = []
         for seed in SEEDS:
             request = TrainRequest(digits[cache], objective, seed, labels_per_class=labels, options=options)
-            result = train(request, tmp_path / f"{objective}-{cache}-{labels}-{seed}")
+            result = run_training(request, tmp_path / f"{objective}-{cache}-{labels}-{seed}")
             found.append(100 * result["test"]["accuracy"])
         return np.mean(found)
 

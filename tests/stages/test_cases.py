@@ -10,7 +10,7 @@ from featcache import plugins
 from featcache.cache.reader import CacheReader
 from featcache.errors import ConfigError, TrainError
 from featcache.stages.predict import predict
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 from featcache.training.metrics import open_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +34,7 @@ def learn(tmp_path):
         optim = {"steps": 3, "batch_size": 4}
         options = {"projector": {"heads": 2}, "optim": optim, "data": data}
         request = TrainRequest(cache, objective, seed, labels_per_class=2, options=options)
-        result = train(request, tmp_path / out, device="cpu")
+        result = run_training(request, tmp_path / out, device="cpu")
         return result, json.loads((tmp_path / out / "labels.json").read_text())
 
     return go

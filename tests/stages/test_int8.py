@@ -19,7 +19,7 @@ from featcache.specs import ViewSpec
 from featcache.stages.extract import ExtractRequest, extract
 from featcache.stages.info import info
 from featcache.stages.predict import predict
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,7 +100,7 @@ def test_a_training_on_subsets_is_its_own_and_is_repeated(cache: Path, tmp_path:
 
         options = {"projector": {"heads": 2}, "optim": {"steps": 4}, "data": {"token_subset": share}}
         request = TrainRequest(cache, "twinturbo", labels_per_class=2, options=options)
-        train(request, tmp_path / name, device="cpu")
+        run_training(request, tmp_path / name, device="cpu")
         return load_file(tmp_path / name / "checkpoint.safetensors")
 
     whole, some, again = trained("whole", 1.0), trained("some", 0.5), trained("again", 0.5)

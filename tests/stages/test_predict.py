@@ -118,7 +118,7 @@ def test_all_splits_in_the_order_of_the_cache(run, cache, tmp_path):
 @pytest.mark.parametrize("rows_at_a_time", [1, 7])
 def test_how_many_rows_at_a_time_changes_nothing(run, cache, tmp_path, monkeypatch, rows_at_a_time):
     _, at_once = predict(run, cache, tmp_path / "p.csv")
-    monkeypatch.setattr("featcache.stages.predict.ROWS", rows_at_a_time)
+    monkeypatch.setattr("featcache.training.prediction.ROWS", rows_at_a_time)
     _, rows = predict(run, cache, tmp_path / "p.csv")
     for one, other in zip(rows, at_once, strict=True):
         assert float(one.pop("confidence")) == pytest.approx(float(other.pop("confidence")), abs=2e-6)

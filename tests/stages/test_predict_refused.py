@@ -35,7 +35,8 @@ def test_other_features_are_refused_by_name(photos, frozen, learned, tmp_path, c
         predict(run, tmp_path / "b.zarr", tmp_path / "p.csv")
     assert got in caught.value.got
     assert expected in caught.value.expected
-    assert "--model python:frozen_modules.py:tiny --tokens all --layer -1" in caught.value.hint
+    flags = "--model python:frozen_modules.py:tiny --tokens all --layer -1"
+    assert flags in caught.value.text(command_line=True)
     assert not (tmp_path / "p.csv").exists()
 
 
@@ -55,7 +56,7 @@ def test_a_probe_reads_no_tokens_so_any_will_do(photos, frozen, learned, tmp_pat
 
 def unfinished(run, learn):
     (run / "result.json").unlink()
-    return rf"the run {run} is not finished[\s\S]*--resume"
+    return rf"the run {run} is not finished[\s\S]*resume"
 
 
 def of_something_else(run, learn):
@@ -65,12 +66,12 @@ def of_something_else(run, learn):
 
 def without_its_task(run, learn):
     (run / "task.safetensors").unlink()
-    return r"task\.safetensors cannot be used\n +got: [\s\S]*train again into another --out"
+    return r"task\.safetensors cannot be used\n +got: [\s\S]*another `out`"
 
 
 def with_a_damaged_task(run, learn):
     (run / "task.safetensors").write_bytes((run / "task.safetensors").read_bytes()[:-9])
-    return r"task\.safetensors cannot be used\n +got: [\s\S]*train again into another --out"
+    return r"task\.safetensors cannot be used\n +got: [\s\S]*another `out`"
 
 
 def with_another_s_task(run, learn):

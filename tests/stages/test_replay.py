@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from featcache.errors import CacheMismatch, TrainError
 from featcache.stages.pipeline import Pipeline
 from featcache.stages.predict import predict
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = {
     f"{cache}_{probe}_{when}"
-    for cache in ("target", "source")
+    for cache in ("target", "replay")
     for probe in ("knn", "linear")
     for when in ("before", "after")
 }
@@ -42,7 +42,7 @@ def go(cache, tmp_path):
             "data": {"replay_ratio": 0.25, **({"replay": source} if source else {}), **data},
         }
         request = TrainRequest(cache, objective, labels_per_class=2, options=options)
-        return train(request, tmp_path / name, device="cpu", resume=resume)
+        return run_training(request, tmp_path / name, device="cpu", resume=resume)
 
     return run
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from featcache import plugins
 from featcache.errors import CacheError, ConfigError, TrainError
 from featcache.stages.extract import ExtractRequest, extract
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OBJECTIVES = plugins.names("objectives")
@@ -48,7 +48,7 @@ def learn(tmp_path):
     def go(cache, objective="supervised", *, out="run", seed=0, device="cpu", set=None, **labels):
         options = {"projector": {"heads": 2}, "optim": {"steps": 3, "batch_size": 4}, **(set or {})}
         request = TrainRequest(cache, objective, seed, options=options, **(labels or {"labels_per_class": 2}))
-        return train(request, tmp_path / out, device=device)
+        return run_training(request, tmp_path / out, device=device)
 
     return go
 
@@ -157,16 +157,16 @@ REFUSALS = [
     ({"objective": "knn", "set": {"objective": {"k": 0}}}, ConfigError, r"`k` in the options of `knn`"),
     ({"set": {"projector": {"heads": 3}}}, ConfigError, r"heads=3, width 8[\s\S]*\[1, 2, 4, 8\]"),
     ({"set": {"data": {"layer": -2}}}, ConfigError, r"does not hold this layer[\s\S]*layer -2"),
-    ({"set": {"data": {"test": "train"}}}, TrainError, r"the same[\s\S]*got: +train[\s\S]*--set data\.test"),
+    ({"set": {"data": {"test": "train"}}}, TrainError, r"the same[\s\S]*got: +train[\s\S]*data\.test"),
     ({"set": {"data": {"test": "val"}}}, TrainError, r"no split `val` to test on[\s\S]*got: +test, train\n"),
-    ({"set": {"data": {"train": "val"}}}, TrainError, r"no split `val` to train on[\s\S]*--set data\.train"),
+    ({"set": {"data": {"train": "val"}}}, TrainError, r"no split `val` to train on[\s\S]*data\.train"),
     (
         {"labels_per_class": 11},
         TrainError,
-        r"--labels-per-class 11, where the class has 10[\s\S]*--num-labels",
+        r"labels_per_class=11, where the class has 10[\s\S]*num_labels",
     ),
-    ({"num_labels": 31}, TrainError, r"--num-labels 31[\s\S]*1 to 30"),
-    ({"labels_per_class": None}, TrainError, r"in one way[\s\S]*None[\s\S]*--num-labels N"),
+    ({"num_labels": 31}, TrainError, r"num_labels=31[\s\S]*1 to 30"),
+    ({"labels_per_class": None}, TrainError, r"in one way[\s\S]*None[\s\S]*num_labels"),
     ({"labels_per_class": 1, "num_labels": 1}, TrainError, r"in one way"),
     ({"seed": -1}, TrainError, r"seed[\s\S]*got: +-1\n +expected: 0 to"),
     ({"seed": 2**32}, TrainError, r"seed[\s\S]*got: +4294967296"),
@@ -219,15 +219,15 @@ def test_no_cache_at_all(learn, tmp_path, name):
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"train": [-1] * 6, "test": [0]}, r"no labels to draw from[\s\S]*0 labelled[\s\S]*--label-column"),
+        ({"train": [-1] * 6, "test": [0]}, r"no labels to draw from[\s\S]*0 labelled[\s\S]*label_column"),
         (
             {"train": [0, 1, 2] * 2, "test": [-1]},
-            r"split `test` has no labelled, readable row[\s\S]*--set data\.test",
+            r"split `test` has no labelled, readable row[\s\S]*data\.test",
         ),
         ({"train": [0, 1, 2] * 2}, r"no split `test` to test on[\s\S]*got: +train\n[\s\S]*extract it"),
         (
             {"train": [0, 1] * 3, "test": [0]},
-            r"the class `owl`[\s\S]*where the class has 0[\s\S]*--num-labels",
+            r"the class `owl`[\s\S]*where the class has 0[\s\S]*num_labels",
         ),
     ],
 )
@@ -258,7 +258,7 @@ def test_cls_is_refused_where_there_is_none(frozen, photos, tmp_path):
         tmp_path / "c.zarr", "supervised", labels_per_class=1, options={"projector": {"pool": "cls"}}
     )
     with pytest.raises(TrainError, match=r"no CLS token[\s\S]*expected: attention, mean or gem"):
-        train(request, tmp_path / "run", device="cpu")
+        run_training(request, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 

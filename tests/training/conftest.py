@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 TWINTURBO = {
     "objective": {"w_y": 0.0, "w_critic": 1.0, "critic_penalty": 0.0, "w_kz": 0.1},
@@ -48,7 +48,7 @@ def run(cache: Path, tmp_path: Path) -> Callable[..., Path]:
             "cv": cv,
         }
         request = TrainRequest(cache, objective, seed, labels_per_class=3, options=options)
-        train(request, tmp_path / name, device="cpu", resume=resume)
+        run_training(request, tmp_path / name, device="cpu", resume=resume)
         return tmp_path / name
 
     return go

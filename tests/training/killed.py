@@ -10,11 +10,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 
 def die() -> None:
@@ -34,13 +35,13 @@ def train_until(request: TrainRequest, out: Path, moment: str) -> None:
             if renamed == int(number):
                 die()
 
-    def say(line: str) -> None:
-        if kind == "step" and line.startswith(f"step {number}/"):
+    def logged(step: int, terms: Mapping[str, float]) -> None:
+        if kind == "step" and step == int(number):
             die()
 
     if kind == "rename":
         sys.addaudithook(watch)
-    train(request, out, device="cpu", say=say)
+    run_training(request, out, device="cpu", watch=logged)
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
     path, out, *moments = sys.argv[1:]
     fields = json.loads(Path(path).read_text())
     request = TrainRequest(**fields | {"cache": Path(fields["cache"])})
-    train(request, Path(out), device="cpu")
+    run_training(request, Path(out), device="cpu")
     for number, moment in enumerate(moments):
         if (child := os.fork()) == 0:
             train_until(request, Path(f"{out}-{number}"), moment)

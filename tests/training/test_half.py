@@ -9,7 +9,7 @@ import pytest
 
 from featcache import plugins
 from featcache.objectives.base import Probe
-from featcache.stages.train import TrainRequest, train
+from featcache.stages.train import TrainRequest, run_training
 
 TRAINED = [
     name
@@ -31,7 +31,7 @@ def both(cache: Path, place: Path, objective: str, **data: Any) -> list[list[flo
             "data": data,
         }
         request = TrainRequest(cache, objective, 0, labels_per_class=2, options=options)
-        train(request, place / amp, device="cpu")
+        run_training(request, place / amp, device="cpu")
     return [losses(place / amp) for amp in ("bfloat16", "float32")]
 
 

@@ -1,0 +1,75 @@
+"""The rates of a machine with a cache, as a table and in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.bench.explain import (
+    Extraction,
+    Reading,
+    Training,
+    disk_words,
+    extraction_words,
+    rounded,
+    training_words,
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The measured rates; `describe` explains them."""
+
+    path: Path
+    reading: Reading
+    training: Training
+    extraction: Extraction | str
+    """The rates, or the reason why they could not be measured."""
+    smaller: tuple[str, ...]
+    """Options of an extraction that make each sample of this cache smaller."""
+
+    def describe(self) -> str:
+        """Write a table of rates, and what they mean."""
+        rows = self._rows()
+        width, digits = max(len(name) for name, *_ in rows), max(len(rounded(rate)) for _, rate, _ in rows)
+        lines = [f"{name:{width}}  {rounded(rate):>{digits}} {unit}/s" for name, rate, unit in rows]
+        words = [training_words(self.reading, self.training, self.smaller), disk_words(self.reading)]
+        extraction = self.extraction
+        words.append(
+            f"Extraction was not measured: {extraction}"
+            if isinstance(extraction, str)
+            else extraction_words(extraction)
+        )
+        return "\n".join([*lines, "", *words])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every figure as plain values, for JSON."""
+        extraction = self.extraction
+        return {
+            "path": str(self.path),
+            "reading": asdict(self.reading),
+            "training": asdict(self.training),
+            "extraction": extraction if isinstance(extraction, str) else asdict(extraction),
+            "smaller": list(self.smaller),
+        }
+
+    def _rows(self) -> list[tuple[str, float, str]]:
+        reading, training, extraction = self.reading, self.training, self.extraction
+        rows: list[tuple[str, float | None, str]] = [
+            ("memory itself (index_select of tokens)", reading.memory, "samples"),
+            ("the cache's files, in memory", reading.warm, "samples"),
+            ("the cache's files, from disk", reading.cold, "samples"),
+            ("the loader's batches", reading.loader, "samples"),
+            (f"a step of {training.objective} alone", training.step, "samples"),
+            *((f"  with {option}", rate, "samples") for option, rate in training.tried.items()),
+            ("training from files", training.streamed, "samples"),
+            (f"training from residency ({reading.residency})", training.resident, "samples"),
+        ]
+        if not isinstance(extraction, str):
+            rows += [
+                ("reading and decoding, one reader", extraction.decode, "views"),
+                (f"the forward pass of {extraction.model}", extraction.forward, "views"),
+                *((f"  with {option}", rate, "views") for option, rate in extraction.tried.items()),
+            ]
+        return [(name, rate, unit) for name, rate, unit in rows if rate is not None]

@@ -1,0 +1,38 @@
+"""Write down a training in its run folder while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from featcache.runs.run import MetricLog, RunFolder
+from featcache.training.learner import Journal, Learner
+
+Watch = Callable[[int, Mapping[str, float]], None]
+"""Called with the step and its terms, after they are written down."""
+
+
+class RunJournal(Journal):
+    """Metrics and checkpoints of one learner, in the folder of its run."""
+
+    def __init__(self, run: RunFolder, learner: Learner, watch: Watch) -> None:
+        self._run, self._watch = run, watch
+        self._metrics = MetricLog(run, learner.steps_done)
+
+    def log(self, step: int, terms: Mapping[str, float]) -> None:
+        """Append a line of metrics."""
+        self._metrics(step, terms)
+        self._watch(step, terms)
+
+    def checkpoint(self, learner: Learner) -> None:
+        """Replace the checkpoint."""
+        learner.save(self._run.checkpoint)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._metrics.close()

@@ -1,0 +1,70 @@
+"""Evaluate a trained learner: test figures, calibration, held-out labels, scores without labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.loading.replay import ReplayCache
+from featcache.training import selection
+from featcache.training.calibration import COLDEST, calibration, fit_temperature, negative_log_likelihood
+from featcache.training.data import Draw
+from featcache.training.learner import Learner
+from featcache.training.metrics import evaluate, open_set
+from featcache.training.probing import Prober
+
+Floats = NDArray[np.float64]
+
+
+def self_report(
+    learner: Learner, draw: Draw, held_out: Floats | None, replay: ReplayCache | None = None
+) -> dict[str, Any]:
+    """Return `test`, `temperature`, `held_out`, `scores`, and where they apply `open_set` and `probes`.
+
+    The temperature never sees test labels. It is fitted on the labelled rows: on `held_out`, their (n, C)
+    log-probabilities by trainings that did not learn from them, and then lies in [1/20, 20]; without these on
+    the predictions of rows that were learned from, and then lies in [1, 20].
+    """
+    test, known = draw.test, draw.known
+    log_probs = _log_probs(learner, test.store, test.rows)
+    seen = _log_probs(learner, known.store, known.rows) if held_out is None else held_out
+    temperature = fit_temperature(seen, known.label, 1.0 if held_out is None else COLDEST)
+    figures = evaluate(log_probs, test.label, draw.class_names)
+    report: dict[str, Any] = {
+        "test": figures | calibration(log_probs, test.label, temperature),
+        "temperature": temperature,
+        "held_out": None if held_out is None else _figures(held_out, known.label),
+        "scores": _scores(learner, draw),
+    }
+    if len(draw.unknown_rows):
+        report["open_set"] = open_set(log_probs, _log_probs(learner, test.store, draw.unknown_rows))
+    if (projector := learner.probed) is not None:
+        prober = Prober(projector, draw.seed, draw.data.device)
+        probes = prober.target(known, test, len(draw.class_names))
+        report["probes"] = probes | (prober.replay(replay) if replay else {})
+    return report
+
+
+def _log_probs(learner: Learner, store: Any, rows: NDArray[np.int64]) -> Floats:
+    return np.asarray(learner.predict(store, rows).log_probs.double().numpy())
+
+
+def _figures(log_probs: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
+    return {
+        "accuracy": float((log_probs.argmax(1) == labels).mean()),
+        "nll": negative_log_likelihood(log_probs, labels),
+    }
+
+
+def _scores(learner: Learner, draw: Draw) -> dict[str, float]:
+    """Score unlabelled training rows; the second view is the first augmented one, where there is one."""
+    store = draw.data.train_store
+    rows = selection.sample(draw.split.unlabelled, draw.split.labelled, draw.seed)
+    if not len(rows):
+        return {}
+    z, log_probs = (part.double().numpy() for part in learner.predict(store, rows))
+    augmented = len(store.view_names) > 1
+    other = learner.predict(store, rows, 1).log_probs.double().numpy() if augmented else None
+    return selection.scores(z, log_probs, other)

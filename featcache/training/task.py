@@ -1,0 +1,58 @@
+"""Keep the task of a run beside its checkpoint, so that prediction needs no cache.
+
+The tensors of an objective lie in the checkpoint. The arguments of its constructor (directions, counts), and
+the samples a probe was fitted on, lie in the task file: from them the objective or the probe is made again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from featcache.cache.spec import FeatureSpec
+from featcache.config import Config
+from featcache.errors import TrainError, option
+from featcache.files import explained, write_atomic
+from featcache.objectives.base import ProbeData, Task
+from featcache.training.state import unshared
+
+TaskT = TypeVar("TaskT", Task, ProbeData)
+
+
+class FeatureOrigin(Config):
+    """The origin of a run's features, and the names of its classes."""
+
+    features: FeatureSpec
+    class_names: tuple[str, ...]
+
+
+def save_task(path: Path, task: Task | ProbeData, origin: FeatureOrigin) -> None:
+    """Write atomically, in safetensors: tensors as they are, everything else in the header."""
+    tensors = {name: value for name, value in vars(task).items() if isinstance(value, Tensor)}
+    rest = {name: value for name, value in vars(task).items() if name not in tensors}
+    header = json.dumps({"task": rest, "origin": origin.model_dump(mode="json")})
+    with explained(path):
+        write_atomic(path, serialize(unshared(tensors), {"featcache": header}))
+
+
+def load_task(path: Path, kind: type[TaskT]) -> tuple[TaskT, FeatureOrigin]:
+    """Read what `save_task` wrote; raises TrainError if it is missing, damaged or of another kind."""
+    try:
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["featcache"])
+        fields: dict[str, Any] = {**tensors, **header["task"]}
+        return kind(**fields), FeatureOrigin.model_validate(header["origin"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise TrainError(
+            f"{path} cannot be used",
+            got=str(error).partition("\n")[0],
+            expected="the task of a run, as `featcache train` keeps it",
+            hint=f"train again with another {option('out')}",
+        ) from error

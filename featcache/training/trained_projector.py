@@ -1,0 +1,184 @@
+"""A projector with its objective as a learner: trained step by step on batches of a cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.batch import Batch, Features, Views
+from featcache.errors import TrainError, option
+from featcache.loading.store import FeatureStore
+from featcache.nn.projector import Projector
+from featcache.objectives.base import Objective, Project, Task
+from featcache.training.data import Draw, Labelled
+from featcache.training.learner import Learner, SavedFiles
+from featcache.training.options import TrainOptions
+from featcache.training.outputs import Outputs, map_rows
+from featcache.training.state import TrainState
+from featcache.training.task import FeatureOrigin, load_task
+
+
+class TrainedProjector(Learner):
+    """A projector and an objective; before the first step, z is the frozen embedding."""
+
+    trains_steps = True
+    default_folds = 0  # every fold is one more training
+    reads_tokens = True
+
+    def __init__(
+        self,
+        kind: type[Objective[Any]],
+        options: TrainOptions,
+        task: Task,
+        origin: FeatureOrigin,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.options, self.seed, self.device = options, seed, device
+        self.task, self.origin, self.steps = task, origin, options.optim.steps
+        generator, features = torch.Generator().manual_seed(seed), origin.features
+        projector = Projector(options.projector, features.dim, features.pooled, generator).to(device)
+        objective = kind(kind.Options.parse(options.objective), task).to(device)
+        self.state = TrainState(projector, objective, options.optim)
+        self._recent: list[dict[str, Tensor]] = []
+
+    @classmethod
+    def create(
+        cls, kind: type[Objective[Any]], options: TrainOptions, draw: Draw, *, seed: int, device: torch.device
+    ) -> Self:
+        """Make projector and objective for a draw of labels."""
+        return cls(kind, options, draw.task, draw.origin(options.data.layer), seed=seed, device=device)
+
+    @classmethod
+    def load(
+        cls,
+        kind: type[Objective[Any]],
+        options: TrainOptions,
+        files: SavedFiles,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> Self:
+        """Make projector and objective again, with the weights of the checkpoint."""
+        learner = cls(kind, options, *load_task(files.task, Task), seed=seed, device=device)
+        learner.resume(files.checkpoint)
+        return learner
+
+    @property
+    def steps_done(self) -> int:
+        """Training steps done so far."""
+        return self.state.step
+
+    @property
+    def probed(self) -> Projector | None:
+        """The projector, where the objective wants its representation compared by probes."""
+        projector, objective = self.state.evaluated()
+        return projector if objective.probed else None
+
+    def views(self, available: Sequence[str]) -> Views:
+        """Name the view families that the objective reads."""
+        return self._objective.views(available)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint; raises TrainError if it is damaged or of another configuration."""
+        self.state.load(checkpoint)
+
+    def save(self, checkpoint: Path) -> None:
+        """Write a checkpoint to go on from."""
+        self.state.save(checkpoint)
+
+    def begin(self) -> None:
+        """Put the model into training mode."""
+        self.state.model.train()
+
+    def advance(self, batch: Batch) -> None:
+        """Take one training step; log and save when they are due.
+
+        All randomness is seeded by (seed, step), so that a resumed training ends as an uninterrupted one
+        does. Raises TrainError naming the step, without saving, where the loss, a term of it or the gradient
+        is not finite.
+        """
+        state, log = self.state, self.options.log
+        generator = self._seed_step()
+        state.set_learning_rate()
+        with self._autocast():
+            loss, terms = self._objective(self._project, batch, state.step / self.steps, generator)
+        self._recent.append({"loss": loss.detach(), **terms, "grad_norm": state.update(loss)})
+        last = state.step == self.steps
+        due, keep = last or state.step % log.every == 0, not last and state.step % log.checkpoint_every == 0
+        if due or keep:
+            values = finite(self._recent, state.step)
+            self._recent.clear()
+            if due:
+                self.journal.log(state.step, values)
+            if keep:
+                self.journal.checkpoint(self)
+
+    def finish(self, known: Labelled) -> None:
+        """Give the objective the final z of the labelled rows, and save."""
+        projector, objective = self.state.evaluated()
+        z = map_rows(projector, known.store, known.rows, self.device)
+        objective.finish(z.float(), torch.from_numpy(known.label))
+        self.journal.checkpoint(self)
+
+    def predict(self, store: FeatureStore, rows: NDArray[np.int64], view: int = 0) -> Outputs:
+        """Predict from the tokens of the rows."""
+        projector, objective = self.state.evaluated()
+
+        def both(features: Features) -> Tensor:
+            z = projector(features)
+            return torch.cat([z.float(), objective.logits(z).float().log_softmax(1)], 1)
+
+        classes = objective.task.num_classes
+        mapped = map_rows(both, store, rows, self.device, view)
+        return Outputs(mapped[:, :-classes], mapped[:, -classes:])
+
+    @property
+    def _objective(self) -> Objective[Any]:
+        objective = self.state.model["objective"]
+        assert isinstance(objective, Objective)
+        return objective
+
+    @cached_property
+    def _project(self) -> Project:
+        projector = self.state.model["projector"]
+        return torch.compile(projector) if self.options.optim.compile else projector
+
+    def _seed_step(self) -> torch.Generator:
+        """Make the step's own generator; dropout, which uses the global one, gets the same seed."""
+        mixed = (self.seed * 1_000_003 + self.state.step) % 2**63
+        torch.manual_seed(mixed)
+        return torch.Generator(self.device).manual_seed(mixed)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.options.optim.amp == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def finite(recent: Sequence[dict[str, Tensor]], step: int) -> dict[str, float]:
+    """Return the terms of `step`, the last of `recent`; raises TrainError where a term of any is not finite.
+
+    All are looked at together, as each look waits for the device.
+    """
+    values: dict[str, float] = {}
+    looked = iter(torch.stack([value.float() for terms in recent for value in terms.values()]).tolist())
+    for at, terms in enumerate(recent, start=step - len(recent) + 1):
+        values = dict(zip(terms, looked, strict=False))
+        broken = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise TrainError(
+                f"the loss is not finite at step {at}",
+                got=", ".join(broken),
+                expected="finite numbers",
+                hint=f"lower {option('optim.lr')}, or the weights of the objective's terms",
+            )
+    return values
