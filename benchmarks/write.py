@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import common
 from featcache.cache.layout import chunk_rows
 from featcache.cache.spec import StorageSpec
-from featcache.files import sync_tree
+from featcache.files import sync
 
 BOUND = "raw file"
 SLOW = 8
@@ -124,7 +124,7 @@ def zarr_python(path: Path, data: Data) -> None:
     )
     for start, rows in data.pieces(len(data.shard)):
         array[start : start + len(rows)] = rows
-    sync_tree(path)
+    _sync_tree(path)
 
 
 def tensorstore(path: Path, data: Data) -> None:
@@ -147,7 +147,7 @@ def tensorstore(path: Path, data: Data) -> None:
     ).result()
     for start, rows in data.pieces(len(data.shard)):
         array[start : start + len(rows)].write(rows).result()
-    sync_tree(path)
+    _sync_tree(path)
 
 
 def h5py(path: Path, data: Data) -> None:
@@ -199,6 +199,10 @@ def measure(case: Case, folder: Path, rounds: int) -> common.Table:
     shards = f"{math.ceil(data.rows / len(data.shard))} shards of {data.shard.nbytes / 1e6:.3g} MB"
     said = f"{data.rows} x {case.tokens} x {case.dim} float16 in {shards}, fsync included"
     return common.Table(said, "MB/s", BOUND, common.interleaved(contestants, rounds))
+
+
+def _sync_tree(top: Path) -> None:
+    sync(Path(folder, name) for folder, _, names in os.walk(top) for name in (*names, "."))
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that survive a kill: written beside their place, forced to disk, renamed; failures explained."""
+"""Write files that survive a kill: beside their place, forced to disk, then renamed; explain failures."""
 
 from __future__ import annotations
 
@@ -20,28 +20,31 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def partial(path: Path) -> Path:
-    """Where `path` is written before it is complete."""
+    """Return the path at which `path` is written before it is complete."""
     return path.with_name(path.name + PARTIAL)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a small file so that it is either absent, as it was before, or complete; durable on return."""
+    """Write a small file atomically: after a kill it is unchanged or complete. It is durable on return."""
     write_all({path: data})
 
 
-def write_all(contents: Mapping[Path, bytes]) -> None:
-    """`write_atomic` for several files, which get their names in the order given."""
+def write_all(contents: Mapping[Path, bytes], folders: Iterable[Path] = ()) -> None:
+    """Write several files as `write_atomic` does; they get their names in the order given.
+
+    `folders` are others in which names have been added, to be made durable as well.
+    """
     at_once([functools.partial(_write_synced, partial(path), data) for path, data in contents.items()])
     for path in contents:
         os.replace(partial(path), path)
-    sync({path.parent for path in contents})
+    sync({path.parent for path in contents}.union(folders))
 
 
 def at_once(calls: Sequence[Callable[[], object]]) -> None:
-    """Make calls that wait for the disk; returns when all have ended, and raises the first error.
+    """Make calls that wait for the disk, in threads; return when all have ended, and raise the first error.
 
-    All wait at the same time, as a file system with a journal commits it once for everyone who waits: eight
-    small files are safe three times sooner than one after the other.
+    A file system with a journal commits it once for all who wait. Eight small files are durable three times
+    sooner than one after the other.
     """
     if len(calls) == 1:
         calls[0]()
@@ -53,18 +56,8 @@ def at_once(calls: Sequence[Callable[[], object]]) -> None:
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Force files, and the names in folders, to disk."""
+    """Force files to disk, and the names in folders."""
     at_once([functools.partial(_sync, path) for path in paths])
-
-
-def sync_tree(top: Path) -> None:
-    """Force every file and every name below `top` to disk."""
-    sync(Path(folder, name) for folder, _, names in os.walk(top) for name in (*names, "."))
-
-
-def below(path: Path, top: Path) -> list[Path]:
-    """The folders on the way from `path` up to the folder `top`."""
-    return [path.parents[up] for up in range(len(path.relative_to(top).parts))]
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -88,7 +81,7 @@ def existing(path: Path) -> Path:
 
 
 def human_bytes(count: float) -> str:
-    """Write a number of bytes as people say it.
+    """Format a number of bytes for people.
 
     >>> human_bytes(1_234_567)
     '1.2 MB'
@@ -105,25 +98,28 @@ def explained(
     path: Path,
     needed: int = 0,
     *,
+    what: str | None = None,
     error: type[FeatcacheError] = FileError,
     again: str = "free some space and repeat the command",
 ) -> Iterator[None]:
-    """Turn an OSError inside the block into an `error` that says what to do.
+    """Turn an OSError inside the block into an `error` that says what was written and what to do.
 
-    `needed` is the number of bytes still to write; `again` is the hint where the disk is full.
+    `what` is written to the disk of `path`; by default, it is `path` itself. `needed` is the number of bytes
+    still to write; `again` is the hint for a full disk.
     """
     try:
         yield
     except OSError as problem:
+        what = what or str(path)
         got = f"{problem.strerror or problem} ({problem.filename or path})"
         if problem.errno in _FULL:
             free = shutil.disk_usage(existing(path)).free
             raise error(
-                f"the disk (or a quota or file-size limit) is full while writing {path}",
+                f"the disk (or a quota or file-size limit) is full while writing {what}",
                 got=f"{got}; {free:,} bytes free",
                 expected=f"room for {needed:,} more bytes" if needed else None,
                 hint=again,
             ) from problem
         denied = f"choose a place you may write to ({option('out')})"
         hint = denied if problem.errno in _DENIED else f"check the path given to {option('out')}"
-        raise error(f"cannot write {path}", got=got, hint=hint) from problem
+        raise error(f"cannot write {what}", got=got, hint=hint) from problem

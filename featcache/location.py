@@ -1,4 +1,4 @@
-"""Where a cache, a run or a table lies: so far always a folder or a file on this machine."""
+"""The place of a cache, a run or a table: so far always a folder or a file on this machine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from featcache.errors import ConfigError
 
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""A URL. `pathlib` makes `s3:/bucket` of `s3://bucket`, so that one slash is enough to know it by."""
+"""The beginning of a URL. One slash is enough, because `pathlib` turns `s3://bucket` into `s3:/bucket`."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """A place that was named by a user, checked: a URL is refused, and `~` is the home folder.
+    """A place named by a user, after a check: a URL is refused, and `~` is the home folder.
 
     >>> Location.of("photos.zarr").path.name
     'photos.zarr'
@@ -31,7 +31,7 @@ class Location:
 
     @classmethod
     def of(cls, place: str | os.PathLike[str] | Location) -> Location:
-        """Check a place; raises ConfigError for a URL such as `s3://bucket/key`."""
+        """Check a place; raise ConfigError for a URL such as `s3://bucket/key`."""
         if isinstance(place, Location):
             return place
         text = os.fspath(place)

@@ -1,1 +1,1 @@
-"""The cache on disk: what it means, where every byte lies, writing it, reading it. No torch here."""
+"""The cache: its identity, its layout on disk, writing and reading. Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""Reading rows of an array: each index decoded once, one vectorised copy per touched shard (while warm)."""
+"""Read rows of an array: each index is decoded once, and each touched shard costs one vectorised copy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from featcache.cache import codec, readahead
 from featcache.cache.layout import ArrayLayout, parse_array
+from featcache.cache.storage import Place, Storage, folder_of, storage_at
 from featcache.errors import CacheError
 
 Cell = tuple[tuple[int, ...], tuple[int, ...]]
-"""Which part of a row: coordinates of the shard, and of the inner chunk in it, along the row's own axes."""
+"""A part of a row: coordinates of the shard, and of the inner chunk in it, along the row's own axes."""
 
 
 class ShardedArray:
@@ -30,8 +31,8 @@ class ShardedArray:
     Shards are mapped when first touched and kept. Safe to use from several threads; can be pickled.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout, *, strict: bool = False) -> None:
-        self.path, self.layout, self._strict = path, layout, strict
+    def __init__(self, storage: Storage, layout: ArrayLayout, *, strict: bool = False) -> None:
+        self.storage, self.layout, self._strict = storage, layout, strict
         self._cold, self._asked = True, False
         # By a weak reference: a cycle would keep every map (and, before Python 3.13, its file) open until
         # the garbage collector happens to run.
@@ -39,23 +40,28 @@ class ShardedArray:
         self._part = functools.lru_cache(maxsize=_most_mapped())(open_part)
 
     @classmethod
-    def open(cls, path: str | Path, *, strict: bool = False) -> ShardedArray:
-        """Open the array in the folder `path`.
+    def open(cls, place: Place | Storage, *, strict: bool = False) -> ShardedArray:
+        """Open the array in a folder, or at any other storage.
 
-        A shard without a file holds the fill value, as in Zarr; with `strict` it is an error, as in a
-        finished cache. Raises CacheError where there is no array, or it is compressed or not supported.
+        A shard without a file holds the fill value, as in Zarr. With `strict` it is an error, as in a
+        complete cache. Raise CacheError if there is no array, or it is compressed or not supported.
         """
-        path = Path(path)
-        try:
-            metadata = json.loads((path / "zarr.json").read_bytes())
-        except (OSError, ValueError) as error:
-            raise CacheError(
-                f"no Zarr v3 array at {path}", got=error, expected="a folder with zarr.json"
-            ) from None
-        return cls(path, parse_array(metadata, str(path)), strict=strict)
+        storage = storage_at(place)
+        got: object = "no zarr.json"
+        if (data := storage.read("zarr.json")) is not None:
+            try:
+                return cls(storage, parse_array(json.loads(data), str(storage)), strict=strict)
+            except ValueError as error:
+                got = error
+        raise CacheError(f"no Zarr v3 array at {storage}", got=got, expected="a folder with zarr.json")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(ShardedArray.open, strict=self._strict), (self.path,)
+        return functools.partial(ShardedArray.open, strict=self._strict), (self.storage,)
+
+    @property
+    def path(self) -> Path:
+        """Folder of the array; raises CacheError if its storage is not a folder."""
+        return folder_of(self.storage)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,30 +70,30 @@ class ShardedArray:
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """The shape of one sample in one view."""
+        """Shape of one sample in one view."""
         return self.layout.row_shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type `gather` gives; uint16 for the bits of bfloat16."""
+        """Type of the values that `gather` returns; uint16 for the bits of bfloat16."""
         return self.layout.dtype
 
     @property
     def bfloat16(self) -> bool:
-        """Whether the values are bits of bfloat16."""
+        """True if the values are bits of bfloat16."""
         return self.layout.bfloat16
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all values, as in numpy."""
+        """Bytes of all values, as in NumPy."""
         return self.shape[0] * self.shape[1] * self.layout.row_bytes
 
     def gather(self, rows: NDArray[np.int64], view: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Copy rows of one view, in the order asked for (duplicates allowed; sorted rows are fastest).
+        """Copy rows of one view in the given order; duplicates are allowed, and sorted rows are fastest.
 
-        `out`, C-contiguous of shape (len(rows), *row_shape) and this dtype, is filled and returned; reuse it,
-        as a fresh buffer costs more than the copy. Raises IndexError for a row or view outside the array,
-        CacheError for a damaged shard.
+        `out` is filled and returned: C-contiguous, of shape (len(rows), *row_shape) and of this dtype. Reuse
+        it, because a new buffer costs more than the copy. Raise IndexError for a row or view outside the
+        array, CacheError for a damaged shard.
         """
         rows = np.asarray(rows, np.int64)
         self._check_bounds(rows, view)
@@ -103,7 +109,7 @@ class ShardedArray:
         return out
 
     def read_ahead(self, rows: NDArray[np.int64], view: int) -> None:
-        """Have the disk fetch what a later `gather` will want, if it had to for the last one; never waits."""
+        """Request the rows of a later `gather` from disk if the last one read from disk; return at once."""
         if self._cold:
             before = readahead.blocks_read()
             self._ask(rows, view)
@@ -157,7 +163,7 @@ class ShardedArray:
         layout, (outer, inner) = self.layout, cell
         shard_view, in_shard = divmod(view, layout.shard[1])
         chunk_view, in_chunk = divmod(in_shard, layout.chunk[1])
-        path = self.path / layout.key((block, shard_view, *outer))
+        path = self.storage.local(layout.key((block, shard_view, *outer)))
         rows = min(layout.shard[0], self.shape[0] - block * layout.shard[0])
         piece = layout.piece_bytes
         try:
@@ -192,18 +198,18 @@ class ShardedArray:
 
     def _check_bounds(self, rows: NDArray[np.int64], view: int) -> None:
         if not 0 <= view < self.shape[1]:
-            raise IndexError(f"view {view} is outside the {self.shape[1]} views of {self.path}")
+            raise IndexError(f"view {view} is outside the {self.shape[1]} views of {self.storage}")
         if rows.size and not (rows.min() >= 0 and rows.max() < self.shape[0]):
             raise IndexError(
-                f"rows {rows.min()}..{rows.max()} reach outside the {self.shape[0]} of {self.path}"
+                f"rows {rows.min()}..{rows.max()} reach outside the {self.shape[0]} of {self.storage}"
             )
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One view's rows in one shard: row r is `table[place[r]]`, or `table[r]` where place is None.
+    """Rows of one view in one shard: row r is `table[place[r]]`, or `table[r]` if place is None.
 
-    `table` begins at byte `base` of what is mapped.
+    `table` begins at byte `base` of the map.
     """
 
     mapped: mmap.mmap | None
@@ -226,14 +232,14 @@ class _Part:
         piece: int,
         fill: NDArray[Any],
     ) -> _Part:
-        """The part whose row r begins at byte `starts[r]` of the file (-1: not stored)."""
+        """Return the part whose row r begins at byte `starts[r]` of the file (-1: not stored)."""
         present = starts >= 0
         if piece == 0 or not present.any():
             return cls.empty(len(starts), piece, fill)
         absent = None if present.all() else ~present
         base = int(starts[present].min())
         places, rest = np.divmod(starts - base, piece)
-        if rest[present].any():  # gaps between chunks: legal, though no writer we know leaves them
+        if rest[present].any():  # gaps between chunks are legal, though no known writer leaves them
             windows = np.lib.stride_tricks.sliding_window_view(data, piece)
             return cls(mapped, 0, windows, np.where(present, starts, 0), absent, fill)
         table = data[base:][: (data.nbytes - base) // piece * piece].reshape(-1, piece)
@@ -245,7 +251,7 @@ class _Part:
         if not self.table.flags.c_contiguous:
             out[...] = self.table[places]
         elif self.table.size:
-            # mode="clip" spares numpy a buffered copy; the bounds have been checked.
+            # mode="clip" avoids a buffered copy in NumPy; the bounds have been checked.
             self.table.take(places, axis=0, out=out, mode="clip")
         if self.absent is not None:
             out.view(self.fill.dtype)[self.absent[rows]] = self.fill
@@ -268,7 +274,7 @@ def _is_sorted(rows: NDArray[np.int64]) -> bool:
 
 
 def _map(path: Path, index_bytes: int) -> mmap.mmap | None:
-    """The file's map; None where it is empty."""
+    """Map a file; return None if it is empty."""
     with open(path, "rb") as file:
         if file.seek(0, 2) == 0:
             return None
@@ -276,14 +282,14 @@ def _map(path: Path, index_bytes: int) -> mmap.mmap | None:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, trackfd=False)
         else:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    # The index at the end, alone: else the kernel reads megabytes around the first page of it.
+    # Request only the index at the end; otherwise the kernel reads megabytes around its first page.
     start = max(0, len(mapped) - max(1, index_bytes)) // mmap.PAGESIZE * mmap.PAGESIZE
     mapped.madvise(mmap.MADV_WILLNEED, start)
     return mapped
 
 
 def _most_mapped() -> int:
-    """How many shards one array keeps mapped: before Python 3.13 each holds a file descriptor."""
+    """Return the number of shards that an array keeps mapped; before 3.13 each holds a file descriptor."""
     if sys.version_info >= (3, 13):
         return 8192
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,9 +1,7 @@
-"""The bytes of a shard: rows in order, then the index and its crc32c; and how values become stored values."""
+"""The bytes of a shard (rows in order, then the index and its crc32c), and of the values in it."""
 
 from __future__ import annotations
 
-import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,8 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache import files
 from featcache.cache.layout import ArrayLayout
+from featcache.cache.storage import NewFile, Storage
 from featcache.errors import CacheError
 from featcache.specs import ValueType
 
@@ -23,21 +21,21 @@ _PIECE = 1 << 19
 
 
 class ShardFile:
-    """Writes one file front to back without holding it in memory; it gets its name only by `publish`.
+    """Writes one file of a split front to back, without holding it in memory, for `Storage.publish`.
 
-    `kind` is the type of values that must be finite; None where any byte will do.
+    `kind` is the type of values that must be finite; None if any bytes are allowed.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout, kind: ValueType | None) -> None:
-        self.path, self._layout, self._kind = path, layout, kind
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = io.FileIO(files.partial(path), "wb")
+    def __init__(self, split: Storage, key: str, layout: ArrayLayout, kind: ValueType | None) -> None:
+        self.key, self.scratch = key, split.scratch(key)
+        self._name, self._layout, self._kind = f"{split}/{key}", layout, kind
+        self._file = NewFile(self.scratch)
         self.size, self.crc32c = 0, 0
 
     def append(self, rows: NDArray[Any]) -> int | None:
         """Write the next rows: C-contiguous, of the stored dtype.
 
-        Returns None, or the flat position of the first NaN or infinity, before which writing stopped.
+        Return None, or the flat position of the first NaN or infinity, before which writing stopped.
         """
         values = rows.reshape(-1)
         # Piece by piece, so that each is still in the processor's cache when it is summed and written.
@@ -58,32 +56,23 @@ class ShardFile:
             self._write(np.frombuffer(encode_index(self.size, self._layout), np.uint8))
 
     def force(self) -> None:
-        """Force the finished file to disk and check its size."""
-        os.fsync(self._file.fileno())
-        found = os.fstat(self._file.fileno()).st_size
-        self._file.close()
+        """Force the finished file to disk; raise CacheError if its size is wrong."""
+        found = self._file.force()
         if found != self.size:
-            raise CacheError(f"{self.path} was not written whole", got=found, expected=self.size)
-
-    def publish(self) -> None:
-        """Give the finished file its name."""
-        os.replace(files.partial(self.path), self.path)
+            raise CacheError(f"{self._name} was not written completely", got=found, expected=self.size)
 
     def discard(self) -> None:
-        """Remove what was written, where it has not been published."""
-        self._file.close()
-        files.partial(self.path).unlink(missing_ok=True)
+        """Delete what was written, unless it has been published."""
+        self._file.discard()
 
     def _write(self, data: NDArray[np.uint8]) -> None:
         self.crc32c = google_crc32c.extend(self.crc32c, data)
         self.size += data.nbytes
-        view = data.data
-        while view:
-            view = view[self._file.write(view) :]
+        self._file.write(data.data)
 
 
 def encode_index(data_bytes: int, layout: ArrayLayout) -> bytes:
-    """The index, with crc32c, of a shard whose first `data_bytes` bytes are its chunks in order."""
+    """Return the index, with crc32c, of a shard whose first `data_bytes` bytes are its chunks in order."""
     chunks = np.prod(layout.chunks, dtype=int)
     index = np.full((chunks, 2), ABSENT, "<u8")
     present = data_bytes // layout.chunk_bytes
@@ -95,9 +84,9 @@ def encode_index(data_bytes: int, layout: ArrayLayout) -> bytes:
 
 
 def decode_index(data: NDArray[np.uint8], layout: ArrayLayout, path: Path) -> NDArray[np.int64]:
-    """The byte offset of every inner chunk, (chunks along each axis); -1 where a chunk is not stored.
+    """Return the byte offset of every inner chunk, (chunks along each axis); -1 if a chunk is not stored.
 
-    Raises CacheError where the file is too short, the checksum does not hold, or a chunk lies outside.
+    Raise CacheError if the file is too short, its checksum is wrong, or a chunk lies outside of the file.
     """
     if data.nbytes < layout.index_bytes:
         raise damaged(
@@ -120,16 +109,16 @@ def decode_index(data: NDArray[np.uint8], layout: ArrayLayout, path: Path) -> ND
     return np.where(present, index[:, 0].astype(np.int64), -1).reshape(layout.chunks)
 
 
-def damaged(path: Path, got: object, expected: object) -> CacheError:
-    """The error for a file of a cache that is missing, truncated or altered."""
-    hint = "rerun the same `featcache extract` command: it rewrites missing and truncated shards"
-    return CacheError(f"the shard {path} is damaged", got=got, expected=expected, hint=hint)
+def damaged(file: str | Path, got: object, expected: object) -> CacheError:
+    """Return the error for a file of a cache that is missing, truncated or altered."""
+    hint = "run the same `featcache extract` command again: it rewrites missing and truncated files"
+    return CacheError(f"the file {file} is damaged", got=got, expected=expected, hint=hint)
 
 
 def to_storage(values: NDArray[Any], dtype: ValueType) -> NDArray[Any]:
     """Round to the stored type (to nearest, ties to even), C-contiguous; bfloat16 as bits in uint16.
 
-    Values too large become infinite; `first_not_finite` finds them.
+    Values that are too large become infinite; `first_not_finite` finds them.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if dtype != "bfloat16":
@@ -141,7 +130,7 @@ def to_storage(values: NDArray[Any], dtype: ValueType) -> NDArray[Any]:
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The float32 values of bfloat16 bits, exactly.
+    """Return the float32 values of bfloat16 bits, exactly.
 
     >>> from_bfloat16(to_storage(np.array([1.0, -2.5]), "bfloat16"))
     array([ 1. , -2.5], dtype=float32)
@@ -150,13 +139,13 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def first_not_finite(stored: NDArray[Any], dtype: ValueType) -> int | None:
-    """The flat position of the first NaN or infinity among stored values; None where all are finite.
+    """Return the flat position of the first NaN or infinity among stored values; None if all are finite.
 
     >>> first_not_finite(to_storage(np.array([1.0, 7e4]), "float16"), "float16")
     1
     """
-    # A bit pattern reaches that of its infinity exactly where the value is not finite: as a signed number if
-    # the value is positive, as an unsigned one if it is negative. Two maxima are faster than np.isfinite.
+    # A value is not finite exactly if its bits reach those of infinity: compared as signed integers if it is
+    # positive, as unsigned integers if it is negative. Two maxima are faster than np.isfinite.
     size, positive = stored.dtype.itemsize, _INFINITY[dtype]
     negative, bits = positive + (1 << (8 * size - 1)), stored.reshape(-1).view(f"<u{size}")
     if not bits.size or (bits.max() < negative and bits.view(f"<i{size}").max() < positive):

@@ -1,4 +1,4 @@
-"""Committing full units beside the writing of the next: forced to disk, named, and last in the ledger."""
+"""Commit full units while the next ones are written: forced to disk, named, and entered in the ledger."""
 
 from __future__ import annotations
 
@@ -6,48 +6,33 @@ import queue
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import NamedTuple
 
-from featcache import files
 from featcache.cache import ledger
 from featcache.cache.codec import ShardFile
 from featcache.cache.layout import Unit
-from featcache.errors import CacheError
+from featcache.cache.storage import Storage, explained
 
 _BYTES, _UNITS, _THREADS = 256 << 20, 16, 16
-"""Together in flight at most, which is what a kill costs; a single larger unit is let through."""
+"""Limits of what is in flight, which a kill loses; a single larger unit is let through."""
 
 
 class FullUnit(NamedTuple):
-    """All rows of a unit, in files that are written to the end and not yet safe."""
+    """All rows of a unit, in complete files that are not yet durable."""
 
-    split: Path
     unit: Unit
     failed: Mapping[int, str]
-    files: Mapping[str, ShardFile]
-    """By array."""
+    files: Sequence[ShardFile]
 
     @property
     def nbytes(self) -> int:
         """Bytes of its files."""
-        return sum(file.size for file in self.files.values())
+        return sum(file.size for file in self.files)
 
     def entry(self) -> ledger.Entry:
-        """What the ledger says of it."""
-        records = {
-            str(file.path.relative_to(self.split)): ledger.FileRecord(bytes=file.size, crc32c=file.crc32c)
-            for file in self.files.values()
-        }
+        """Return its entry in the ledger."""
+        records = {file.key: ledger.FileRecord(bytes=file.size, crc32c=file.crc32c) for file in self.files}
         return ledger.Entry(rows=self.unit.stop - self.unit.start, failed=dict(self.failed), files=records)
-
-    def folders(self) -> set[Path]:
-        """Every folder, up to the arrays', whose names are to be safe: a unit may be the first in them."""
-        return {
-            folder
-            for name, file in self.files.items()
-            for folder in files.below(file.path, self.split / name)
-        }
 
 
 _Forced = tuple[FullUnit, Sequence[Future[None]]]
@@ -55,32 +40,33 @@ _Forced = tuple[FullUnit, Sequence[Future[None]]]
 
 
 class Committer:
-    """One thread that commits units in the order they came, all that wait at the same time.
+    """A thread that commits units of a split in the order they came, all waiting ones together.
 
-    A commit waits for the disk several times, whatever its size: large units spend that time beside the
-    writing of the next one, whose files the disk has from the moment they are full; small ones share it.
+    A commit waits for the disk several times, whatever its size. Large units wait while the next one is
+    written: their files are on the way to disk as soon as they are full. Small units share the waiting.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, split: Storage) -> None:
+        self._split = split
         self._forcing = ThreadPoolExecutor(_THREADS, "featcache-force")
         self._thread = ThreadPoolExecutor(1, "featcache-commit")
         self._waiting: queue.SimpleQueue[_Forced] = queue.SimpleQueue()
         self._running: deque[tuple[int, Future[None]]] = deque()
 
     def put(self, unit: FullUnit) -> None:
-        """Hand over a unit; waits while too much is in flight, and raises what kept an earlier one back."""
+        """Hand over a unit; wait while too much is in flight, and raise the error of an earlier commit."""
         while self._running and (self._running[0][1].done() or self._is_behind(unit)):
             self._running.popleft()[1].result()
-        self._waiting.put((unit, [self._forcing.submit(file.force) for file in unit.files.values()]))
+        self._waiting.put((unit, [self._forcing.submit(file.force) for file in unit.files]))
         self._running.append((unit.nbytes, self._thread.submit(self._commit_waiting)))
 
     def wait(self) -> None:
-        """Return once everything handed over is committed; raises what kept a unit back."""
+        """Return once every unit handed over is committed; raise the error of a failed commit."""
         while self._running:
             self._running.popleft()[1].result()
 
     def close(self) -> None:
-        """`wait`, and end the thread."""
+        """Wait as `wait` does, and end the threads."""
         try:
             self.wait()
         finally:
@@ -98,19 +84,17 @@ class Committer:
         if units:
             forced = [done for _, waiting in units for done in waiting]
             wait(forced)
-            _commit([unit for unit, _ in units], forced)
+            _commit(self._split, [unit for unit, _ in units], forced)
 
 
-def _commit(units: Sequence[FullUnit], forced: Sequence[Future[None]]) -> None:
-    full = [file for unit in units for file in unit.files.values()]
+def _commit(split: Storage, units: Sequence[FullUnit], forced: Sequence[Future[None]]) -> None:
+    full = [file for unit in units for file in unit.files]
     try:
-        with files.explained(units[0].split, error=CacheError):
+        with explained(split, f"rows {units[0].unit.start} to {units[-1].unit.stop - 1}"):
             for done in forced:
                 done.result()
-            for file in full:
-                file.publish()
-            files.sync(set().union(*(unit.folders() for unit in units)))
-            ledger.write({(unit.split, unit.unit): unit.entry() for unit in units})
+            split.publish({file.key: file.scratch for file in full})
+            ledger.write(split, {unit.unit: unit.entry() for unit in units})
     except BaseException:
         for file in full:
             file.discard()

@@ -1,29 +1,29 @@
-"""Creating what does not depend on any feature: the group, a split with its labels and ids, the class texts.
+"""Create what does not depend on features: the group, splits with labels and ids, the class texts.
 
-Each is built beside its place, forced to disk and renamed, so that it is either absent or whole.
+The `zarr.json` of a group is written last, so that the group is either absent or complete.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, cast, get_args
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache import files
 from featcache.cache import ledger
 from featcache.cache.layout import chunk_rows
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, array_name, scale_name
-from featcache.specs import StoredType, ValueType
+from featcache.cache.reader import read_attributes
+from featcache.cache.schema import FeatureArray, feature_arrays
+from featcache.cache.spec import CLASS_TEXT, CacheSpec, Shapes, SplitSpec, StorageSpec
+from featcache.cache.storage import PARTIAL, Storage
+from featcache.cache.zarr_files import encode, under
+from featcache.errors import CacheError, option
 
 _VERSIONS = (
     "featcache",
@@ -36,166 +36,160 @@ _VERSIONS = (
     "transformers",
     "pillow",
 )
-_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "bool": 1, "int8": 1}
 
 
-def create_cache(path: Path, spec: CacheSpec, shapes: Shapes, command: str) -> None:
-    """Make the group at `path`, with what the cache is in its attributes."""
-    path.mkdir(exist_ok=True)
+class SplitRows(NamedTuple):
+    """Samples of a split, in the order of the source."""
+
+    spec: SplitSpec
+    ids: Sequence[str]
+    """(N,) unique sample ids."""
+    labels: NDArray[np.int64]
+    """(N,) class index, or -1."""
+
+
+def is_cache(storage: Storage) -> bool:
+    """Return True if there is a cache, False if there is nothing; raise CacheError for anything else."""
+    if read_attributes(storage) is not None:
+        return True
+    if set(storage.names()) <= {f"zarr.json{PARTIAL}"} and storage.size("") is None:
+        return False
+    raise CacheError(
+        f"{storage} exists and is not a featcache cache; it is left as it is",
+        got="a folder" if storage.size("") is None else "a file",
+        expected="a featcache cache, an empty folder or nothing",
+        hint=f"choose another place ({option('out')})",
+    )
+
+
+def remove(storage: Storage) -> None:
+    """Delete what featcache wrote, the file of the group last: after a kill it still is a cache."""
+    for name in storage.names():
+        if read_attributes(storage.below(name)) is not None or name.endswith(PARTIAL):
+            storage.delete(name)
+    storage.delete("zarr.json")
+
+
+def require_rows(name: str, rows: SplitRows) -> None:
+    """Raise CacheError unless the name, ids and labels of a split are valid."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name == CLASS_TEXT or name.endswith(PARTIAL):
+        raise CacheError(
+            "not a name for a split", got=name, expected="letters, digits, - and _, such as train"
+        )
+    count, ids = rows.spec.rows, rows.ids
+    if not count or (len(ids), rows.labels.shape) != (count, (count,)):
+        raise CacheError(
+            f"ids, labels and rows of the split `{name}` differ in number, or there are none",
+            got=f"{count} rows, {len(ids)} ids, labels {rows.labels.shape}",
+            expected="the same number of each, at least one",
+        )
+    if len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        twice = next(key for key in ids if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise CacheError(
+            f"the sample ids of `{name}` are not unique", got=twice, hint="give each sample its own id"
+        )
+
+
+def create_cache(storage: Storage, spec: CacheSpec, shapes: Shapes, provenance: Mapping[str, Any]) -> None:
+    """Create the group, whose attributes say what the cache is."""
     described = {
         "format": spec.format,
         "fingerprint": spec.fingerprint(),
         "spec": spec.model_dump(mode="json"),
         "shapes": shapes.model_dump(mode="json"),
-        "provenance": {"command": command, "versions": _versions()},
+        "provenance": {**provenance, "versions": _versions()},
     }
-    files.write_atomic(path / "zarr.json", _group_metadata(described))
-    files.sync([path.parent])
+    storage.write(_group(described))
 
 
 def create_split(
-    path: Path,
-    split: SplitSpec,
-    ids: Sequence[str],
-    labels: NDArray[np.int64],
-    views: int,
-    shapes: Shapes,
-    dtype: StoredType,
-    storage: StorageSpec,
+    storage: Storage, name: str, rows: SplitRows, spec: CacheSpec, shapes: Shapes, layout: StorageSpec
 ) -> None:
-    """Make the split at `path`: labels and ids whole, every other array without a shard yet."""
-    arrays = feature_arrays(shapes, dtype)
-    block = storage.block_rows(max(_row_bytes(shape, kind) for shape, kind, _ in arrays.values()))
-    with _staged(path, {"split": split.model_dump(mode="json"), "arrays": list(arrays)}) as folder:
-        for name, (shape, kind, axes) in arrays.items():
-            rows = chunk_rows(block, _row_bytes(shape, kind))
-            _create_array(
-                folder / name,
-                shape=(split.rows, views, *shape),
-                shards=(block, 1, *shape),
-                chunks=(rows, 1, *shape),
-                dtype="uint16" if kind == "bfloat16" else kind,
-                dimension_names=("sample", "view", *axes),
-                attributes={"featcache_dtype": kind} if kind == "bfloat16" else {},
-            )
-        _create_array(
-            folder / "status",
-            shape=(split.rows, views),
+    """Create a split of the cache: labels and ids complete, every other array without a shard yet."""
+    arrays = feature_arrays(shapes, spec.dtype)
+    block = layout.block_rows(max(array.row_bytes for array in arrays.values()))
+    views = len(spec.views.names())
+    made: dict[str, bytes] = {}
+    for array_name, array in arrays.items():
+        made |= under(array_name, _sharded(array, rows.spec.rows, views, block))
+    made |= under(
+        "status",
+        encode(
+            shape=(rows.spec.rows, views),
             chunks=(block, 1),
             dtype="uint8",
             dimension_names=("sample", "view"),
-        )
-        ledger.write({(folder, None): _write_rows(folder, ids, labels)})
+        ),
+    )
+    written = _row_files(rows)
+    # What a killed creation or overwrite left here: no entry of an old ledger may be believed.
+    storage.delete(name)
+    split = storage.below(name)
+    split.write(made | written | ledger.contents({None: _row_entry(rows.spec.rows, written)}))
+    split.write(_group({"split": rows.spec.model_dump(mode="json"), "arrays": list(arrays)}))
 
 
-def restore_rows(path: Path, ids: Sequence[str], labels: NDArray[np.int64]) -> None:
-    """Write the labels and ids of an existing split again where their files are missing or truncated."""
-    entry = ledger.read(path)
-    if entry is None or ledger.damage(path, entry) is not None:
-        entry = _write_rows(path, ids, labels)
-        files.sync_tree(path / "label")
-        files.sync_tree(path / "sample_id")
-        ledger.write({(path, None): entry})
+def restore_rows(split: Storage, rows: SplitRows) -> None:
+    """Write the labels and ids of an existing split again if a file of theirs is missing or truncated."""
+    entry = ledger.read(split)
+    if entry is None or ledger.damage(split, entry) is not None:
+        written = _row_files(rows)
+        split.write({key: data for key, data in written.items() if split.read(key) != data})
+        ledger.write(split, {None: _row_entry(rows.spec.rows, written)})
 
 
 def create_class_text(
-    path: Path, embedding: NDArray[np.float32], class_names: Sequence[str], templates: Sequence[str]
+    storage: Storage,
+    embedding: NDArray[np.float32],
+    *,
+    class_names: Sequence[str],
+    templates: Sequence[str],
 ) -> None:
-    """Make the group of class texts: `embedding` (class, P) float32; names and templates as attributes."""
-    described = {"class_names": list(class_names), "templates": list(templates)}
-    with _staged(path, described) as folder:
-        array = _create_array(
-            folder / "embedding",
-            shape=embedding.shape,
-            chunks=embedding.shape,
-            dtype="float32",
-            dimension_names=("class", "embedding"),
-        )
-        array[...] = embedding
+    """Create the group of class texts: `embedding` (class, P) float32; names and templates as attributes."""
+    shape = embedding.shape
+    array = encode(
+        embedding, shape=shape, chunks=shape, dtype="float32", dimension_names=("class", "embedding")
+    )
+    storage.delete(CLASS_TEXT)
+    texts = storage.below(CLASS_TEXT)
+    texts.write(under("embedding", array))
+    texts.write(_group({"class_names": list(class_names), "templates": list(templates)}))
 
 
-def feature_arrays(
-    shapes: Shapes, dtype: StoredType
-) -> dict[str, tuple[tuple[int, ...], str, tuple[str, ...]]]:
-    """The sharded arrays of a split, by name: (row shape, stored type, names of the row's axes)."""
-    arrays: dict[str, tuple[tuple[int, ...], str, tuple[str, ...]]] = {}
-    for layer in shapes.layers:
-        name = array_name(shapes, layer.layer)
-        suffix = name.removeprefix("tokens")
-        arrays[name] = (layer.tokens, layer.dim), dtype, (f"token{suffix}", f"dim{suffix}")
-        if dtype == "int8":
-            arrays[scale_name(name)] = (layer.tokens,), "float32", (f"token{suffix}",)
-    arrays["pooled"] = (shapes.pooled,), "float16" if dtype == "int8" else dtype, ("embedding",)
-    if shapes.mask:
-        arrays["token_mask"] = (shapes.layers[0].tokens,), "bool", ("token",)
-    return arrays
-
-
-def view_bytes(shapes: Shapes, dtype: StoredType) -> int:
-    """Bytes of one sample in one view, over all of `feature_arrays`."""
-    return sum(_row_bytes(shape, kind) for shape, kind, _ in feature_arrays(shapes, dtype).values())
-
-
-def value_types(shapes: Shapes, dtype: StoredType) -> dict[str, ValueType]:
-    """Of those of `feature_arrays` that hold floating point values, which must be finite."""
-    kinds = {name: kind for name, (_, kind, _) in feature_arrays(shapes, dtype).items()}
-    return {name: cast(ValueType, kind) for name, kind in kinds.items() if kind in get_args(ValueType)}
-
-
-@contextmanager
-def _staged(path: Path, attributes: Mapping[str, Any]) -> Iterator[Path]:
-    folder = files.partial(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir()
-    (folder / "zarr.json").write_bytes(_group_metadata(attributes))
-    yield folder
-    files.sync_tree(folder)
-    os.replace(folder, path)
-    files.sync([path.parent])
-
-
-def _group_metadata(attributes: Mapping[str, Any]) -> bytes:
+def _group(attributes: Mapping[str, Any]) -> dict[str, bytes]:
     group = {"zarr_format": 3, "node_type": "group", "attributes": {"featcache": attributes}}
-    return (json.dumps(group, indent=2) + "\n").encode()
+    return {"zarr.json": (json.dumps(group, indent=2) + "\n").encode()}
 
 
-def _create_array(path: Path, *, fill_value: Any = 0, **options: Any) -> Any:
-    import zarr
-
-    # Labels may all be the fill value (nothing is labelled): they get their file all the same.
-    return zarr.create_array(
-        path,
-        zarr_format=3,
-        compressors=None,
-        filters=None,
-        fill_value=fill_value,
-        overwrite=True,
-        config={"write_empty_chunks": True},
-        **options,
+def _sharded(array: FeatureArray, samples: int, views: int, block: int) -> dict[str, bytes]:
+    bits = array.kind == "bfloat16"
+    return encode(
+        shape=(samples, views, *array.row),
+        shards=(block, 1, *array.row),
+        chunks=(chunk_rows(block, array.row_bytes), 1, *array.row),
+        dtype="uint16" if bits else array.kind,
+        dimension_names=("sample", "view", *array.axes),
+        attributes={"featcache_dtype": array.kind} if bits else {},
     )
 
 
-def _write_rows(folder: Path, ids: Sequence[str], labels: NDArray[np.int64]) -> ledger.Entry:
-    axes, shape = ("sample",), (len(ids),)
-    label = _create_array(
-        folder / "label", shape=shape, chunks=shape, dtype="int64", dimension_names=axes, fill_value=-1
-    )
-    label[...] = labels
-    sample_id = _create_array(
-        folder / "sample_id", shape=shape, chunks=shape, dtype="string", dimension_names=axes, fill_value=""
-    )
-    sample_id[...] = np.array(ids, dtype=np.dtypes.StringDType())
-    written = {name: (folder / name).read_bytes() for name in ("label/c/0", "sample_id/c/0")}
+def _row_files(rows: SplitRows) -> dict[str, bytes]:
+    options: dict[str, Any] = {"shape": (len(rows.ids),), "chunks": (len(rows.ids),)}
+    options["dimension_names"] = ("sample",)
+    # First, because it takes the most memory on the way.
+    ids = encode(np.array(rows.ids, np.dtypes.StringDType()), dtype="string", fill_value="", **options)
+    labels = encode(rows.labels, dtype="int64", fill_value=-1, **options)
+    return under("label", labels) | under("sample_id", ids)
+
+
+def _row_entry(rows: int, written: Mapping[str, bytes]) -> ledger.Entry:
     records = {
-        name: ledger.FileRecord(bytes=len(data), crc32c=google_crc32c.value(data))
-        for name, data in written.items()
+        key: ledger.FileRecord(bytes=len(data), crc32c=google_crc32c.value(data))
+        for key, data in written.items()
+        if not key.endswith("zarr.json")
     }
-    return ledger.Entry(rows=len(ids), failed={}, files=records)
-
-
-def _row_bytes(shape: tuple[int, ...], kind: str) -> int:
-    return math.prod(shape) * _BYTES[kind]
+    return ledger.Entry(rows=rows, failed={}, files=records)
 
 
 def _versions() -> dict[str, str]:

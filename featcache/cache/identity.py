@@ -1,23 +1,24 @@
-"""Whether an existing cache is the one asked for; if not, which field differs."""
+"""Compare an existing cache with the one requested, and name the fields that differ."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from featcache.config import Config
-from featcache.errors import CacheMismatch
+from featcache.errors import CacheMismatch, option
 
+ELSEWHERE = (
+    f"write to another place ({option('out')}), or replace this cache with {option('overwrite', True)}"
+)
 _LONGEST = 120
-_ELSEWHERE = "write to another place with --out, or replace this cache with --overwrite"
 
 
 def require_same(
-    path: Path, stored: Config, asked: Config, *, by: str = "as asked for", hint: str = _ELSEWHERE
+    place: object, stored: Config, asked: Config, *, by: str = "as asked for", hint: str = ELSEWHERE
 ) -> None:
-    """Unless equal, raise CacheMismatch: the first differing field with both values, the others by name.
+    """Raise CacheMismatch unless both are equal: the first differing field with both values, others by name.
 
-    `by` says who expects the value `asked`, and `hint` what to do next.
+    `place` names the cache in the message. `by` says who expects the value `asked`; `hint` says what to do.
     """
     differing = [_narrow(*leaf) for leaf in stored.diff(asked)]
     if not differing:
@@ -25,7 +26,7 @@ def require_same(
     (name, there, here), *more = differing
     also = f" (and {', '.join(name for name, _, _ in more)})" if more else ""
     raise CacheMismatch(
-        f"{path} was made with another `{name}`{also}",
+        f"{place} was made with another `{name}`{also}",
         got=f"{_short(there)} in the cache",
         expected=f"{_short(here)} {by}",
         hint=hint,

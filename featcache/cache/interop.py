@@ -1,4 +1,4 @@
-"""A cache in the hands of other libraries: dask and xarray."""
+"""Open the arrays of a cache with other libraries: dask and xarray."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def to_dask(array: ShardedArray) -> dask.array.Array:
-    """The array as a lazy dask array (sample, view, ...row), one block per shard and view.
+    """Return the array as a lazy dask array (sample, view, ...row), one block per shard and view.
 
     bfloat16 becomes float32.
     """
@@ -35,9 +35,9 @@ def to_dask(array: ShardedArray) -> dask.array.Array:
 
 
 def to_xarray(split: SplitReader) -> xarray.Dataset:
-    """Every array of a split as a lazy xarray data set with named axes; bfloat16 becomes float32.
+    """Return every array of a split as a lazy xarray data set with named axes; bfloat16 becomes float32.
 
-    Raises MissingExtra without xarray.
+    Raise MissingExtra without xarray, CacheError if the split is not in a folder.
     """
     try:
         import xarray

@@ -1,4 +1,4 @@
-"""Where every row lies: units of work, shards, chunks and bytes, as pure arithmetic without I/O."""
+"""The place of every row in units, shards, chunks and bytes: pure arithmetic without I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featcache.errors import CacheError
 
 MIN_CHUNK_BYTES = 1 << 16
 MAX_BLOCK_ROWS = 4096
-"""A shard is also what a kill costs, so a size in bytes never makes one of more rows than this."""
+"""Limit of rows in a shard whose size is given in bytes, because a kill loses up to a shard of work."""
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _DTYPES = {"bool", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -23,7 +23,7 @@ _DTYPES = {"bool", "float16", "float32", "float64"} | {
 
 @dataclass(frozen=True)
 class Unit:
-    """The unit of work and of commit: rows [start, stop), which are block number `block`, of one view."""
+    """Unit of work and of commit: the rows [start, stop) of block number `block`, in one view."""
 
     block: int
     view: int
@@ -32,7 +32,7 @@ class Unit:
 
 
 def units(rows: int, views: int, block_rows: int) -> Iterator[Unit]:
-    """Every unit of a split, block by block, and the views of a block one after the other.
+    """Yield every unit of a split, block by block, and view by view within a block.
 
     >>> [(u.block, u.view, u.start, u.stop) for u in units(rows=5, views=1, block_rows=3)]
     [(0, 0, 0, 3), (1, 0, 3, 5)]
@@ -44,10 +44,10 @@ def units(rows: int, views: int, block_rows: int) -> Iterator[Unit]:
 
 
 def block_rows(shard_size: str, row_bytes: int) -> int:
-    """Rows in a shard of `shard_size`, given as bytes ("64MB", "1GiB") or as rows ("512"); at least one.
+    """Return the rows in a shard of `shard_size`, given in bytes ("64MB", "1GiB") or rows ("512").
 
-    Rows from bytes are rounded down to a multiple of 64 so that whole chunks of any array fit, and are at
-    most MAX_BLOCK_ROWS. Raises ValueError where the size cannot be read.
+    A size in bytes is rounded down to a multiple of 64 rows, so that whole chunks of any array fit. It gives
+    at least one row, and at most MAX_BLOCK_ROWS. Raise ValueError if the size cannot be parsed.
 
     >>> block_rows("1MB", row_bytes=3_000), block_rows("512", row_bytes=3_000)
     (320, 512)
@@ -62,7 +62,7 @@ def block_rows(shard_size: str, row_bytes: int) -> int:
 
 
 def chunk_rows(block: int, row_bytes: int) -> int:
-    """Rows in an inner chunk: the smallest divisor of the block that makes it 64 KiB or more.
+    """Return the rows in an inner chunk: the smallest divisor of the block that makes it 64 KiB or more.
 
     >>> chunk_rows(block=384, row_bytes=302_592), chunk_rows(block=384, row_bytes=1_024)
     (1, 64)
@@ -73,7 +73,7 @@ def chunk_rows(block: int, row_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """How one uncompressed, little-endian, C-order Zarr v3 array lies in its files.
+    """Layout of one uncompressed, little-endian, C-order Zarr v3 array in its files.
 
     Axes are (sample, view, ...row). An array without shards has `sharded` False and `shard == chunk`.
     """
@@ -82,9 +82,9 @@ class ArrayLayout:
     shard: tuple[int, ...]
     chunk: tuple[int, ...]
     dtype: np.dtype[Any]
-    """As read into memory: bfloat16 is held as its bits in uint16."""
+    """Type in memory; bfloat16 is held as its bits in uint16."""
     fill: np.ndarray[Any, Any]
-    """The value of what was never written, as an array without axes."""
+    """Value of elements that were never written, as an array without axes."""
     bfloat16: bool = False
     sharded: bool = True
     index_at_end: bool = True
@@ -94,7 +94,7 @@ class ArrayLayout:
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """The shape of one sample in one view."""
+        """Shape of one sample in one view."""
         return self.shape[2:]
 
     @property
@@ -109,7 +109,7 @@ class ArrayLayout:
 
     @property
     def piece_bytes(self) -> int:
-        """Bytes that one sample in one view has in one inner chunk, contiguous: the whole row in our own."""
+        """Contiguous bytes of one sample and view in one inner chunk; in our own arrays, the whole row."""
         return math.prod(self.chunk[2:]) * self.dtype.itemsize
 
     @property
@@ -123,18 +123,18 @@ class ArrayLayout:
         return 16 * math.prod(self.chunks) + 4 * self.index_crc if self.sharded else 0
 
     def key(self, shard: Sequence[int]) -> str:
-        """The path, below the array's folder, of the file that holds one shard."""
+        """Return the key, below the array, of the file that holds one shard."""
         return self.key_prefix + self.key_separator.join(map(str, shard))
 
     def unit_key(self, unit: Unit) -> str:
-        """The path, below the array's folder, of the file that holds one unit."""
+        """Return the key, below the array, of the file that holds one unit."""
         return self.key((unit.block, unit.view, *(0 for _ in self.row_shape)))
 
 
 def parse_array(metadata: Mapping[str, Any], where: str) -> ArrayLayout:
-    """Read the `zarr.json` of an array.
+    """Parse the `zarr.json` of an array; `where` names it in messages.
 
-    Raises CacheError, naming what was found and what is supported, where the array is compressed, big-endian,
+    Raise CacheError, with what was found and what is supported, if the array is compressed, big-endian,
     transposed, not on a regular grid, or of a type without a fixed size.
     """
     if metadata.get("zarr_format") != 3 or metadata.get("node_type") != "array":
@@ -199,7 +199,7 @@ def _fill(value: Any, dtype: np.dtype[Any], bfloat16: bool) -> np.ndarray[Any, A
 
 def _unsupported(where: str, found: str) -> CacheError:
     return CacheError(
-        f"{where} is not an array featcache reads directly",
+        f"{where} is not an array that featcache can map",
         got=found,
         expected="Zarr v3, uncompressed (codec bytes, little-endian), with or without sharding_indexed",
         hint="rewrite it with zarr.create_array(..., compressors=None)",

@@ -1,66 +1,68 @@
-"""The ledger of a split: a small file per committed unit, written last, says what was written and failed."""
+"""The ledger of a split: one small file for each committed unit, written last."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pydantic
 
-from featcache import files
 from featcache.cache.layout import Unit
+from featcache.cache.storage import Storage
 from featcache.config import Config
 
 
 class FileRecord(Config):
-    """One file as it was committed."""
+    """One file, as it was committed."""
 
     bytes: int
     crc32c: int
 
 
 class Entry(Config):
-    """One committed unit."""
+    """One committed unit: its failed rows and its files."""
 
     rows: int
     failed: dict[int, str]
-    """Why a row could not be computed, by row of the split."""
+    """Reasons for failure, by row of the split."""
     files: dict[str, FileRecord]
-    """By path below the split's folder."""
+    """Files by key below the split."""
 
 
-def path(split: Path, unit: Unit | None = None) -> Path:
-    """Where an entry lies: inside an array's folder, where Zarr readers do not look for arrays.
+def key(unit: Unit | None = None) -> str:
+    """Return the key of an entry, in an array's folder, where Zarr readers do not look for arrays.
 
-    Without a unit, the entry of what the whole split shares: labels and sample ids.
+    Without a unit, it is the entry of the labels and sample ids.
+
+    >>> key(), key(Unit(block=2, view=1, start=0, stop=1))
+    ('status/ledger/rows.json', 'status/ledger/2.1.json')
     """
     name = "rows" if unit is None else f"{unit.block}.{unit.view}"
-    return split / "status" / "ledger" / f"{name}.json"
+    return f"status/ledger/{name}.json"
 
 
-def read(split: Path, unit: Unit | None = None) -> Entry | None:
-    """The entry of a unit, or of the split; None where it is not committed, or cannot be read."""
+def read(split: Storage, unit: Unit | None = None) -> Entry | None:
+    """Return the entry of a unit, or of labels and ids; None if it is missing or cannot be parsed."""
+    data = split.read(key(unit))
     try:
-        return Entry.model_validate_json(path(split, unit).read_bytes())
-    except (FileNotFoundError, pydantic.ValidationError):
+        return None if data is None else Entry.model_validate_json(data)
+    except pydantic.ValidationError:
         return None
 
 
-def write(entries: Mapping[tuple[Path, Unit | None], Entry]) -> None:
-    """Commit units, each given by its split and itself; without a unit, what the whole split shares."""
-    contents = {}
-    for (split, unit), entry in entries.items():
-        place = path(split, unit)
-        place.parent.mkdir(exist_ok=True)
-        contents[place] = (entry.model_dump_json(indent=2) + "\n").encode()
-    files.write_all(contents)
+def contents(entries: Mapping[Unit | None, Entry]) -> dict[str, bytes]:
+    """Return the files of some entries, by key."""
+    return {key(unit): (entry.model_dump_json(indent=2) + "\n").encode() for unit, entry in entries.items()}
 
 
-def damage(split: Path, entry: Entry) -> tuple[Path, int | None, int] | None:
-    """The first file missing or of another size, as (path, size found, size expected); None if none."""
+def write(split: Storage, entries: Mapping[Unit | None, Entry]) -> None:
+    """Commit units whose files are in place and durable."""
+    split.write(contents(entries))
+
+
+def damage(split: Storage, entry: Entry) -> tuple[str, int | None, int] | None:
+    """Return (key, size found, size expected) of the first file that is missing or of another size."""
     for name, record in entry.files.items():
-        file = split / name
-        found = file.stat().st_size if file.exists() else None
+        found = split.size(name)
         if found != record.bytes:
-            return file, found, record.bytes
+            return name, found, record.bytes
     return None

@@ -1,59 +1,62 @@
-"""Opening a cache: what it holds, whether it is whole, and its arrays."""
+"""Read a cache: what it contains, whether it is complete, and its arrays."""
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec, ledger
+from featcache.cache import codec, ledger, zarr_files
 from featcache.cache.array import ShardedArray
 from featcache.cache.layout import Unit, units
-from featcache.cache.spec import FORMAT, CacheSpec, FeatureSpec, Shapes, SplitSpec
+from featcache.cache.spec import CLASS_TEXT, FORMAT, CacheSpec, FeatureSpec, Shapes, SplitSpec
+from featcache.cache.storage import PARTIAL, Place, Storage, folder_of, storage_at
 from featcache.config import did_you_mean
 from featcache.errors import CacheError, ConfigError
 
 MISSING, WRITTEN, FAILED = 0, 1, 2
-"""The values of `status`."""
-_RESUME = "rerun the same `featcache extract` command to finish it"
+"""Values of `status`."""
 
 
 class CacheReader:
-    """A cache on disk, opened for reading."""
+    """A cache, opened for reading."""
 
-    def __init__(self, path: Path, spec: CacheSpec, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
-        self.path, self.spec, self.shapes = path, spec, shapes
+    def __init__(
+        self, storage: Storage, spec: CacheSpec, shapes: Shapes, attributes: Mapping[str, Any]
+    ) -> None:
+        self.storage, self.spec, self.shapes = storage, spec, shapes
         self.fingerprint: str = attributes["fingerprint"]
         self.provenance: dict[str, Any] = attributes["provenance"]
 
     @classmethod
-    def open(cls, path: str | Path) -> CacheReader:
-        """Open the cache at `path`; raises CacheError where there is none, or it has another format."""
-        path = Path(path)
-        attributes = read_attributes(path)
+    def open(cls, place: Place | Storage) -> Self:
+        """Open the cache in a folder; raise CacheError if there is none, or it has another format."""
+        storage = storage_at(place)
+        attributes = read_attributes(storage)
         if attributes is None:
-            got = "a folder or file that is something else" if path.exists() else "no such folder"
+            something = storage.names() or storage.size("") is not None
+            got = "something else, which is not a cache" if something else "no such folder, or an empty one"
             hint = "make one with `featcache extract SOURCE --model MODEL --out CACHE.zarr`"
-            raise CacheError(f"no featcache cache at {path}", got=got, hint=hint)
+            raise CacheError(f"no featcache cache at {storage}", got=got, hint=hint)
         if attributes["format"] != FORMAT:
             found = attributes["format"]
-            raise CacheError(
-                f"{path} has another format",
-                got=found,
-                expected=FORMAT,
-                hint="use the featcache that wrote it",
-            )
+            hint = "use the version of featcache that wrote it"
+            raise CacheError(f"{storage} has another format", got=found, expected=FORMAT, hint=hint)
         try:
             spec, shapes = CacheSpec.parse(attributes["spec"]), Shapes.parse(attributes["shapes"])
         except ConfigError as error:
-            raise CacheError(f"the description of the cache {path} is damaged", got=error) from None
-        return cls(path, spec, shapes, attributes)
+            raise CacheError(f"the description of the cache {storage} is damaged", got=error) from None
+        return cls(storage, spec, shapes, attributes)
+
+    @property
+    def path(self) -> Path:
+        """Folder of the cache; raises CacheError if its storage is not a folder."""
+        return folder_of(self.storage)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -62,27 +65,29 @@ class CacheReader:
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """The splits, sorted."""
-        found = (entry.name for entry in os.scandir(self.path) if entry.is_dir())
-        return tuple(sorted(name for name in found if "split" in (read_attributes(self.path / name) or {})))
+        """Names of the splits, sorted."""
+        names = (name for name in self.storage.names() if not name.endswith(PARTIAL))
+        return tuple(name for name in names if "split" in (read_attributes(self.storage.below(name)) or {}))
 
     def split(self, name: str) -> SplitReader:
-        """One split; raises CacheError with the names there are."""
+        """Open one split; raise CacheError, listing the names of all splits, if there is none."""
         if name not in self.split_names:
             raise CacheError(
-                f"no split `{name}` in {self.path}", hint=did_you_mean(name, self.split_names) or "extract it"
+                f"no split `{name}` in {self.storage}",
+                hint=did_you_mean(name, self.split_names) or "extract it",
             )
-        return SplitReader(self.path / name, self.spec.views.names())
+        return SplitReader(self.storage.below(name), name, self.spec.views.names())
 
     @functools.cached_property
     def class_text(self) -> NDArray[np.float32] | None:
         """(class, P) embeddings of the class names, not normalised; None without a text tower."""
-        if not (self.path / "class_text" / "zarr.json").exists():
+        texts = self.storage.below(CLASS_TEXT)
+        if texts.size("zarr.json") is None:
             return None
-        return np.asarray(read_array(self.path / "class_text" / "embedding"), np.float32)
+        return np.asarray(read_array(texts.below("embedding")), np.float32)
 
     def features(self, layer: int | None = None) -> FeatureSpec:
-        """Where `pooled` and the tokens of a layer come from: of the first layer, if that one is not held."""
+        """Describe `pooled` and the tokens of a layer; of the first layer if the cache lacks that one."""
         layers = self.shapes.layers
         shape = next((shape for shape in layers if shape.layer == layer), layers[0])
         return FeatureSpec(
@@ -94,108 +99,111 @@ class CacheReader:
         )
 
     def nbytes(self) -> int:
-        """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        """Return the bytes that the cache takes."""
+        return self.storage.nbytes()
 
 
 class SplitReader:
-    """One split: its rows in source order, and its arrays (sample, view, ...)."""
+    """One split: its rows in source order, and its arrays (sample, view, ...). Can be pickled."""
 
-    def __init__(self, path: Path, views: tuple[str, ...]) -> None:
-        self.path, self.views = path, views
-        attributes = read_attributes(path) or {}
+    def __init__(self, storage: Storage, name: str, views: tuple[str, ...]) -> None:
+        self.storage, self.name, self.views = storage, name, views
+        attributes = read_attributes(storage) or {}
         self.spec = SplitSpec.parse(attributes["split"])
         self.arrays: tuple[str, ...] = tuple(attributes["arrays"])
         self._opened: dict[str, ShardedArray] = {}
-        self._status = ShardedArray.open(path / "status")
+        self._status = ShardedArray.open(storage.below("status"))
         self.units: tuple[Unit, ...] = tuple(units(self.rows, len(views), self._status.layout.shard[0]))
 
     @property
-    def name(self) -> str:
-        """Its name in the cache: train, test, ..."""
-        return self.path.name
+    def path(self) -> Path:
+        """Folder of the split; raises CacheError if its storage is not a folder."""
+        return folder_of(self.storage)
 
     @property
     def rows(self) -> int:
-        """N, the number of samples."""
+        """Number of samples, N."""
         return self.spec.rows
 
     @functools.cached_property
     def labels(self) -> NDArray[np.int64]:
         """(N,) class index, or -1."""
-        return np.asarray(read_array(self.path / "label"), np.int64)
+        return np.asarray(read_array(self.storage.below("label")), np.int64)
 
     @functools.cached_property
     def ids(self) -> list[str]:
         """(N,) stable sample ids."""
-        return [str(name) for name in read_array(self.path / "sample_id")]
+        return [str(name) for name in read_array(self.storage.below("sample_id"))]
 
     @property
     def status(self) -> NDArray[np.uint8]:
-        """(N, V): 0 missing, 1 written, 2 failed; read anew each time."""
-        status, rows = ShardedArray.open(self._status.path), np.arange(self.rows)
+        """(N, V): 0 missing, 1 written, 2 failed; read from storage at each access."""
+        status, rows = ShardedArray.open(self._status.storage), np.arange(self.rows)
         return np.stack([status.gather(rows, view) for view in range(len(self.views))], axis=1)
 
     def array(self, name: str) -> ShardedArray:
-        """One of `arrays`: tokens, pooled, token_mask, tokens_layer-2, ...; else raises CacheError."""
+        """Open one of `arrays` (tokens, pooled, token_mask, ...); raise CacheError for any other name."""
         if name not in self.arrays:
-            raise CacheError(f"no array `{name}` in {self.path}", hint=did_you_mean(name, self.arrays))
+            raise CacheError(f"no array `{name}` in {self.storage}", hint=did_you_mean(name, self.arrays))
         if name not in self._opened:
-            self._opened[name] = ShardedArray.open(self.path / name, strict=True)
+            self._opened[name] = ShardedArray.open(self.storage.below(name), strict=True)
         return self._opened[name]
 
+    def nbytes(self) -> int:
+        """Return the bytes that the split takes."""
+        return self.storage.nbytes()
+
     def failures(self) -> dict[int, str]:
-        """Why a row failed, by row; rows that failed in several views are listed once."""
-        entries = filter(None, (ledger.read(self.path, unit) for unit in self.units))
+        """Return the reasons of failed rows, by row; one reason if a row failed in several views."""
+        entries = filter(None, (ledger.read(self.storage, unit) for unit in self.units))
         return {row: reason for entry in entries for row, reason in entry.failed.items()}
 
     def missing(self) -> list[Unit]:
-        """The units still to write: not committed, or with a file that is missing or truncated."""
-        return [unit for unit in self.units if not self._is_whole(unit)]
+        """Return the units to write: not committed, or with a file that is missing or truncated."""
+        return [unit for unit in self.units if not self._is_complete(unit)]
 
     def complete(self) -> bool:
-        """Whether every row of every view is written and in place; `check` says what is not."""
+        """Return True if every row of every view is written; `check` says what is missing."""
         return not self.missing()
 
     def check(self) -> None:
-        """Raise CacheError, naming the first missing or truncated shard, unless the split is complete."""
-        entries = [ledger.read(self.path, unit) for unit in self.units]
-        rows = ledger.read(self.path)
+        """Raise CacheError, naming the first missing or truncated file, unless the split is complete."""
+        entries = [ledger.read(self.storage, unit) for unit in self.units]
+        rows = ledger.read(self.storage)
         if rows is None:
-            raise codec.damaged(ledger.path(self.path), "no such file", "the entry of labels and sample ids")
+            file = f"{self.storage}/{ledger.key()}"
+            raise codec.damaged(file, "missing or unreadable", "the sizes of labels and sample ids")
         for entry in filter(None, [rows, *entries]):
-            if damage := ledger.damage(self.path, entry):
-                file, found, expected = damage
+            if damage := ledger.damage(self.storage, entry):
+                key, found, expected = damage
                 got = "no such file" if found is None else f"{found:,} bytes"
-                raise codec.damaged(file, got, f"{expected:,} bytes")
+                raise codec.damaged(f"{self.storage}/{key}", got, f"{expected:,} bytes")
         written = sum(entry is not None for entry in entries)
         if written < len(entries):
             got = f"{written} of {len(entries)} units (up to {self._status.layout.shard[0]} rows of a view)"
-            raise CacheError(f"the split {self.path} is not complete", got=got, hint=_RESUME)
+            hint = "run the same `featcache extract` command again to finish it"
+            raise CacheError(f"the split {self.storage} is not complete", got=got, hint=hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SplitReader, (self.path, self.views)
+        return type(self), (self.storage, self.name, self.views)
 
-    def _is_whole(self, unit: Unit) -> bool:
-        entry = ledger.read(self.path, unit)
-        return entry is not None and ledger.damage(self.path, entry) is None
+    def _is_complete(self, unit: Unit) -> bool:
+        entry = ledger.read(self.storage, unit)
+        return entry is not None and ledger.damage(self.storage, entry) is None
 
 
-def read_attributes(path: Path) -> dict[str, Any] | None:
-    """The `featcache` attributes of the Zarr v3 group at `path`; None where there is no such group."""
+def read_attributes(place: Place | Storage) -> dict[str, Any] | None:
+    """Return the `featcache` attributes of a Zarr v3 group; None if there is no such group."""
+    data = storage_at(place).read("zarr.json")
     try:
-        metadata = json.loads((path / "zarr.json").read_bytes())
-        found = metadata["attributes"]["featcache"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = None if data is None else json.loads(data)
+    except ValueError:
         return None
+    for key in ("attributes", "featcache"):
+        found = found.get(key) if isinstance(found, dict) else None
     return found if isinstance(found, dict) else None
 
 
-def read_array(path: Path) -> Any:
-    """A whole small array (labels, ids, class texts), read by zarr-python; raises CacheError if it cannot."""
-    import zarr
-
-    try:
-        return zarr.open_array(path, mode="r")[...]
-    except (OSError, ValueError) as error:
-        raise CacheError(f"the array {path} is damaged", got=error, hint=_RESUME) from error
+def read_array(place: Place | Storage) -> Any:
+    """Return a whole small array (labels, ids, class texts); raise CacheError if it cannot be read."""
+    return zarr_files.decode(storage_at(place))

@@ -1,4 +1,4 @@
-"""What a cache means (CacheSpec, SplitSpec, Shapes) and, apart, how its bytes are laid out (StorageSpec)."""
+"""Identity of a cache (CacheSpec, SplitSpec, Shapes) and, separately, its layout in bytes (StorageSpec)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from featcache.config import Config
 from featcache.specs import Count, EncoderSpec, StoredType, ValueType, ViewSpec
 
 FORMAT = 1
+CLASS_TEXT = "class_text"
+"""Name of the group of class texts, which no split may have."""
 
 
 class CacheSpec(Config):
-    """Everything that changes the meaning of the stored numbers; its digest is the cache's fingerprint."""
+    """Everything that changes the meaning of the stored numbers; the digest is the fingerprint."""
 
     format: int = FORMAT
     encoder: EncoderSpec
     layers: Annotated[tuple[int, ...], pydantic.Field(min_length=1)]
     """Layers counted from the end, -1 the last; the first one is stored as `tokens`."""
     tokens: str
-    """Which tokens are kept: all, cls, patch, pooled or grid:HxW."""
+    """Choice of tokens: all, cls, patch, pooled or grid:HxW."""
     views: ViewSpec = ViewSpec()
     dtype: StoredType = "float16"
-    """How values are stored; with int8, that is the tokens alone, and `pooled` is float16."""
+    """Stored type of the values; with int8, only the tokens are int8, and `pooled` is float16."""
     amp: ValueType = "float32"
-    """In which type the model computed."""
+    """Type in which the model computed."""
     class_names: tuple[str, ...] = ()
 
     @pydantic.field_validator("tokens")
@@ -39,12 +41,12 @@ class CacheSpec(Config):
         return value
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over every field."""
+        """Return the SHA-256 (hex) over every field."""
         return self.digest()
 
 
 class SplitSpec(Config):
-    """What the rows of one split are: the source's content digest and its length."""
+    """Identity of the rows of one split: the content digest of the source, and its length."""
 
     # On disk and in the configuration of a run, the digest is called `source`.
     model_config = pydantic.ConfigDict(populate_by_name=True, serialize_by_alias=True)
@@ -54,9 +56,9 @@ class SplitSpec(Config):
 
 
 class FeatureSpec(Config):
-    """Where the features of a sample come from, as far as a model trained on them is concerned.
+    """Identity of features for a model that was trained on them.
 
-    Type of the stored values, views, classes and samples may differ from those of the training.
+    Stored type, views, classes and samples are not part of it: they may differ from those of the training.
     """
 
     encoder: EncoderSpec
@@ -69,7 +71,7 @@ class FeatureSpec(Config):
 
 
 class StorageSpec(Config):
-    """What changes only the bytes, never the meaning; not part of the fingerprint.
+    """Options that change only the bytes, never the meaning; not part of the fingerprint.
 
     >>> StorageSpec(shard_size="1GB").block_rows(302_592)
     3264
@@ -78,7 +80,7 @@ class StorageSpec(Config):
     """
 
     shard_size: str = "128MB"
-    """Bytes ("64MB", "1GiB") of the largest array's shards, or a plain number of rows ("512")."""
+    """Size of the shards of the largest array, in bytes ("64MB", "1GiB") or rows ("512")."""
 
     @pydantic.field_validator("shard_size")
     @classmethod
@@ -87,12 +89,12 @@ class StorageSpec(Config):
         return value
 
     def block_rows(self, row_bytes: int) -> int:
-        """Samples per shard where the largest array has `row_bytes` bytes a row."""
+        """Return the samples per shard if the largest array has `row_bytes` bytes per row."""
         return layout.block_rows(self.shard_size, row_bytes)
 
 
 class TokenArray(Config):
-    """The tokens of one layer: `prefix` tokens first, then a row-major grid, if any."""
+    """Tokens of one layer: first `prefix` tokens, then a row-major grid, if any."""
 
     layer: int
     tokens: int
@@ -100,30 +102,30 @@ class TokenArray(Config):
     prefix: int = 0
     grid: tuple[int, int] | None = None
     std: tuple[float, ...] = ()
-    """Of int8 tokens, what each dimension was divided by: measured once, before the first shard."""
+    """(D,) divisors of int8 tokens, one for each dimension: measured once, before the first shard."""
 
 
 class Shapes(Config):
-    """The geometry of a cache, known after the first batch."""
+    """Geometry of a cache, known after the first batch."""
 
     layers: tuple[TokenArray, ...]
     """In the order of CacheSpec.layers."""
     pooled: int
     """Width of the model's own pooled embedding."""
     mask: bool = False
-    """Whether samples differ in length, so that a token mask is stored."""
+    """True if samples differ in length, so that a token mask is stored."""
 
     def with_std(self, std: Mapping[int, Sequence[float]]) -> Shapes:
-        """The same with the `std` of every layer's int8 tokens."""
+        """Return these shapes with the `std` of the int8 tokens, by layer."""
         layers = (array.model_copy(update={"std": tuple(std[array.layer])}) for array in self.layers)
         return self.model_copy(update={"layers": tuple(layers)})
 
 
 def array_name(shapes: Shapes, layer: int) -> str:
-    """A layer's token array: `tokens` for the first layer, `tokens_layer-2` and so on for the others."""
+    """Return the name of a token array: `tokens` for the first layer, else `tokens_layer-2` and so on."""
     return "tokens" if layer == shapes.layers[0].layer else f"tokens_layer{layer}"
 
 
 def scale_name(tokens: str) -> str:
-    """The array of an int8 token array's scales: `token_scale`, `token_scale_layer-2` and so on."""
+    """Return the name of the scales of an int8 token array: `token_scale`, `token_scale_layer-2`, ..."""
     return f"token_scale{tokens.removeprefix('tokens')}"

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.cache.create import view_bytes
+from featcache.cache.schema import view_bytes
 from featcache.cache.spec import Shapes
 from featcache.errors import CacheError
 from featcache.extraction.feed import ViewDataset, feed

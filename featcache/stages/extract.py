@@ -100,7 +100,11 @@ def extract(
     shapes = job.shapes()
     summaries: dict[str, SplitSummary] = {}
     with CacheWriter(
-        request.out, job.spec, storage=job.storage, overwrite=overwrite, command=_command(request)
+        request.out,
+        job.spec,
+        storage=job.storage,
+        overwrite=overwrite,
+        provenance={"command": _command(request)},
     ) as writer:
         job.require_room(shapes)
         if job.spec.dtype == "int8":

@@ -82,7 +82,7 @@ def write(
     """Write or continue the cache at `path`."""
     storage = StorageSpec(shard_size=shard_size)
     with CacheWriter(
-        path, cache or spec(), storage=storage, overwrite=overwrite, command="made up"
+        path, cache or spec(), storage=storage, overwrite=overwrite, provenance={"command": "made up"}
     ) as writer:
         for name in names:
             ids, labels = [f"{name}/{row:04}.png" for row in range(rows)], np.arange(rows) % 3

@@ -73,21 +73,20 @@ def test_another_spec_is_refused_by_field(
     assert asked.fingerprint() != synthetic.spec().fingerprint()
     with pytest.raises(CacheMismatch) as error, CacheWriter(whole, asked):
         pass
-    lines = str(error.value).splitlines()
-    assert f"`{field}`" in lines[0]
-    assert str(whole) in lines[0]
-    assert lines[1] == f"  got:      {there} in the cache"
-    assert lines[2] == f"  expected: {here} as asked for"
-    assert "--out" in lines[3]
-    assert "--overwrite" in lines[3]
+    assert f"`{field}`" in error.value.what
+    assert str(whole) in error.value.what
+    assert (error.value.got or "").startswith(f"{there} ")
+    assert (error.value.expected or "").startswith(f"{here} ")
+    assert "out" in (error.value.hint or "")
+    assert "overwrite=True" in (error.value.hint or "")
     assert not whole.with_name("whole.zarr.lock").exists()
 
 
 def test_several_differences_are_all_named_and_long_ones_cut(whole: Path, synthetic: ModuleType) -> None:
     names = tuple(f"class{i}" for i in range(1000))
-    with pytest.raises(CacheMismatch, match=r"another `dtype` \(and class_names\)"):
+    with pytest.raises(CacheMismatch, match=r"`dtype` .*class_names"):
         CacheWriter(whole, synthetic.spec(dtype="float16", class_names=names))
-    with pytest.raises(CacheMismatch, match=r"class7', .*\.\.\. \(1000 in all\) as asked for"):
+    with pytest.raises(CacheMismatch, match=r"class7', .*\.\.\. \(1000 "):
         CacheWriter(whole, synthetic.spec(class_names=names))
 
 
@@ -102,7 +101,7 @@ def test_another_source_is_refused(whole: Path, synthetic: ModuleType, split: Sp
     ids, labels = [str(row) for row in range(split.rows)], np.zeros(split.rows, np.int64)
     with (
         CacheWriter(whole, synthetic.spec()) as writer,
-        pytest.raises(CacheMismatch, match=f"train was made with another `{field}`"),
+        pytest.raises(CacheMismatch, match=f"train .*`{field}`"),
     ):
         writer.split("train", split, ids, labels, synthetic.SHAPES)
 
@@ -112,9 +111,7 @@ def test_another_geometry_is_refused(whole: Path, synthetic: ModuleType) -> None
     shapes = Shapes(layers=(first, second.model_copy(update={"tokens": 6})), pooled=7, mask=True)
     with (
         CacheWriter(whole, synthetic.spec()) as writer,
-        pytest.raises(
-            CacheMismatch, match=r"`layers\[1\].tokens`\n  got:      5 in the cache\n  expected: 6"
-        ),
+        pytest.raises(CacheMismatch, match=r"`layers\[1\].tokens`\n +got: +5 .*\n +expected: +6"),
     ):
         writer.split(
             "train", SplitSpec(source_digest="digest of train", rows=1), ["a"], np.zeros(1, np.int64), shapes
@@ -125,9 +122,9 @@ def test_other_templates_are_refused_and_the_same_ones_kept(tmp_path: Path, synt
     synthetic.write(tmp_path / "c.zarr")
     with CacheWriter(tmp_path / "c.zarr", synthetic.spec()) as writer:
         writer.class_text(np.ones((3, 7), np.float32), synthetic.TEMPLATES)
-        with pytest.raises(CacheMismatch, match="other templates"):
+        with pytest.raises(CacheMismatch, match="templates"):
             writer.class_text(np.ones((3, 7), np.float32), ("a {}",))
-        with pytest.raises(CacheError, match="3 class names"):
+        with pytest.raises(CacheError, match="2\n.* 3 "):
             writer.class_text(np.ones((2, 7), np.float32), synthetic.TEMPLATES)
     assert np.array_equal(CacheReader.open(tmp_path / "c.zarr").class_text, np.eye(3, 7))
 

