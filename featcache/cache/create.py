@@ -39,7 +39,7 @@ _VERSIONS = (
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "bool": 1, "int8": 1}
 
 
-def create_cache(path: Path, spec: CacheSpec, shapes: Shapes, command: str) -> None:
+def create_cache(path: Path, spec: CacheSpec, shapes: Shapes, provenance: Mapping[str, Any]) -> None:
     """Make the group at `path`, with what the cache is in its attributes."""
     path.mkdir(exist_ok=True)
     described = {
@@ -47,7 +47,7 @@ def create_cache(path: Path, spec: CacheSpec, shapes: Shapes, command: str) -> N
         "fingerprint": spec.fingerprint(),
         "spec": spec.model_dump(mode="json"),
         "shapes": shapes.model_dump(mode="json"),
-        "provenance": {"command": command, "versions": _versions()},
+        "provenance": {**provenance, "versions": _versions()},
     }
     files.write_atomic(path / "zarr.json", _group_metadata(described))
     files.sync([path.parent])

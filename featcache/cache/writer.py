@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,10 +45,10 @@ class CacheWriter:
         *,
         storage: StorageSpec | None = None,
         overwrite: bool = False,
-        command: str = "",
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.spec = Path(path), spec
-        self._storage, self._command = storage or StorageSpec(), command
+        self._storage, self._provenance = storage or StorageSpec(), provenance or {}
         self._committer, self._lock = Committer(), WriterLock(self.path)
         try:
             found = _is_cache(self.path)
@@ -140,7 +140,7 @@ class CacheWriter:
         if self._replaces:
             _remove(self.path)
             self._replaces = False
-        create.create_cache(self.path, self.spec, shapes, self._command)
+        create.create_cache(self.path, self.spec, shapes, self._provenance)
         return CacheReader.open(self.path)
 
 
@@ -157,6 +157,17 @@ class SplitWriter:
         }
         self.kinds = create.value_types(shapes, spec.dtype)
         self.std = {array_name(shapes, a.layer): np.array(a.std, np.float32) for a in shapes.layers if a.std}
+
+    @classmethod
+    @contextmanager
+    def open(cls, cache: CacheReader, name: str) -> Iterator[SplitWriter]:
+        """Write units of an existing split without the cache's lock; waits for their commits at the end.
+
+        Several processes may do so at a time where each has units of its own.
+        """
+        split = cache.split(name)
+        with closing(Committer()) as committer:
+            yield cls(split, cache.spec, cache.shapes, split.ids, committer)
 
     def missing(self) -> list[Unit]:
         """Units not in the ledger, or with a missing or truncated file: block by block, then view by view."""
