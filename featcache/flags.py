@@ -74,4 +74,7 @@ def _spelled(default: Any) -> str | None:
     """Return a default as the command line spells it; None where the help says it in words."""
     if isinstance(default, tuple):
         return "|".join(map(str, default))
+    if hasattr(default, "model_dump"):
+        fields = default.model_dump(exclude_defaults=True)
+        return ",".join(f"{name}={value}" for name, value in fields.items())
     return str(default) if isinstance(default, (str, int)) else None

@@ -161,10 +161,7 @@ class SplitWriter:
     @classmethod
     @contextmanager
     def open(cls, cache: CacheReader, name: str) -> Iterator[SplitWriter]:
-        """Write units of an existing split without the cache's lock; waits for their commits at the end.
-
-        Several processes may do so at a time where each has units of its own.
-        """
+        """Write units of an existing split without the cache's lock; waits for their commits at the end."""
         split = cache.split(name)
         with closing(Committer()) as committer:
             yield cls(split, cache.spec, cache.shapes, split.ids, committer)

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from featcache.cache.reader import CacheReader
 from featcache.config import merge
-from featcache.extraction.options import ExtractOptions
-from featcache.stages.extract import SplitSummary, run_extraction
 from featcache.stages.train import TrainRequest, train
 
 
@@ -27,20 +25,7 @@ def clip() -> str:
 def request_of(photos: Path, frozen: Callable[[str], str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Arguments of `extract`: the photos through the tiny module into `c.zarr`, with some changed."""
     places = {"source": photos, "model": frozen("tiny"), "out": tmp_path / "c.zarr"}
-    return lambda **changes: places | {"num_workers": 0, "shard_size": "4", "progress": False} | changes
-
-
-@pytest.fixture(scope="session")
-def summaries_of() -> Callable[..., dict[str, SplitSummary]]:
-    """Extracts with the arguments of `extract`, and returns the summaries by split."""
-
-    def run(
-        source: Any, model: str, out: Path, progress: bool = False, **options: Any
-    ) -> dict[str, SplitSummary]:
-        how = {name: options.pop(name) for name in ("overwrite", "device") if name in options}
-        return run_extraction(source, model, out, ExtractOptions.of(options), **how)
-
-    return run
+    return lambda **changes: places | {"num_workers": 0, "shard_size": "4"} | changes
 
 
 @pytest.fixture(scope="session")
