@@ -31,7 +31,7 @@ from featcache import encoders
 from featcache.devices import resolve
 from featcache.loading.plan import ReadPlan
 from featcache.sources import open_source
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import extract
 from featcache.stages.train import TrainRequest, run_training
 
 COUNTS = (1, 10, 100)
@@ -113,10 +113,7 @@ class Experiment:
 
     def extract(self) -> float:
         start = time.perf_counter()
-        extract(
-            ExtractRequest(str(self.images), self.case.model, self.cache, tokens=self.case.tokens),
-            overwrite=True,
-        )
+        extract(self.images, self.case.model, self.cache, tokens=self.case.tokens, overwrite=True)
         return time.perf_counter() - start
 
     def train(self) -> float:

@@ -31,9 +31,10 @@ from benchmarks import common
 from featcache import encoders
 from featcache.devices import resolve
 from featcache.extraction.feed import auto_workers
+from featcache.extraction.options import ExtractOptions
 from featcache.sources import open_source
 from featcache.specs import ValueType
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import run_extraction
 
 BOUND = "bare forward pass"
 BARE = {"open_clip": "encode_image", "timm": "forward_features"}
@@ -112,15 +113,9 @@ class Contestants:
 
     def extract(self) -> tuple[float, float]:
         """Seconds of the walk as its summary says them, and of the whole call."""
-        request = ExtractRequest(
-            str(self.images),
-            self.case.model,
-            self.folder / "cache.zarr",
-            amp=self.case.amp,
-            batch_size=self.case.batch,
-        )
-        start = time.perf_counter()
-        (summary,) = extract(request, overwrite=True).values()
+        options = ExtractOptions(amp=self.case.amp, batch_size=self.case.batch)
+        cache, start = self.folder / "cache.zarr", time.perf_counter()
+        (summary,) = run_extraction(self.images, self.case.model, cache, options, overwrite=True).values()
         return summary.seconds, time.perf_counter() - start
 
     def encoded(self) -> Iterator[tuple[Tensor, NDArray[np.float16]]]:

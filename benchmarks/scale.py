@@ -54,12 +54,11 @@ def write_samples(path: Path, samples: int) -> None:
 
 def extracting(folder: Path, samples: int) -> Measured:
     """Everything into a cache, in this process alone."""
-    from featcache.stages.extract import ExtractRequest, extract
+    from featcache.extraction.options import ExtractOptions
+    from featcache.stages.extract import run_extraction
 
-    request = ExtractRequest(
-        str(folder / "samples.npz"), f"python:{__file__}:embedding", folder / "cache.zarr", num_workers=0
-    )
-    done, own = watched(lambda: extract(request))
+    places = folder / "samples.npz", f"python:{__file__}:embedding", folder / "cache.zarr"
+    done, own = watched(lambda: run_extraction(*places, ExtractOptions(num_workers=0)))
     summaries, rows = done.values(), samples + TESTED
     return {
         TIME: 1000 * sum(summary.seconds for summary in summaries) / rows,

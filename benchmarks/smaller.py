@@ -23,10 +23,11 @@ from benchmarks import common
 from benchmarks.train import GLYPH_CLIP, URATIO, Learner
 from featcache.cache.reader import CacheReader
 from featcache.devices import resolve
+from featcache.extraction.options import ExtractOptions
 from featcache.loading.loader import Loader
 from featcache.loading.store import FeatureStore, Residency, reside
 from featcache.report.table import paired
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import run_extraction
 from featcache.stages.train import TrainRequest, run_training
 
 BOUND = "float16"
@@ -82,17 +83,11 @@ class Bench:
 
     def extract(self, variant: Variant) -> float:
         """ms a sample."""
-        request = ExtractRequest(
-            "digits",
-            GLYPH_CLIP,
-            self.folder / variant.cache,
-            tokens=variant.tokens,
-            dtype=variant.dtype,  # type: ignore[arg-type]
-            limit=self.size.limit,
-            num_workers=0,
+        options = ExtractOptions.of(
+            {"tokens": variant.tokens, "dtype": variant.dtype, "limit": self.size.limit, "num_workers": 0}
         )
         start = time.perf_counter()
-        summaries = extract(request, overwrite=True)
+        summaries = run_extraction("digits", GLYPH_CLIP, self.folder / variant.cache, options, overwrite=True)
         return 1000 * (time.perf_counter() - start) / sum(summary.rows for summary in summaries.values())
 
     def nbytes(self, variant: Variant) -> float:

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from featcache.cache.reader import CacheReader as Cache
     from featcache.encoders import load as load_encoder
     from featcache.errors import FeatcacheError
+    from featcache.extraction.options import ExtractOptions
     from featcache.sources import open_source
     from featcache.specs import ViewSpec
-    from featcache.stages.extract import ExtractRequest, extract
+    from featcache.stages.extract import extract
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
     from featcache.stages.train import TrainRequest
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Cache",
-    "ExtractRequest",
+    "ExtractOptions",
     "FeatcacheError",
     "TrainRequest",
     "ViewSpec",
@@ -34,7 +35,7 @@ __all__ = [
 
 _HOMES = {
     "Cache": "featcache.cache.reader:CacheReader",
-    "ExtractRequest": "featcache.stages.extract:ExtractRequest",
+    "ExtractOptions": "featcache.extraction.options:ExtractOptions",
     "FeatcacheError": "featcache.errors:FeatcacheError",
     "TrainRequest": "featcache.stages.train:TrainRequest",
     "ViewSpec": "featcache.cache.spec:ViewSpec",

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from featcache import __version__
+from featcache.flags import OptionsCommand
 
 if TYPE_CHECKING:
     from featcache.extraction.estimate import Estimate
-    from featcache.specs import ViewSpec
-    from featcache.stages.extract import Progress, SplitSummary
+    from featcache.extraction.options import ExtractOptions
+    from featcache.stages.extract import SplitSummary
 
 
 class _Group(click.Group):
@@ -38,11 +38,12 @@ class _Group(click.Group):
             ctx.exit(130)
 
 
-class _BatchSize(click.IntRange):
-    """A number, or `auto`."""
+class _ExtractCommand(OptionsCommand):
+    @staticmethod
+    def options() -> type[ExtractOptions]:
+        from featcache.extraction.options import ExtractOptions
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == "auto" else super().convert(value, param, ctx)
+        return ExtractOptions
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,63 +52,27 @@ def main() -> None:
     """Run a frozen foundation model once, keep its token embeddings, adapt from the cache."""
 
 
-@main.command()
+@main.command(cls=_ExtractCommand)
 @click.argument("source")
 @click.option("--model", required=True, help="FAMILY:NAME, for example open_clip:ViT-B-32/laion2b_s34b_b79k.")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The cache, for example CACHE.zarr."
-)
-@click.option("--split", help="One split of the source [default: all].")
-@click.option("--views", default="", help="Augmented views to cache, for example weak=1,strong=2,flip=0.")
-@click.option("--tokens", default="all", show_default=True, help="all, cls, patch, pooled or grid:HxW.")
-@click.option("--layer", default="-1", show_default=True, help="Layers from the end, for example -1|-2.")
-@click.option(
-    "--dtype",
-    default="float16",
-    show_default=True,
-    type=click.Choice(["float16", "bfloat16", "float32", "int8"]),
-    help="The type values are stored in; int8 tokens come with a scale each.",
-)
-@click.option(
-    "--amp",
-    default="float32",
-    show_default=True,
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="The type the model computes in.",
-)
-@click.option("--limit", type=click.IntRange(1), help="Only the first N samples of each split.")
-@click.option("--label-column", help="The label column of a table.")
-@click.option(
-    "--batch-size",
-    default=64,
-    show_default=True,
-    type=_BatchSize(1),
-    help="Views in a forward pass; auto: what a GPU's memory holds.",
-)
-@click.option(
-    "--num-workers",
-    type=click.IntRange(0),
-    help="Reading processes; 0: a thread reads [default: half the cores].",
-)
+@click.option("--out", required=True, type=click.Path(), help="The cache, for example CACHE.zarr.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--shard-size", default="128MB", show_default=True, help="Bytes, or a number of rows.")
 @click.option("--dry-run", is_flag=True, help="Print shape, bytes and estimated time; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing cache.")
 def extract(
-    source: str, out: Path, views: str, layer: str, dry_run: bool, overwrite: bool, **options: Any
+    source: str, model: str, out: str, dry_run: bool, overwrite: bool, device: str, **options: Any
 ) -> None:
     """Run a frozen model over SOURCE once and keep its tokens.
 
     SOURCE is a folder of images, a Parquet, WebDataset, HDF5, NumPy, CSV, JSONL or text file, or `digits`.
-    A rerun of the same command goes on where the last one stopped.
+    A rerun of the same command continues where the last one stopped.
     """
+    from featcache.extraction.options import ExtractOptions
+    from featcache.progress import bar
     from featcache.stages import extract as stage
 
-    request = stage.ExtractRequest(
-        source, out=out, views=parse_views(views), layers=parse_layers(layer), **options
-    )
     if dry_run:
-        shapes, estimates = stage.dry_run(request, overwrite=overwrite)
+        shapes, estimates = stage.dry_run(source, model, out, overwrite=overwrite, device=device, **options)
         for array in shapes.layers:
             click.echo(
                 f"tokens of layer {array.layer}: {array.tokens} x {array.dim}, pooled: {shapes.pooled}"
@@ -115,7 +80,10 @@ def extract(
         for name, estimate in estimates.items():
             click.echo(_estimate_line(name, estimate))
         return
-    summaries = stage.extract(request, overwrite=overwrite, progress=_progress)
+    asked = ExtractOptions.of(options)
+    summaries = stage.run_extraction(
+        source, model, out, asked, overwrite=overwrite, device=device, progress=bar
+    )
     for name, summary in summaries.items():
         click.echo(_summary_text(name, summary))
     click.echo(f"cache: {out}")
@@ -192,10 +160,11 @@ def run(pipeline: str, out: Path | None, pairs: tuple[str, ...], device: str) ->
     What is done already is skipped. Ends with a table of mean and spread over seeds, and a plot of it.
     """
     from featcache.config import parse_overrides
+    from featcache.progress import bar
     from featcache.stages.pipeline import run_pipeline
 
     study = run_pipeline(
-        pipeline, out=out, overrides=parse_overrides(pairs), device=device, say=click.echo, progress=_progress
+        pipeline, out=out, overrides=parse_overrides(pairs), device=device, say=click.echo, progress=bar
     )
     click.echo(f"\n{study.describe()}")
 
@@ -234,50 +203,6 @@ def info(cache: Path, as_json: bool) -> None:
 
     content = info(cache)
     click.echo(json.dumps(content, indent=2) if as_json else describe(content))
-
-
-def parse_views(text: str) -> ViewSpec:
-    """`weak=1,strong=2,flip=0` as a ViewSpec; raises ConfigError naming what does not fit.
-
-    >>> parse_views("weak=1,strong=2").names()
-    ('eval', 'weak0', 'strong0', 'strong1')
-    """
-    from featcache.config import parse_overrides
-    from featcache.errors import ConfigError
-    from featcache.specs import ViewSpec
-
-    parts = [part for part in text.split(",") if part]
-    if wrong := [part for part in parts if "=" not in part]:
-        raise ConfigError("cannot read --views", got=wrong[0], expected="NAME=VALUE, such as weak=1,strong=2")
-    return ViewSpec.parse(parse_overrides(parts), "--views")
-
-
-def parse_layers(text: str) -> tuple[int, ...]:
-    """`-1|-2` as (-1, -2); raises ConfigError for anything else.
-
-    >>> parse_layers("-1|-2")
-    (-1, -2)
-    """
-    from featcache.errors import ConfigError
-
-    try:
-        layers = tuple(int(part) for part in text.split("|"))
-    except ValueError:
-        layers = ()
-    if not layers or max(layers) >= 0 or len(set(layers)) != len(layers):
-        raise ConfigError(
-            "cannot read --layer", got=text, expected="layers counted from the end, such as -1 or -1|-2"
-        )
-    return layers
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Progress]:
-    """A bar with rate and time left; silent where stderr is not a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=name, unit=" samples", disable=None, smoothing=0.05) as bar:
-        yield bar
 
 
 def _say_if_terminal() -> Callable[[str], None]:

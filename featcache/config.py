@@ -12,7 +12,7 @@ from typing import Any, Self, get_args, get_origin
 import pydantic
 from pydantic_core import ErrorDetails
 
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, option
 
 
 class Config(pydantic.BaseModel):
@@ -27,8 +27,11 @@ class Config(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str = "options") -> Self:
-        """Validate `values`; raises ConfigError with the first offending key, its value and what was due."""
+    def parse(cls, values: Mapping[str, Any], where: str | None = "options") -> Self:
+        """Validate `values`; raises ConfigError with the first offending key, its value and what was due.
+
+        `where` says in which table a key stands; None: keys are arguments in Python, flags on a command line.
+        """
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
@@ -127,24 +130,33 @@ def _value(text: str) -> Any:
 
 
 def _explain(
-    model: type[Config], error: pydantic.ValidationError, values: Mapping[str, Any], where: str
+    model: type[Config], error: pydantic.ValidationError, values: Mapping[str, Any], where: str | None
 ) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    name = _name(first, values) or where
+    name = _name(first, values)
+    key = _argument(name) if where is None else f"`{name or where}` in {where}"
     if first["type"] == "extra_forbidden":
         known = did_you_mean(str(first["loc"][-1]), _fields(model, first["loc"][:-1]))
-        return ConfigError(f"unknown key `{name}` in {where}", hint=known or None)
+        what = f"{key} does not exist" if where is None else f"unknown key {key}"
+        return ConfigError(what, hint=known or None)
     if first["type"] == "missing":
         return ConfigError(f"`{name}` is missing in {where}")
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return ConfigError(f"`{name}` in {where} does not fit", got=repr(first["input"]), expected=expected)
+    return ConfigError(f"{key} does not fit", got=repr(first["input"]), expected=expected)
+
+
+def _argument(name: str) -> str:
+    """`views.weak` as an argument with what is wrong inside it."""
+    argument, _, inside = name.partition(".")
+    return f"the option {option(argument)}" + (f" ({inside})" if inside else "")
 
 
 def _name(error: ErrorDetails, values: Any) -> str:
     """The dotted name of what is wrong, without the names pydantic gives to the members of a union."""
     parts = []
     for part in error["loc"]:
-        if part in values if isinstance(values, Mapping) else isinstance(part, int):
+        inside = isinstance(part, int) and isinstance(values, (list, tuple))
+        if part in values if isinstance(values, Mapping) else inside:
             values = values[part]
             parts.append(str(part))
         elif error["type"] == "missing":

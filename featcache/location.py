@@ -36,12 +36,17 @@ class Location:
             return place
         text = os.fspath(place)
         if _REMOTE.match(text):
-            raise ConfigError(
-                f"this is not a place on this machine: {re.sub(':/+', '://', text, count=1)}",
-                expected="a path; buckets and other remote stores are not supported yet",
-                hint="copy it to a local disk, or mount the bucket, and give that path",
-            )
+            raise remote(re.sub(":/+", "://", text, count=1))
         return cls(Path(text).expanduser())
 
     def __str__(self) -> str:
         return str(self.path)
+
+
+def remote(url: str) -> ConfigError:
+    """Return the error for a place that is not on this machine."""
+    return ConfigError(
+        f"this is not a place on this machine: {url}",
+        expected="a path; buckets and other remote stores are not supported yet",
+        hint="copy it to a local disk, or mount the bucket, and give that path",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import pydantic
@@ -13,6 +14,16 @@ ValueType = Literal["float16", "bfloat16", "float32"]
 StoredType = Literal["float16", "bfloat16", "float32", "int8"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Count = Annotated[int, pydantic.Field(ge=0)]
+
+
+def _token_choice(value: str) -> str:
+    if not re.fullmatch(r"all|cls|patch|pooled|grid:[1-9]\d*x[1-9]\d*", value):
+        raise ValueError("all, cls, patch, pooled or grid:HxW")
+    return value
+
+
+TokenChoice = Annotated[str, pydantic.AfterValidator(_token_choice)]
+"""Which tokens of a layer are kept: all, cls, patch, pooled or grid:HxW."""
 
 
 class EncoderSpec(Config):

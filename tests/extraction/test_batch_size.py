@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from featcache.extraction.batch_size import auto_batch
 from featcache.extraction.forward import Forward
 from featcache.sources import open_source
 from featcache.specs import ViewSpec
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import extract
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,15 +26,13 @@ Tree = Callable[[Path], Mapping[str, bytes]]
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_every_byte_is_there(
-    photos: Path, frozen: Model, tmp_path: Path, tree: Tree
+    photos: Path, frozen: Model, tmp_path: Path, tree: Tree, summaries_of: Callable[..., dict[str, Any]]
 ) -> None:
     made = {}
     for factory in ("roomy", "cramped"):  # one model, which takes any batch, or three views at most
         out = tmp_path / f"{factory}.zarr"
-        request = ExtractRequest(
-            str(photos), frozen(factory), out, views=ViewSpec(weak=1), shard_size="4", batch_size=8
-        )
-        summary = extract(request)["train"]
+        options = {"views": ViewSpec(weak=1), "shard_size": "4", "batch_size": 8}
+        summary = summaries_of(photos, frozen(factory), out, **options)["train"]
         made[factory] = tree(out / "train"), summary.at_once, summary.computed
     (whole, at_once, computed), (halved, fewer, as_many) = made.values()
     assert (at_once, fewer) == (None, 2)
@@ -68,9 +67,7 @@ def test_on_a_gpu_the_batch_fits_and_gives_what_the_cpu_gives(
 ) -> None:
     found = []
     for device in ("cpu", "cuda"):
-        request = ExtractRequest(
-            str(photos), frozen("tiny"), tmp_path / device, batch_size="auto", device=device, dtype="float32"
-        )
-        extract(request)
-        found.append(read_array(request.out / "train" / "pooled")[:])
+        options = {"batch_size": "auto", "device": device, "dtype": "float32"}
+        extract(photos, frozen("tiny"), tmp_path / device, **options)
+        found.append(read_array(tmp_path / device / "train" / "pooled")[:])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-2, atol=1e-2)

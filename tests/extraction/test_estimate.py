@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from featcache.extraction.view_transform import ViewTransform
 from featcache.files import human_bytes
 from featcache.sources import open_source
 from featcache.specs import ViewSpec
-from featcache.stages.extract import ExtractRequest, dry_run, extract
+from featcache.stages.extract import dry_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,14 +50,19 @@ def test_the_pilot_is_a_few_whole_batches_from_the_start_of_the_split(photos: Pa
 
 @pytest.mark.parametrize("factory", ["slow", "slow_pixels"])
 def test_a_prediction_is_near_what_it_then_takes_whichever_stage_is_slow(
-    frozen: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str
+    frozen: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    summaries_of: Callable[..., dict[str, Any]],
+    factory: str,
 ) -> None:
     monkeypatch.setattr("featcache.extraction.estimate.PILOT_BATCHES", range(3, 5))
     monkeypatch.setenv("PAUSE", "0.15")
-    request = ExtractRequest("digits", frozen(factory), tmp_path / "c.zarr", "train", limit=48, batch_size=4)
-    _, estimates = dry_run(request)
+    request: dict[str, Any] = {"split": "train", "limit": 48, "batch_size": 4}
+    request |= {"source": "digits", "model": frozen(factory), "out": tmp_path / "c.zarr"}
+    _, estimates = dry_run(**request)
     assert list(tmp_path.iterdir()) == []
-    took = extract(request)["train"].seconds
+    took = summaries_of(**request)["train"].seconds
     assert estimates["train"].seconds == pytest.approx(took, rel=0.5)  # this machine may be busy
 
 
@@ -68,7 +74,7 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:
     assert lines[0] == f"the disk cannot hold the cache {tmp_path / 'a' / 'b.zarr'}"
     assert lines[1].endswith("free")
     assert lines[2] == "  expected: 1000000.0 TB"
-    assert "--limit" in lines[3]
+    assert "limit" in lines[3]
     assert not (tmp_path / "a").exists()
 
 

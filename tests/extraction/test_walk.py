@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -48,11 +49,14 @@ def test_the_pace_is_set_by_what_the_others_waited_for(clock: Clock, stage: str)
 
 
 def test_an_error_of_the_writer_stops_the_walk_and_keeps_what_is_committed(
-    photos: Path, frozen: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path,
+    frozen: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    summaries_of: Callable[..., dict[str, Any]],
 ) -> None:
     from featcache.cache.reader import CacheReader
     from featcache.cache.writer import UnitWriter
-    from featcache.stages.extract import ExtractRequest, extract
 
     commits = []
 
@@ -63,13 +67,12 @@ def test_an_error_of_the_writer_stops_the_walk_and_keeps_what_is_committed(
         real(unit)
 
     monkeypatch.setattr(UnitWriter, "commit", commit)
-    request = ExtractRequest(
-        str(photos), frozen("tiny"), tmp_path / "c.zarr", shard_size="2", batch_size=1, num_workers=0
-    )
+    request: dict[str, Any] = {"source": photos, "model": frozen("tiny"), "out": tmp_path / "c.zarr"}
+    request |= {"shard_size": "2", "batch_size": 1, "num_workers": 0}
     with pytest.raises(ConnectionResetError, match="pulled out"):
-        extract(request)
-    split = CacheReader.open(request.out).split("train")
+        summaries_of(**request)
+    split = CacheReader.open(request["out"]).split("train")
     assert [unit.block for unit in split.missing()] == [2, 3, 4]
-    assert not list(request.out.rglob("*.partial"))
+    assert not list(request["out"].rglob("*.partial"))
     monkeypatch.undo()
-    assert extract(request)["train"].computed == 6
+    assert summaries_of(**request)["train"].computed == 6

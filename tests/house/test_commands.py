@@ -17,9 +17,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("command", main.commands.values(), ids=lambda command: str(command.name))
 def test_a_command_and_its_options_have_help(command: click.Command) -> None:
     assert command.help
-    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    parameters = command.get_params(click.Context(command))
+    options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
     assert [option.name for option in options if not option.help] == []
-    arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
+    arguments = [parameter for parameter in parameters if isinstance(parameter, click.Argument)]
     assert [argument.name for argument in arguments if str(argument.name).upper() not in command.help] == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from featcache.cache.reader import CacheReader
 from featcache.config import merge
-from featcache.stages.extract import ExtractRequest
 from featcache.stages.train import TrainRequest, run_training
 
 
@@ -24,10 +22,10 @@ def clip() -> str:
 
 
 @pytest.fixture
-def request_of(photos: Path, frozen: Callable[[str], str], tmp_path: Path) -> Callable[..., ExtractRequest]:
-    """The photos through the tiny module into `c.zarr`, with some fields changed."""
-    base = ExtractRequest(str(photos), frozen("tiny"), tmp_path / "c.zarr", num_workers=0, shard_size="4")
-    return lambda **changes: replace(base, **changes)
+def request_of(photos: Path, frozen: Callable[[str], str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Arguments of `extract`: the photos through the tiny module into `c.zarr`, with some changed."""
+    places = {"source": photos, "model": frozen("tiny"), "out": tmp_path / "c.zarr"}
+    return lambda **changes: places | {"num_workers": 0, "shard_size": "4"} | changes
 
 
 @pytest.fixture(scope="session")

@@ -22,16 +22,15 @@ import torchvision.transforms.v2  # noqa: F401  (these two: a killed process sha
 import zarr  # noqa: F401
 
 from featcache import encoders
+from featcache.extraction.options import ExtractOptions
 from featcache.sources import open_source
-from featcache.specs import ViewSpec
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import extract, run_extraction
 
 
-def request(model: str, out: Path) -> ExtractRequest:
+def extract_some(model: str, out: Path) -> None:
     """20 rows of each split in 2 views; a batch is a row, a shard two."""
-    return ExtractRequest(
-        "digits", model, out, views=ViewSpec(weak=1), limit=20, shard_size="2", batch_size=2, num_workers=0
-    )
+    options = {"views": "weak=1", "limit": 20, "shard_size": "2", "batch_size": 2, "num_workers": 0}
+    extract("digits", model, out, **options)
 
 
 def kill(model: str, folder: Path, kills: int) -> None:
@@ -57,13 +56,13 @@ def kill(model: str, folder: Path, kills: int) -> None:
         else:
             raise SystemExit(f"the extraction ended by itself, with {status}")
     os.environ["PAUSE"] = "0"
-    extract(request(model, folder / f"{number}.zarr"))
+    extract_some(model, folder / f"{number}.zarr")
 
 
 def _fork(model: str, out: Path) -> int:
     child = os.fork()
     if not child:
-        extract(request(model, out))
+        extract_some(model, out)
         os._exit(0)
     return child
 
@@ -88,8 +87,11 @@ def peak(model: str, folder: Path, rows: list[int]) -> None:
     out = folder.with_name("c.zarr")
     for limit in rows:
         memory = Memory()
-        extract(
-            ExtractRequest(str(folder), model, out, limit=limit, **options),
+        run_extraction(
+            folder,
+            model,
+            out,
+            ExtractOptions(limit=limit, **options),
             overwrite=True,
             progress=lambda name, total, memory=memory: nullcontext(memory),
         )

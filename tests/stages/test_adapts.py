@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from featcache.specs import ViewSpec
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import extract
 from featcache.stages.train import TrainRequest, run_training
 
 PIXELS = Path(__file__).parents[2] / "examples" / "pixels.py"
@@ -19,11 +19,10 @@ def digits(tmp_path_factory):
     """Caches of the digits by name: through glyph-clip with two views, and as they are."""
     folder = tmp_path_factory.mktemp("digits")
     common = {"num_workers": 0, "limit": 400}
-    glyphs = ExtractRequest(
-        "digits", "open_clip:glyph-clip", folder / "glyphs.zarr", tokens="grid:4x4", **common
-    )
-    extract(ExtractRequest(**{**vars(glyphs), "views": ViewSpec(weak=1, flip=0, crop=0.85)}))
-    extract(ExtractRequest("digits", f"python:{PIXELS}:build", folder / "pixels.zarr", **common))
+    views = ViewSpec(weak=1, flip=0, crop=0.85)
+    out = folder / "glyphs.zarr"
+    extract("digits", "open_clip:glyph-clip", out, tokens="grid:4x4", views=views, **common)
+    extract("digits", f"python:{PIXELS}:build", folder / "pixels.zarr", **common)
     yield {"glyphs": folder / "glyphs.zarr", "pixels": folder / "pixels.zarr"}
     shutil.rmtree(folder)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from featcache.specs import ViewSpec
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import extract
 
 PROGRAM = Path(__file__).with_name("extracting.py")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,17 +34,8 @@ def test_killed_twenty_times_it_ends_byte_identical(
     assert len(left) == 20
     assert len({units for units in left if 0 < units < 40}) >= 5  # the kills were in the middle of things
     monkeypatch.setenv("PAUSE", "0")
-    extract(
-        ExtractRequest(
-            "digits",
-            frozen("slow"),
-            tmp_path / "whole",
-            views=ViewSpec(weak=1),
-            limit=20,
-            shard_size="2",
-            batch_size=2,
-        )
-    )
+    options = {"views": "weak=1", "limit": 20, "shard_size": "2", "batch_size": 2}
+    extract("digits", frozen("slow"), tmp_path / "whole", **options)
     whole = tree(tmp_path / "whole")
     assert sum("tokens/c/" in name for name in whole) == 40
     caches = sorted(tmp_path.glob("*.zarr"))

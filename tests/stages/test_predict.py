@@ -13,7 +13,7 @@ import featcache as fc
 from featcache import plugins
 from featcache.objectives.linear import Linear
 from featcache.specs import ViewSpec
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import extract
 from featcache.stages.predict import COLUMNS, describe
 from featcache.stages.predict import predict as stage
 from featcache.training.metrics import expected_calibration_error
@@ -183,11 +183,11 @@ def test_what_does_not_change_features_may_differ(make_cache, learned, tmp_path)
 
 
 def test_other_photos_in_another_cache(photos, frozen, learned, tmp_path):
-    extract(ExtractRequest(str(photos), frozen("tiny"), tmp_path / "a.zarr", num_workers=0))
+    extract(photos, frozen("tiny"), tmp_path / "a.zarr", num_workers=0)
     run = learned(tmp_path / "a.zarr", tmp_path / "run", "knn")
     (photos / "test" / "cat").rename(photos / "test" / "a,\nb")
     changes = {"split": "test", "dtype": "float32", "views": ViewSpec(weak=1), "layers": (-2, -1)}
-    extract(ExtractRequest(str(photos), frozen("tiny"), tmp_path / "b.zarr", num_workers=0, **changes))
+    extract(photos, frozen("tiny"), tmp_path / "b.zarr", num_workers=0, **changes)
     summaries, rows = predict(run, tmp_path / "b.zarr", tmp_path / "p.csv")
     assert [(row["id"], row["label"]) for row in rows] == [
         ("a,\nb/00.png", "a,\nb"),

@@ -1,12 +1,11 @@
 """What `predict` refuses, before anything is written: the run, the cache or the place does not fit."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 
 from featcache.errors import CacheError, CacheMismatch, ConfigError, FileError, TrainError
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import extract
 from featcache.stages.predict import predict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,11 +25,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     ],
 )
 def test_other_features_are_refused_by_name(photos, frozen, learned, tmp_path, change, field, got, expected):
-    request = ExtractRequest(str(photos), frozen("tiny"), tmp_path / "a.zarr", num_workers=0)
-    extract(request)
+    request = {"source": photos, "model": frozen("tiny"), "out": tmp_path / "a.zarr", "num_workers": 0}
+    extract(**request)
     run = learned(tmp_path / "a.zarr", tmp_path / "run")
     model = frozen(change.get("model", "tiny"))
-    extract(replace(request, **{**change, "model": model, "out": tmp_path / "b.zarr"}))
+    extract(**request | change | {"model": model, "out": tmp_path / "b.zarr"})
     with pytest.raises(CacheMismatch, match=field) as caught:
         predict(run, tmp_path / "b.zarr", tmp_path / "p.csv")
     assert got in caught.value.got
@@ -42,14 +41,14 @@ def test_other_features_are_refused_by_name(photos, frozen, learned, tmp_path, c
 
 @pytest.mark.parametrize("change", [{"tokens": "grid:2x2"}, {"tokens": "pooled"}, {"layers": (-2,)}])
 def test_a_probe_reads_no_tokens_so_any_will_do(photos, frozen, learned, tmp_path, change):
-    request = ExtractRequest(str(photos), frozen("tiny"), tmp_path / "a.zarr", num_workers=0)
-    extract(request)
+    request = {"source": photos, "model": frozen("tiny"), "out": tmp_path / "a.zarr", "num_workers": 0}
+    extract(**request)
     run = learned(tmp_path / "a.zarr", tmp_path / "run", "knn")
-    extract(replace(request, **change, out=tmp_path / "b.zarr"))
+    extract(**request | change | {"out": tmp_path / "b.zarr"})
     for cache in ("a", "b"):
         predict(run, tmp_path / f"{cache}.zarr", tmp_path / f"{cache}.csv")
     assert (tmp_path / "b.csv").read_text() == (tmp_path / "a.csv").read_text()
-    extract(replace(request, model=frozen("other"), out=tmp_path / "c.zarr"))
+    extract(**request | {"model": frozen("other"), "out": tmp_path / "c.zarr"})
     with pytest.raises(CacheMismatch, match="another `encoder"):
         predict(run, tmp_path / "c.zarr", tmp_path / "c.csv")
 

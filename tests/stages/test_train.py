@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from featcache import plugins
 from featcache.errors import CacheError, ConfigError, TrainError
-from featcache.stages.extract import ExtractRequest, extract
+from featcache.stages.extract import extract
 from featcache.stages.train import TrainRequest, run_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -253,7 +253,7 @@ def test_the_command_prints_the_figures_and_refuses_without_a_traceback(cache, f
 
 
 def test_cls_is_refused_where_there_is_none(frozen, photos, tmp_path):
-    extract(ExtractRequest(str(photos), frozen("tiny"), tmp_path / "c.zarr", tokens="patch", num_workers=0))
+    extract(photos, frozen("tiny"), tmp_path / "c.zarr", tokens="patch", num_workers=0)
     request = TrainRequest(
         tmp_path / "c.zarr", "supervised", labels_per_class=1, options={"projector": {"pool": "cls"}}
     )

@@ -1,0 +1,92 @@
+"""The data and the frozen model of an extraction, open in one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from featcache import encoders
+from featcache.cache.layout import Unit
+from featcache.config import did_you_mean
+from featcache.devices import resolve
+from featcache.encoders.base import Encoder
+from featcache.errors import ConfigError
+from featcache.extraction.feed import ViewDataset
+from featcache.extraction.forward import Forward
+from featcache.extraction.options import ExtractOptions
+from featcache.extraction.view_transform import ViewTransform
+from featcache.extraction.walk import plan_batches
+from featcache.location import remote
+from featcache.sources import open_source
+from featcache.sources.base import Source, limit
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The splits of a source and the model that reads them; an `ExtractionPlan` opens the same elsewhere."""
+
+    source: str
+    """As the user named it."""
+    model: str
+    options: ExtractOptions
+    splits: Mapping[str, Source]
+    """By name, each with as many samples as the options ask for."""
+    forward: Forward
+
+    @classmethod
+    def of(
+        cls, source: str | os.PathLike[str], model: str, options: ExtractOptions, device: str = "auto"
+    ) -> Opened:
+        """Open the source and load the model onto the device.
+
+        Raises a FeatcacheError where one of them does not open, or the model reads other data.
+        """
+        splits = _splits(os.fspath(source), options)
+        encoder = encoders.load(model)
+        _require_modality(encoder, splits)
+        place = resolve(device)
+        encoder.to(place)
+        forward = Forward(encoder, options.layers, options.tokens, options.amp, place)
+        return cls(os.fspath(source), model, options, splits, forward)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen model."""
+        return self.forward.encoder
+
+    @property
+    def first(self) -> Source:
+        """The split that shapes and scales are measured on."""
+        return next(iter(self.splits.values()))
+
+    def dataset(
+        self, source: Source, units: Iterable[Unit], batch_size: int, views: tuple[str, ...] | None = None
+    ) -> ViewDataset:
+        """Return the batches that hold the rows of `units`, in all views unless some are named."""
+        names = views or self.options.views.names()
+        transform = ViewTransform(self.encoder.transform, self.encoder.spec.modality, self.options.views)
+        return ViewDataset(source, transform, names, list(plan_batches(units, len(names), batch_size)))
+
+
+def _splits(source: str, options: ExtractOptions) -> dict[str, Source]:
+    if "://" in source:
+        raise remote(source)
+    found = open_source(source, label_column=options.label_column)
+    limits = options.limit if isinstance(options.limit, Mapping) else dict.fromkeys(found, options.limit)
+    if options.split is not None:
+        limits = {options.split: limits.get(options.split, options.limit)}
+    for name in limits:
+        if name not in found:
+            raise ConfigError("the source has no such split", got=name, hint=did_you_mean(name, found))
+    return {name: found[name] if n is None else limit(found[name], n) for name, n in limits.items()}
+
+
+def _require_modality(encoder: Encoder, splits: Mapping[str, Source]) -> None:
+    for name, source in splits.items():
+        if source.modality != encoder.spec.modality:
+            raise ConfigError(
+                f"the model cannot read the split `{name}`",
+                got=f"a source of {source.modality} samples",
+                expected=f"{encoder.spec.modality} samples, which {encoder.spec.name} reads",
+            )

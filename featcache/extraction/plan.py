@@ -1,0 +1,201 @@
+"""The plan of an extraction: everything that is decided before the first sample is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from featcache.cache.layout import Unit
+from featcache.cache.reader import CacheReader, read_attributes
+from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec
+from featcache.cache.writer import CacheWriter
+from featcache.errors import CacheError, SourceError, option
+from featcache.extraction import estimate
+from featcache.extraction.batch_size import auto_batch
+from featcache.extraction.feed import auto_workers, feed
+from featcache.extraction.int8_scale import PILOT_ROWS, token_std
+from featcache.extraction.opened import Opened
+from featcache.extraction.options import ExtractOptions
+from featcache.location import Location
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of rows of a split in all its views, of which some units are still to write.
+
+    Values depend on the batch that a sample is in, so a block is computed whole, whatever is missing of it.
+    """
+
+    split: str
+    units: tuple[Unit, ...]
+    """The units to write: one a view, of the same rows."""
+
+    @property
+    def rows(self) -> range:
+        """The rows of the split."""
+        return range(self.units[0].start, self.units[0].stop)
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """What to extract and how, decided; frozen and picklable, so that another process can do a part of it."""
+
+    source: str
+    model: str
+    device: str
+    """The device itself, never `auto`."""
+    options: ExtractOptions
+    out: Path
+    overwrite: bool
+    spec: CacheSpec
+    storage: StorageSpec
+    shapes: Shapes
+    batch_size: int
+    """Views in a forward pass."""
+    splits: Mapping[str, SplitSpec]
+    """Digest and number of rows by split, in the order of the extraction; empty in a draft."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the cache was made from; without its own place, so that equal caches have equal bytes."""
+        return {"source": self.source, "model": self.model, "options": self.options.content()}
+
+    def blocks(self, cache: CacheReader) -> list[Block]:
+        """List the blocks of which a unit is not in the ledger, or a file of it is missing or truncated."""
+        return [
+            Block(name, tuple(units))
+            for name in self.splits
+            for _, units in groupby(cache.split(name).missing(), key=lambda unit: unit.block)
+        ]
+
+    def open(self) -> Opened:
+        """Open the source and the model again, in another process; the content is not digested again.
+
+        Raises SourceError where a split has another number of samples, CacheError where the model changed.
+        """
+        opened = Opened.of(self.source, self.model, self.options, self.device)
+        for name, split in self.splits.items():
+            rows = len(opened.splits[name]) if name in opened.splits else 0
+            if rows != split.rows:
+                what = f"the split `{name}` of {self.source} has changed since the extraction began"
+                raise SourceError(what, got=f"{rows} samples", expected=f"{split.rows} samples")
+        for field, here, planned in opened.encoder.spec.diff(self.spec.encoder):
+            what = f"the `{field}` of the model {self.model} has changed since the extraction began"
+            raise CacheError(what, got=here, expected=planned)
+        return opened
+
+    def workers(self, views: int) -> int:
+        """Return the number of reading processes for that many views; 0: a thread reads."""
+        asked = self.options.num_workers
+        return auto_workers(views) if asked is None else asked
+
+    def nbytes(self, rows: int) -> int:
+        """Return the bytes on disk of a split with that many rows."""
+        return estimate.cache_bytes(self.shapes, rows, len(self.spec.views.names()), self.spec.dtype)
+
+
+def prepare(
+    opened: Opened, out: str | os.PathLike[str] | Location, *, overwrite: bool = False
+) -> ExtractionPlan:
+    """Decide everything about an extraction into `out`, and check that it can begin; nothing is written.
+
+    Digests the content of every split. Raises a FeatcacheError where the source, the model or the cache at
+    `out` do not fit, `overwrite` would delete other splits, or the disk is too small.
+    """
+    plan = draft(opened, out, overwrite=overwrite)
+    with CacheWriter(plan.out, plan.spec, storage=plan.storage, overwrite=overwrite) as writer:
+        stored = writer.shapes
+    if plan.spec.dtype == "int8":
+        std = _measured_std(plan, opened) if stored is None else {a.layer: a.std for a in stored.layers}
+        plan = replace(plan, shapes=plan.shapes.with_std(std))
+    splits = {
+        name: SplitSpec(source_digest=source.digest(), rows=len(source))
+        for name, source in opened.splits.items()
+    }
+    return replace(plan, splits=splits)
+
+
+def draft(
+    opened: Opened, out: str | os.PathLike[str] | Location, *, overwrite: bool = False
+) -> ExtractionPlan:
+    """Decide what needs no long look at the data: a plan without splits, and without scales of int8 tokens.
+
+    Raises as `prepare` does.
+    """
+    place, options = Location.of(out).path, opened.options
+    _require_no_loss(opened, place, overwrite)
+    spec = CacheSpec.parse(
+        {
+            "encoder": opened.encoder.spec.model_dump(),
+            "layers": options.layers,
+            "tokens": options.tokens,
+            "views": options.views,
+            "dtype": options.dtype,
+            "amp": options.amp,
+            "class_names": _class_names(opened, place, overwrite),
+        },
+        "the options",
+    )
+    auto = options.batch_size == "auto"
+    plan = ExtractionPlan(
+        source=opened.source,
+        model=opened.model,
+        device=str(opened.forward.device),
+        options=options,
+        out=place,
+        overwrite=overwrite,
+        spec=spec,
+        storage=StorageSpec(shard_size=options.shard_size),
+        shapes=opened.forward.shapes(opened.first),
+        batch_size=auto_batch(opened.forward, opened.first) if auto else int(options.batch_size),
+        splits={},
+    )
+    _require_room(plan, opened)
+    return plan
+
+
+def _measured_std(plan: ExtractionPlan, opened: Opened) -> dict[int, list[float]]:
+    """Measure the scales of int8 tokens on the first samples of the first split, in the evaluation view."""
+    rows = min(len(opened.first), PILOT_ROWS)
+    dataset = opened.dataset(
+        opened.first, [Unit(0, 0, 0, rows)], plan.batch_size, plan.spec.views.names()[:1]
+    )
+    with closing(feed(dataset, plan.workers(rows), opened.forward.device)) as arriving:
+        return token_std(plan.shapes, arriving, opened.forward)
+
+
+def _require_no_loss(opened: Opened, out: Path, overwrite: bool) -> None:
+    """Raise CacheError where overwriting some splits would delete the others with the cache."""
+    options = opened.options
+    every = options.split is None and not isinstance(options.limit, Mapping)
+    if every or not overwrite or read_attributes(out) is None:
+        return
+    lost = [name for name in CacheReader.open(out).split_names if name not in opened.splits]
+    if lost:
+        raise CacheError(
+            f"{option('overwrite', True)} replaces the whole cache {out}, so other splits would be deleted",
+            got=f"splits {', '.join(lost)} in the cache",
+            expected=f"only {', '.join(opened.splits)}",
+            hint=f"extract all splits together, without {option('split')}, or choose another {option('out')}",
+        )
+
+
+def _require_room(plan: ExtractionPlan, opened: Opened) -> None:
+    """Raise CacheError where the disk cannot hold what is not there yet."""
+    kept = [plan.out] if plan.overwrite else [plan.out / name for name in opened.splits]
+    there = sum(map(estimate.disk_bytes, kept)) if read_attributes(plan.out) is not None else 0
+    needed = sum(plan.nbytes(len(source)) for source in opened.splits.values())
+    estimate.require_room(plan.out, needed - there)
+
+
+def _class_names(opened: Opened, out: Path, overwrite: bool) -> tuple[str, ...]:
+    """Return the source's class names; an unlabelled source added to a labelled cache takes that cache's."""
+    names = opened.first.class_names
+    if names or overwrite or read_attributes(out) is None:
+        return names
+    return CacheReader.open(out).class_names

@@ -1,0 +1,80 @@
+"""Command-line flags from the fields of typed options: name, default, help and choices are said once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featcache.errors import on_the_command_line, option
+
+if TYPE_CHECKING:
+    from featcache.config import Config
+
+
+class OptionsCommand(click.Command):
+    """A command that also takes the fields of a `Config`, which is imported when the flags are first needed.
+
+    So `featcache --help` does not import pydantic.
+    """
+
+    options: Callable[[], type[Config]]
+    """Imports the options; they follow the command's own required parameters."""
+    _complete = False
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own parameters and the flags of the options."""
+        if not self._complete:
+            own = [parameter for parameter in self.params if parameter.required]
+            others = [parameter for parameter in self.params if not parameter.required]
+            self.params = [*own, *flags_of(self.options()), *others]
+            self._complete = True
+        return super().get_params(ctx)
+
+
+def flags_of(options: type[Config]) -> Iterator[click.Option]:
+    """Return one flag for each field, with the field's default and its description as help."""
+    schema = options.model_json_schema()["properties"]
+    for name, field in options.model_fields.items():
+        default = _spelled(field.get_default(call_default_factory=True))
+        yield click.Option(
+            [on_the_command_line(option(name)), name],
+            default=default,
+            show_default=bool(default),
+            type=_type(schema[name]),
+            help=field.description,
+        )
+
+
+class _Number(click.IntRange):
+    """A whole number, or one of some words."""
+
+    def __init__(self, least: int, words: tuple[str, ...]) -> None:
+        super().__init__(least)
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value in self.words else super().convert(value, param, ctx)
+
+
+def _type(schema: dict[str, Any]) -> click.ParamType[Any]:
+    """Return what click checks by itself: choices and numbers; everything else is left to the options."""
+    kinds = schema.get("anyOf", [schema])
+    if "enum" in schema:
+        return click.Choice(schema["enum"])
+    for kind in kinds:
+        if kind.get("type") == "integer":
+            least = kind["minimum"] if "minimum" in kind else kind["exclusiveMinimum"] + 1
+            return _Number(least, tuple(kind["const"] for kind in kinds if "const" in kind))
+    return click.STRING
+
+
+def _spelled(default: Any) -> str | None:
+    """Return a default as the command line spells it; None where the help says it in words."""
+    if isinstance(default, tuple):
+        return "|".join(map(str, default))
+    if hasattr(default, "model_dump"):
+        fields = default.model_dump(exclude_defaults=True)
+        return ",".join(f"{name}={value}" for name, value in fields.items())
+    return str(default) if isinstance(default, (str, int)) else None
