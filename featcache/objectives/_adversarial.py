@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from featcache.errors import TrainError
+from featcache.mi.terms import critic_kl, critic_loss
 from featcache.nn.critics import Critic
-from featcache.objectives import _bounds as bounds
 from featcache.objectives.base import Task
 
 Prior = Literal["uniform", "labels"] | tuple[float, ...]
@@ -50,7 +50,7 @@ def em_prior(logits: Tensor, prior: Tensor, trained: Tensor, pull: float) -> Ten
     return posterior.mean(dim=0).lerp(torch.full_like(prior, 1 / len(prior)), pull)
 
 
-def draw_labels(prior: Tensor, like: Tensor, generator: torch.Generator) -> Tensor:
+def sample_one_hot(prior: Tensor, like: Tensor, generator: torch.Generator) -> Tensor:
     """As many one-hot labels drawn from the (C,) prior as `like` (N, C) has rows, in its dtype."""
     prior = prior.to(generator.device)
     drawn = torch.multinomial(prior, len(like), replacement=True, generator=generator)
@@ -65,9 +65,9 @@ def adversarial(
     `penalty` weighs E |d logit/dx|^2 over real and fake samples (arXiv 1801.04406, equations 9 and 10). Where
     the two do not overlap, a critic without it grows without bound.
     """
-    loss = bounds.critic_loss(critic(real.detach()), critic(fake.detach()))
+    loss = critic_loss(critic(real.detach()), critic(fake.detach()))
     if penalty:
         x = torch.cat([real, fake]).detach().requires_grad_()
         (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
         loss = loss + penalty * slope.square().sum(1).mean()
-    return {f"kl_{name}": bounds.critic_kl(critic.frozen(fake)), f"critic_{name}": loss}
+    return {f"kl_{name}": critic_kl(critic.frozen(fake)), f"critic_{name}": loss}

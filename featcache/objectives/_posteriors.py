@@ -11,13 +11,14 @@ so that the task bound built from their terms holds whatever the logits are.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from featcache.mi.terms import log_mean_exp
 
 PosteriorName = Literal["categorical", "binary", "infonce"]
 
@@ -33,7 +34,7 @@ class Posterior(ABC):
     def log_marginal(self, logits: Tensor) -> Tensor:
         """Log of q(y), the mean of q(y|x) over the batch: (S, C), one row per state of a class variable."""
 
-    def spread(self, prior: Tensor) -> Tensor:
+    def state_weights(self, prior: Tensor) -> Tensor:
         """The (C,) class prior p(y) as weights over the states of `log_marginal`, (S, C)."""
         return prior.unsqueeze(0)
 
@@ -54,7 +55,7 @@ class Categorical(Posterior):
         return _of(logits.log_softmax(dim=-1), label)
 
     def log_marginal(self, logits: Tensor) -> Tensor:
-        return _log_mean_exp(logits.log_softmax(dim=-1)).unsqueeze(0)
+        return log_mean_exp(logits.log_softmax(dim=-1)).unsqueeze(0)
 
 
 class Binary(Posterior):
@@ -72,9 +73,9 @@ class Binary(Posterior):
         return -F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=-1)
 
     def log_marginal(self, logits: Tensor) -> Tensor:
-        return torch.stack([_log_mean_exp(F.logsigmoid(logits)), _log_mean_exp(F.logsigmoid(-logits))])
+        return torch.stack([log_mean_exp(F.logsigmoid(logits)), log_mean_exp(F.logsigmoid(-logits))])
 
-    def spread(self, prior: Tensor) -> Tensor:
+    def state_weights(self, prior: Tensor) -> Tensor:
         return torch.stack([prior, 1 - prior])
 
     def entropy(self, logits: Tensor) -> Tensor:
@@ -98,10 +99,10 @@ class InfoNCE(Posterior):
     """
 
     def log_likelihood(self, logits: Tensor, label: Tensor) -> Tensor:
-        return _of(logits, label) - _log_mean_exp(logits).logsumexp(dim=-1)
+        return _of(logits, label) - log_mean_exp(logits).logsumexp(dim=-1)
 
     def log_marginal(self, logits: Tensor) -> Tensor:
-        return _log_mean_exp(logits).log_softmax(dim=-1).unsqueeze(0)
+        return log_mean_exp(logits).log_softmax(dim=-1).unsqueeze(0)
 
 
 POSTERIORS: dict[PosteriorName, Posterior] = {
@@ -113,7 +114,3 @@ POSTERIORS: dict[PosteriorName, Posterior] = {
 
 def _of(table: Tensor, label: Tensor) -> Tensor:
     return table.gather(-1, label.unsqueeze(-1)).squeeze(-1)
-
-
-def _log_mean_exp(x: Tensor) -> Tensor:
-    return x.logsumexp(dim=0) - math.log(x.shape[0])

@@ -40,8 +40,8 @@ from featcache.batch import Batch, Views
 from featcache.config import Config
 from featcache.nn.critics import Critic
 from featcache.nn.heads import CosineHead
-from featcache.nn.init import isometry, spread, zero_linear
-from featcache.objectives._adversarial import Prior, adversarial, class_prior, draw_labels
+from featcache.nn.init import isometry, on_sphere, zero_linear
+from featcache.objectives._adversarial import Prior, adversarial, class_prior, sample_one_hot
 from featcache.objectives.base import Objective, Project, Task
 
 Terms = dict[str, Tensor]
@@ -124,11 +124,11 @@ class ContentStyle(Objective[ContentStyleOptions]):
     def _terms(self, z: Tensor, frozen: Tensor, label: Tensor, generator: torch.Generator) -> Terms:
         """From (B, d) latents, the first of them labelled, and as many z*."""
         logits, center = self.logits(z), self.head.center
-        parts = {"content": logits.softmax(dim=1), "style": self.style(spread(z, center))}
+        parts = {"content": logits.softmax(dim=1), "style": self.style(on_sphere(z, center))}
         decoded = self.from_content(parts["content"]) + self.from_style(parts["style"])
         terms = {
             "ce_cond": F.cross_entropy(logits[: len(label)], label),
-            "rec": reconstruction(spread(frozen, center), decoded),
+            "rec": reconstruction(on_sphere(frozen, center), decoded),
         }
         for name, critic in self.critics.items():
             assert isinstance(critic, Critic)
@@ -140,7 +140,7 @@ class ContentStyle(Objective[ContentStyleOptions]):
         """What a part should look like: as many one-hot labels from p(y), or standard normal vectors."""
         if name == "style":
             return torch.randn(like.shape, generator=generator, device=generator.device).to(like)
-        return draw_labels(self.prior, like, generator)
+        return sample_one_hot(self.prior, like, generator)
 
     def _loss(self, terms: Terms, progress: float) -> Tensor:
         o = self.options

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from featcache.config import Config
 from featcache.nn.init import centred, unit
-from featcache.objectives._probes import log_probabilities
+from featcache.objectives._fitting import log_probabilities
 from featcache.objectives.base import Probe, ProbeData
 
 

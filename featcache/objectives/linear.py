@@ -21,7 +21,7 @@ from torch import Tensor
 
 from featcache.config import Config
 from featcache.nn.init import unit
-from featcache.objectives._probes import log_probabilities, logistic
+from featcache.objectives._fitting import log_probabilities, logistic
 from featcache.objectives.base import Probe, ProbeData
 
 

@@ -77,10 +77,10 @@ def test_one_view_is_a_constant_as_a_target(world: Any) -> None:
     objective, twin = (make("softmatch", world.task(), hard_label=False) for _ in range(2))
     projector = world.projector()
     objective(projector, batch, 1.0, torch.Generator())[0].backward()
-    free, labelled = (twin.logits(projector(view)) for view in (batch.unlabelled[0], batch.labelled[0]))
-    guess = twin.guess(Seen(free.detach(), labelled.detach(), batch.unlabelled_index))
+    unlabelled, labelled = (twin.logits(projector(view)) for view in (batch.unlabelled[0], batch.labelled[0]))
+    guess = twin.guess(Seen(unlabelled.detach(), labelled.detach(), batch.unlabelled_index))
     (expected,) = torch.autograd.grad(
-        (guess.weight * F.cross_entropy(free, guess.target, reduction="none")).mean(), tokens
+        (guess.weight * F.cross_entropy(unlabelled, guess.target, reduction="none")).mean(), tokens
     )
     torch.testing.assert_close(tokens.grad, expected)
 
@@ -115,7 +115,7 @@ def test_where_nothing_is_believed_only_labels_teach(key: str, world: Any) -> No
 @every_method
 @pytest.mark.parametrize("views", [Views(("weak",), ()), STRONG])
 def test_without_unlabelled_rows_it_is_supervised(key: str, views: Views, world: Any) -> None:
-    objective, batch = make(key, world.task(num_unlabelled=0)), world.batch(views, free=0)
+    objective, batch = make(key, world.task(num_unlabelled=0)), world.batch(views, unlabelled_rows=0)
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     loss, terms = objective(world.projector(), batch, 1.0, torch.Generator())
     plain, _ = Supervised(SupervisedOptions(), world.task())(world.projector(), batch, 1.0, torch.Generator())
@@ -127,12 +127,16 @@ def test_without_unlabelled_rows_it_is_supervised(key: str, views: Views, world:
 
 @every_method
 @pytest.mark.parametrize("classes", [1, 2, 1000])
-@pytest.mark.parametrize("free", [1, 12])
-def test_it_is_finite_at_the_edges(key: str, classes: int, free: int, make_world: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("unlabelled", [1, 12])
+def test_it_is_finite_at_the_edges(
+    key: str, classes: int, unlabelled: int, make_world: Callable[..., Any]
+) -> None:
     world = make_world(classes)
     objective, projector = make(key, world.task()), world.projector()
     for seed in range(2):
-        loss, terms = objective(projector, world.batch(STRONG, free=free, seed=seed), 1.0, torch.Generator())
+        loss, terms = objective(
+            projector, world.batch(STRONG, unlabelled_rows=unlabelled, seed=seed), 1.0, torch.Generator()
+        )
         loss.backward()
         assert torch.isfinite(torch.stack([loss, *terms.values()])).all()
     parameters = [*objective.parameters(), *projector.parameters()]
@@ -198,10 +202,10 @@ def test_a_class_that_is_guessed_too_often_needs_more(world: Any) -> None:
         labels[tau] = int(objective.guess(seen).target.argmax())
     assert labels == {0.0: 0, 1.0: 1}
     fixed = make("fixmatch", world.task())(world.projector(), world.batch(STRONG), 1.0, torch.Generator())
-    free = make("debiaspl", world.task(), tau=0)(
+    unbiased = make("debiaspl", world.task(), tau=0)(
         world.projector(), world.batch(STRONG), 1.0, torch.Generator()
     )
-    assert torch.equal(fixed[0], free[0])
+    assert torch.equal(fixed[0], unbiased[0])
 
 
 @pytest.mark.parametrize(("warmup", "beta"), [(True, [6 / 11, 3 / 11, 0]), (False, [1, 1 / 2, 0])])
