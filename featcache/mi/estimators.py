@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import ConfigError, TrainError
-from featcache.mi.terms import critic_loss, info_nce, log_mean_exp, moving_log_mean
+from featcache.mi.terms import critic_loss, info_nce, log_mean_exp, moving_log
 
 STEEPEST = 30.0
 """Where the exponential of `nwj` goes over into its tangent, so that no value or gradient is infinite."""
@@ -98,10 +98,10 @@ def donsker_varadhan(
     joint, rest = _parts(scores)
     now = log_mean_exp(rest.flatten())
     past, keep = (now.detach(), 0.0) if average is None else (average, decay)
-    moving = moving_log_mean(now, past, now.new_tensor(keep))
+    moved = moving_log(now, past, now.new_tensor(keep))
+    ratio = (now - moved).exp()
     value = joint.mean() - now.detach()
-    # The value of -estimate, with the gradient of the moving average.
-    return Bound(value.detach(), -value + (moving - moving.detach())), moving.detach()
+    return Bound(value.detach(), -value + (ratio - ratio.detach())), moved
 
 
 def smile(scores: Tensor, tau: float = 5.0) -> Bound:

@@ -49,17 +49,24 @@ def marginal_kl(prior: Tensor, state_weights: Tensor, log_marginal: Tensor) -> T
     return marginal_cross_entropy(state_weights, log_marginal) - entropy(prior)
 
 
-def moving_log_mean(now: Tensor, past: Tensor, keep: Tensor) -> Tensor:
-    """Return log(keep exp(past) + (1 - keep) exp(now)): a moving average of exponentials, in logs.
+def moving_log(now: Tensor, past: Tensor, keep: Tensor) -> Tensor:
+    """Return log(keep exp(past) + (1 - keep) exp(now)), a moving average in logs, without a gradient.
 
-    The gradient with respect to `now` is d exp(now) / m, with m the moving average. It is not shrunk by
-    (1 - keep), so it is the gradient that an endless batch would give. Source: MINE's correction (arXiv
-    1801.04062, section 3.2).
+    `now` and `past` are logs of one shape; `keep` is a scalar in [0, 1).
 
-    >>> moving_log_mean(torch.tensor(0.2).log(), torch.tensor(0.6).log(), torch.tensor(0.5)).exp()
+    >>> moving_log(torch.tensor(0.2).log(), torch.tensor(0.6).log(), torch.tensor(0.5)).exp()
     tensor(0.4000)
     """
-    value = torch.logaddexp(past + keep.log(), now + torch.log1p(-keep)).detach()
+    return torch.logaddexp(past + keep.log(), now + torch.log1p(-keep)).detach()
+
+
+def moving_log_mean(now: Tensor, past: Tensor, keep: Tensor) -> Tensor:
+    """Return `moving_log` with the gradient d exp(now) / m, where m is the moving average.
+
+    The gradient is not shrunk by (1 - keep), so it is that of an endless batch. Source: MINE's correction
+    (arXiv 1801.04062, section 3.2).
+    """
+    value = moving_log(now, past, keep)
     ratio = (now - value).exp()
     return value + ratio - ratio.detach()
 
