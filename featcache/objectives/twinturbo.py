@@ -58,7 +58,7 @@ class TwinTurboOptions(Config):
     prior_pull: float = pydantic.Field(default=0.1, gt=0, le=1)
     """Share of the uniform prior in a learned one."""
     w_marg: float = pydantic.Field(default=0.0, ge=0)
-    """Weight of -CE_marg; keep it below w_y, or q(y) is driven away from p(y)."""
+    """Weight of -CE_marg; above w_y it pushes q(y) away from p(y)."""
     w_y: float = pydantic.Field(default=1.0, ge=0)
     """Weight of KL_y in closed form."""
     w_critic: float = pydantic.Field(default=0.0, ge=0)
@@ -72,15 +72,15 @@ class TwinTurboOptions(Config):
     tau: float = pydantic.Field(default=0.1, gt=0)
     """Temperature of the latent bound."""
     ramp: float = pydantic.Field(default=0.25, ge=0, le=1)
-    """Share of training over which the weights of all terms but CE_cond rise from zero."""
+    """Share of training over which the weights of all terms except CE_cond rise from zero."""
     marginal_decay: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    """Decay of the moving average of q(y) across batches; 0 uses the current batch alone."""
+    """Decay of the moving average of q(y) over batches; 0 uses the current batch only."""
     critic_hidden: int = pydantic.Field(default=256, ge=1)
     """Width of the critics' two hidden layers."""
     critic_penalty: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the critics' squared slope in their own loss."""
     critic_spectral: bool = False
-    """Whether the critics are spectrally normalised."""
+    """Normalise the critics spectrally."""
 
 
 class TwinTurbo(Objective[TwinTurboOptions]):

@@ -286,10 +286,10 @@ def test_a_latent_at_the_centre_is_finite(world: Any) -> None:
 def test_draws_are_from_the_priors(world: Any) -> None:
     objective = make(world, prior=(1.0, 0.0, 3.0))
     generator = torch.Generator().manual_seed(0)
-    labels = objective._draw("content", torch.empty(20000, 3), generator)
+    labels = objective._sample_prior("content", torch.empty(20000, 3), generator)
     torch.testing.assert_close(labels.mean(0), torch.tensor([0.25, 0.0, 0.75]), atol=0.02, rtol=0)
     assert labels.sum(1).eq(1).all()
-    styles = objective._draw("style", torch.empty(20000, 4), generator)
+    styles = objective._sample_prior("style", torch.empty(20000, 4), generator)
     torch.testing.assert_close(styles.mean(0), torch.zeros(4), atol=0.03, rtol=0)
     torch.testing.assert_close(styles.T.cov(), torch.eye(4), atol=0.05, rtol=0)
 
