@@ -27,7 +27,7 @@ from featcache.specs import EncoderSpec
 
 
 class HfImage(FrozenEncoder):
-    """Takes what the image processor gives, `pixel_values` (B, 3, H, W) float among it."""
+    """A vision model; its inputs are those of the image processor, with `pixel_values` (B, 3, H, W)."""
 
     def __init__(self, module: Any, name: str, path: str, processor: Any, trained_pooler: bool) -> None:
         self.joint, self.trained_pooler, self.path = (
@@ -52,13 +52,16 @@ class HfImage(FrozenEncoder):
         """The tokenizer of the text tower, read on first use."""
         transformers = import_transformers()
         with (
-            load_errors(f"the tokenizer of {self.spec.name}", "it belongs beside the model"),
+            load_errors(
+                f"the tokenizer of {self.spec.name}",
+                "a model with a text tower needs its tokenizer beside it",
+            ),
             silent(transformers),
         ):
             return transformers.AutoTokenizer.from_pretrained(self.path)
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
-        """Tokens (B, T, D) by layer and the pooled embedding (B, P), in one forward pass."""
+        """Return tokens (B, T, D) by layer and the pooled embedding (B, P), from one forward pass."""
         block_indices(layers)
         images = self.on_device(inputs)
         run = self.module.get_image_features if self.joint else self.module
@@ -76,7 +79,7 @@ class HfImage(FrozenEncoder):
         )
 
     def encode_text(self, texts: Sequence[str]) -> Tensor | None:
-        """(n, P) embeddings in the joint space, not normalised; None for a model of images alone."""
+        """Return (n, P) embeddings in the joint space, not normalised; None without a text tower."""
         if not self.joint:
             return None
         length = self.module.config.text_config.max_position_embeddings
@@ -88,6 +91,7 @@ class HfImage(FrozenEncoder):
         return torch.cat(parts)
 
     def _with_geometry(self, state: Tensor, size: Sequence[int]) -> Layer:
+        """Return a hidden state as tokens with their positions; `size` is (H, W) of the images."""
         if state.ndim == 4:
             return from_map(state)
         config = getattr(self.module.config, "vision_config", self.module.config)
@@ -97,10 +101,11 @@ class HfImage(FrozenEncoder):
         rows, columns = (patch, patch) if isinstance(patch, int) else patch
         grid = (size[0] // rows, size[1] // columns)
         prefix = state.shape[1] - grid[0] * grid[1]
-        # Fewer tokens than patches: the model merges patches on the way, and does not say into which grid.
+        # With fewer tokens than patches, the model merges patches into a grid that its config does not give.
         return state, Geometry(prefix, grid) if prefix >= 0 else Geometry(0, None)
 
     def _pooled(self, out: Any, last: Tensor, geometry: Geometry) -> Tensor:
+        """Return the joint embedding, else the trained pooler, else CLS, else the mean of the tokens."""
         own = getattr(out, "pooler_output", None)
         if own is not None and (self.joint or self.trained_pooler):
             embedding: Tensor = own.flatten(1)
@@ -110,7 +115,7 @@ class HfImage(FrozenEncoder):
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """One image through the model's own image processor."""
+    """Preprocess one image with the model's own image processor."""
 
     processor: Any
 

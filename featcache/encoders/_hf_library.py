@@ -14,6 +14,7 @@ from featcache.errors import MissingExtra
 
 
 def import_transformers() -> Any:
+    """Return the module transformers; raise MissingExtra if it is not installed."""
     try:
         return importlib.import_module("transformers")
     except ModuleNotFoundError:
@@ -22,7 +23,7 @@ def import_transformers() -> Any:
 
 @contextmanager
 def silent(transformers: Any) -> Iterator[None]:
-    """No progress bars and no advice from transformers while it loads; its settings are put back."""
+    """Switch off progress bars and warnings of transformers; restore its settings afterwards."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -37,5 +38,6 @@ def silent(transformers: Any) -> Iterator[None]:
 
 
 def hidden_state(out: Any, layer: int) -> Tensor:
+    """Return the hidden state of a layer, counted from the end, of a model's output."""
     state: Tensor = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
     return state

@@ -24,7 +24,7 @@ _TEXTS_AT_ONCE = 64
 
 
 class HfText(FrozenEncoder):
-    """Takes what the tokenizer gives, `input_ids` and `attention_mask` (B, T) among it."""
+    """A text model; its inputs are those of the tokenizer, with `input_ids` and `attention_mask` (B, T)."""
 
     templates = ("{}",)
     transform: TextTransform
@@ -43,9 +43,9 @@ class HfText(FrozenEncoder):
         super().__init__(module, spec, transform)
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
-        """Tokens (B, T, D) by layer, zero where the mask (B, T) is False, and the pooled embedding (B, D).
+        """Return tokens (B, T, D) by layer, zero where the mask (B, T) is False, and pooled (B, D).
 
-        The model only sees the batch up to its longest text.
+        The model runs on the batch cut to its longest text.
         """
         block_indices(layers)
         batch = self.on_device(inputs)
@@ -67,13 +67,13 @@ class HfText(FrozenEncoder):
         )
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """(n, D): `pooled` of the texts."""
+        """Return `pooled` of the texts, (n, D)."""
         return torch.cat([self.encode(batch, [-1]).pooled for batch in batches(texts, self.transform)])
 
 
 @dataclass(frozen=True)
 class TextTransform:
-    """One text as `length` token ids, cut or padded, with the mask of the real ones."""
+    """Tokenize one text to `length` ids, cut or padded, with the mask of the real ones."""
 
     tokenizer: Any
     length: int
@@ -85,12 +85,12 @@ class TextTransform:
         return {key: value[0] for key, value in ids.items()}
 
     def prefix(self) -> int:
-        """1 where every text starts with a CLS token, else 0."""
+        """Return 1 if every text starts with a CLS token, else 0."""
         first, cls = self.tokenizer("")["input_ids"][:1], self.tokenizer.cls_token_id
         return int(cls is not None and first == [cls])
 
     def describe(self) -> str:
-        """The tokenizer's class and vocabulary, and the length, as JSON."""
+        """Return the tokenizer's class, the digest of its vocabulary, and the length, as JSON."""
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode()
         parts = {
             "tokenizer": type(self.tokenizer).__name__,
@@ -101,7 +101,7 @@ class TextTransform:
 
 
 def pooling_of(path: str) -> str:
-    """`mean`, `cls` or `max`, from a sentence-transformers file of either vintage where there is one."""
+    """Return `mean`, `cls` or `max`, from a sentence-transformers file (old or new format), else `mean`."""
     config = _pooling_config(path)
     old = {key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
            for key, value in config.items() if value is True and key.startswith("pooling_mode_")}  # fmt: skip
@@ -114,6 +114,7 @@ def pooling_of(path: str) -> str:
 
 
 def _pooling_config(path: str) -> Mapping[str, Any]:
+    """Read `1_Pooling/config.json` of a folder or hub id; return an empty mapping if there is none."""
     file = Path(path) / "1_Pooling" / "config.json"
     if not Path(path).is_dir():
         hub: Any = importlib.import_module("huggingface_hub")
@@ -126,6 +127,7 @@ def _pooling_config(path: str) -> Mapping[str, Any]:
 
 
 def _pool(last: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """Return pooled (B, D) of the last tokens (B, T, D) under their mask (B, T)."""
     if pooling == "cls":
         return last[:, 0]
     if pooling == "max":
@@ -134,6 +136,7 @@ def _pool(last: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 
 def batches(texts: Sequence[str], transform: TextTransform) -> Iterator[dict[str, Tensor]]:
+    """Yield the stacked inputs of up to 64 texts at a time."""
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         samples = [transform(text) for text in texts[start : start + _TEXTS_AT_ONCE]]
         yield {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}

@@ -1,14 +1,14 @@
 """Vision and text models of Hugging Face transformers (the extra `hf`).
 
 - `hf:facebook/dinov2-small`: an id on the hub (downloaded).
-- `hf:FOLDER`: a folder that `save_pretrained` wrote, with its image processor or tokenizer.
-- `hf:NAME@128`: a text model that reads up to 128 tokens; without it the model's own limit, at most 64.
+- `hf:FOLDER`: a folder written by `save_pretrained`, with its image processor or tokenizer.
+- `hf:NAME@128`: a text model that reads up to 128 tokens; by default the model's own limit, at most 64.
 
-Images: tokens of a transformer or the feature map of a convolutional model; pooled is the joint embedding of
-a CLIP-like model, else the trained pooler, else CLS, else the mean. Text: tokens with a mask; pooled as the
-sentence-transformers file `1_Pooling/config.json` says, else the mean over the real tokens (arXiv 1908.10084,
-section 3).
-Layer -1 is the last hidden state; earlier layers are hidden states as they run through the model.
+Images: the tokens of a transformer, or the feature map of a convolutional model. pooled is the joint
+embedding of a CLIP-like model, else the trained pooler, else CLS, else the mean.
+Text: tokens with a mask. pooled follows the sentence-transformers file `1_Pooling/config.json`; without it,
+it is the mean over the real tokens (arXiv 1908.10084, section 3).
+Layer -1 is the last hidden state; earlier layers are the hidden states without a further norm.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ _HINT = "an id on the hub, or a folder with config.json, weights, and an image p
 
 
 def load(name: str) -> HfImage | HfText:
-    """The model that `name` (see above) means; raises EncoderError, or MissingExtra without transformers."""
+    """Return the model called `name`, see the module's docstring.
+
+    Raise EncoderError if it cannot be loaded, and MissingExtra if transformers is not installed.
+    """
     path, length = _split(name)
     own = portable(path) + name.removeprefix(path)
     if path.startswith((".", "/", "~")) and not Path(path).is_dir():
-        raise EncoderError("no such model folder", got=path, expected=_HINT)
+        raise EncoderError("there is no such model folder", got=path, expected=_HINT)
     transformers = import_transformers()
     with load_errors(f"hf:{name}", _HINT), seeded(0), silent(transformers):
-        # In float32 whatever the checkpoint is in, as everywhere else: `--amp` alone makes it less.
+        # In float32 for every checkpoint: only `amp` lowers the precision.
         module, info = transformers.AutoModel.from_pretrained(
             path, dtype=torch.float32, output_loading_info=True
         )
@@ -49,23 +52,27 @@ def load(name: str) -> HfImage | HfText:
             module = module.get_encoder()
         if hasattr(module, "get_image_features") or module.main_input_name == "pixel_values":
             if length:
-                raise EncoderError("only text models take a length", got=f"hf:{name}", hint=f"hf:{path}")
+                raise EncoderError("only text models have a length", got=f"hf:{name}", hint=f"hf:{path}")
             processor = transformers.AutoImageProcessor.from_pretrained(path)
             return HfImage(module, own, path, processor, trained_pooler=not info["missing_keys"])
         if module.main_input_name != "input_ids":
             got = f"a model of {module.main_input_name}"
-            raise EncoderError("neither images nor text", got=got, expected="pixel_values or input_ids")
+            raise EncoderError(
+                "the input of the model is not supported", got=got, expected="pixel_values or input_ids"
+            )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         text = TextTransform(_right_padded(tokenizer), _length(name, module, tokenizer, length))
         return HfText(module, own, text, pooling_of(path))
 
 
 def _split(name: str) -> tuple[str, int | None]:
+    """Return the path or id in `NAME@LENGTH`, and the length if there is one."""
     found = re.fullmatch(r"(.+)@([1-9]\d*)", name)
     return (found[1], int(found[2])) if found else (name, None)
 
 
 def _right_padded(tokenizer: Any) -> Any:
+    """Make the tokenizer pad on the right, with its end token if it has no padding token."""
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
