@@ -1,4 +1,4 @@
-"""Frozen foundation models, one family per file: `FAMILY:NAME` on the command line, `load` in Python."""
+"""Frozen foundation models, one family per file. A model is called `FAMILY:NAME`; `load` returns it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["load"]
 
 
 def load(model: str) -> Encoder:
-    """The frozen encoder that `model` names, on the CPU, in evaluation mode.
+    """Return the frozen encoder called `model`, on the CPU, in evaluation mode.
 
-    `model` is `FAMILY:NAME`, where the family is a file of this folder (or an entry point of another package)
-    whose module docstring says what NAME may be. Nothing is downloaded unless NAME is a pretrained tag or a
-    hub id, and the global random state is left as it was.
+    `model` is `FAMILY:NAME`. The family is a file of this folder or an entry point of another package; its
+    module docstring lists the possible names. Only a pretrained tag or a hub id is downloaded. The global
+    random state does not change.
 
-    Raises EncoderError for an unknown family or name, a missing file, or weights that do not fit the model.
+    Raise EncoderError for an unknown family or name, a missing file, or weights that do not fit the model.
     """
     family, colon, name = model.partition(":")
     if not (family and colon and name):
         raise EncoderError(
-            "a model is FAMILY:NAME",
+            "the model is not of the form FAMILY:NAME",
             got=repr(model),
-            expected="a family out of " + ", ".join(plugins.names("encoders")),
+            expected=f"a family out of {', '.join(plugins.names('encoders'))}",
             hint="for example open_clip:ViT-B-32/laion2b_s34b_b79k",
         )
     try:

@@ -1,4 +1,4 @@
-"""Help the families of models to load: keep libraries quiet, name models, translate errors."""
+"""Helpers for loading models: quiet libraries, portable names, translated errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featcache.errors import EncoderError
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps a library's `logging.warning` from installing a handler; the user's handlers still hear it."""
+    """Keep a library's `logging.warning` from installing a handler; the user's handlers still get it."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     try:
@@ -24,9 +24,9 @@ def quiet() -> Iterator[None]:
 
 
 def portable(name: str) -> str:
-    """A model's name without the place it has on this machine: of a path, the last part.
+    """Return a model's name without the folders of this machine: the last part of a path.
 
-    `name` is a file or folder, or an architecture, a slash and a file; any other name is given back.
+    `name` is a file or folder, or an architecture, a slash and a file. Any other name is returned unchanged.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile(suffix=".pt") as file:
@@ -42,7 +42,7 @@ def portable(name: str) -> str:
 
 
 def random_seed(tag: str) -> int | None:
-    """The seed in a tag that asks for random weights, None for any other tag.
+    """Return the seed in a tag for random weights, or None for any other tag.
 
     >>> random_seed("random"), random_seed("random-7"), random_seed("laion2b")
     (0, 7, None)
@@ -52,7 +52,7 @@ def random_seed(tag: str) -> int | None:
 
 
 def block_indices(layers: Sequence[int]) -> list[int]:
-    """The layers to take on the way, first to last; the last one always, as the pooled embedding needs it.
+    """Return the layers to read, first to last, with the last layer, which the pooled embedding needs.
 
     >>> block_indices([-1, -3])
     [-3, -1]
@@ -64,16 +64,16 @@ def block_indices(layers: Sequence[int]) -> list[int]:
 
 @contextmanager
 def layer_errors(model: str, layers: Sequence[int]) -> Iterator[None]:
-    """timm and open_clip refuse a layer that does not exist (or an image size) by a bare assertion."""
+    """Raise EncoderError where timm and open_clip assert that a layer exists or an image size fits."""
     try:
         yield
     except (AssertionError, IndexError) as error:
-        raise EncoderError(f"{model} cannot give layers {list(layers)}", got=str(error)) from error
+        raise EncoderError(f"{model} cannot give layers {list(layers)}", got=error) from error
 
 
 @contextmanager
 def load_errors(model: str, hint: str) -> Iterator[None]:
-    """Whatever a library raises while it builds a model or reads its weights, as one EncoderError."""
+    """Raise EncoderError for any exception of a library that builds a model or reads its weights."""
     try:
         yield
     except EncoderError:
@@ -85,7 +85,7 @@ def load_errors(model: str, hint: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str], listing: str) -> str:
-    """A hint with the few known names nearest to `name`, and the call that lists all of them.
+    """Return a hint with the known names nearest to `name`, and the call that lists all names.
 
     >>> nearest("ViT-B32", ["ViT-B-32", "RN50"], "open_clip.list_models()")
     'did you mean `ViT-B-32`? all names: open_clip.list_models()'

@@ -1,4 +1,8 @@
-"""The contract of an encoder (a transform of one sample, the tokens of a batch), and what families share."""
+"""The contract of an encoder, and the parts from which plugins build one.
+
+An encoder has a transform of one sample and returns the tokens of a batch. `FrozenEncoder`, `Keyed`,
+`weights_digest`, `from_map` and `masked_mean` are for authors of encoders.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +18,32 @@ from torch import Tensor, nn
 from featcache.specs import EncoderSpec
 
 Inputs = Mapping[str, Tensor]
-"""What the transform makes of one sample, and (stacked along a new first axis) what `encode` takes."""
+"""The transform's result for one sample; stacked along a new first axis, the input of `encode`."""
 
 
 class Geometry(NamedTuple):
-    """Where a layer's tokens come from: `prefix` tokens (CLS, registers), then a row-major grid, if any."""
+    """The positions of a layer's tokens: `prefix` tokens (CLS, registers), then a row-major grid, if any."""
 
     prefix: int
     grid: tuple[int, int] | None
+    """(rows, columns)."""
 
 
 Layer = tuple[Tensor, Geometry]
-"""Tokens (B, T, D) of one layer, and where they come from."""
+"""Tokens (B, T, D) of one layer, and their positions."""
 
 
 class Encoded(NamedTuple):
-    """One batch through the frozen model."""
+    """The output of a frozen model for one batch."""
 
     tokens: dict[int, Tensor]
-    """By layer: (B, T, D), floating point."""
+    """(B, T, D) by layer, floating point."""
     mask: Tensor | None
-    """(B, T) bool, True where a token is real; None where all samples have T tokens."""
+    """(B, T) bool, True where a token is real; None if all samples have T tokens."""
     pooled: Tensor
-    """(B, P): the model's own embedding of the sample (in the joint space where there is a text tower)."""
+    """(B, P): the model's own embedding of the sample (in the joint space if there is a text tower)."""
     geometry: dict[int, Geometry]
+    """By layer."""
 
 
 class Encoder(Protocol):
@@ -45,22 +51,25 @@ class Encoder(Protocol):
 
     spec: EncoderSpec
     transform: Callable[[Any], dict[str, Tensor]]
-    """One sample (PIL image or str) to fixed-shape tensors; picklable, without weights or randomness."""
+    """Maps one sample (PIL image or str) to tensors of fixed shapes; picklable, no weights, no randomness."""
     templates: tuple[str, ...]
     """Prompt templates for class names, each with one `{}`."""
 
     def to(self, device: torch.device) -> None:
-        """Move the model; `encode` then takes inputs from anywhere."""
+        """Move the model; `encode` accepts inputs on any device."""
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
-        """Run the frozen model; `layers` counts from the end: -1 is the last."""
+        """Run the frozen model; `layers` are counted from the end: -1 is the last.
+
+        Raise EncoderError for a layer that the model does not have.
+        """
 
     def encode_text(self, texts: Sequence[str]) -> Tensor | None:
-        """(n, P) embeddings in the space of `pooled`, not normalised; None where there is no text tower."""
+        """Return (n, P) embeddings in the space of `pooled`, not normalised; None without a text tower."""
 
 
 class FrozenEncoder:
-    """The part of an Encoder that every family has: one module, in evaluation mode, without gradients."""
+    """The common part of encoders: one module, in evaluation mode, without gradients."""
 
     templates: tuple[str, ...] = ()
 
@@ -72,22 +81,22 @@ class FrozenEncoder:
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
-        """Move the module; inputs follow by themselves."""
+        """Move the module; `on_device` moves the inputs."""
         self.module.to(device)
         self.device = device
 
     def encode_text(self, texts: Sequence[str]) -> Tensor | None:
-        """None: there is no text tower."""
+        """Return None, as there is no text tower."""
         return None
 
     def on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inputs where the module is."""
+        """Return the inputs on the device of the module."""
         return {name: value.to(self.device, non_blocking=True) for name, value in inputs.items()}
 
 
 @dataclass(frozen=True)
 class Keyed:
-    """A transform to one tensor, as the transform to a dict of tensors that an Encoder has."""
+    """A transform to one tensor, wrapped as the transform to a dict of tensors that an Encoder has."""
 
     key: str
     transform: Callable[[Any], Tensor]
@@ -97,7 +106,7 @@ class Keyed:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 (hex) over the names, dtypes, shapes and bytes of the state dict, in the order of the names.
+    """Return the SHA-256 (hex) of names, dtypes, shapes and bytes of the state dict, in order of the names.
 
     >>> one, two = nn.Linear(2, 2), nn.Linear(2, 2)
     >>> weights_digest(one) == weights_digest(two)
@@ -115,7 +124,7 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def from_map(feature_map: Tensor, prefix: Tensor | None = None) -> Layer:
-    """A feature map (B, C, H, W) behind its prefix tokens (B, P, C), as tokens (B, P + H W, C), row by row.
+    """Return tokens (B, P + H W, C): prefix tokens (B, P, C), then a feature map (B, C, H, W) row by row.
 
     >>> tokens, geometry = from_map(torch.zeros(2, 5, 3, 4), torch.zeros(2, 1, 5))
     >>> tuple(tokens.shape), geometry
@@ -129,7 +138,7 @@ def from_map(feature_map: Tensor, prefix: Tensor | None = None) -> Layer:
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean (B, D) over the real tokens of (B, T, D); zeros for a sample without any.
+    """Return the mean (B, D) over the real tokens of (B, T, D); zeros for a sample without real tokens.
 
     >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
     tensor([[2.]])

@@ -2,12 +2,12 @@
 
 - `open_clip:ViT-B-32/laion2b_s34b_b79k`: a pretrained tag (downloaded).
 - `open_clip:ViT-B-32/./mine.pt` or `open_clip:ViT-B-32//absolute/mine.safetensors`: a checkpoint on disk.
-- `open_clip:ViT-B-32/random` or `/random-7`: random weights from seed 0 or 7, on purpose and plainly named.
-- `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights, maybe `bpe.txt.gz` (own merges).
+- `open_clip:ViT-B-32/random` or `/random-7`: random weights from seed 0 or 7, as a control.
+- `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights, and optionally its own `bpe.txt.gz`.
 - `open_clip:glyph-clip`: the small model of printed characters that comes with featcache (data/README.md).
-- `open_clip:hf-hub:ORG/REPO`: a repository of that form on the Hugging Face hub (downloaded).
+- `open_clip:hf-hub:ORG/REPO`: a repository with these files on the Hugging Face hub (downloaded).
 
-Tokens are CLS and patches, or the feature map of a convolutional tower; pooled is the joint embedding, not
+Tokens are CLS and patches, or the feature map of a convolutional tower. pooled is the joint embedding, not
 normalised.
 """
 
@@ -43,20 +43,26 @@ _TEXTS_AT_ONCE = 64
 
 
 def load(name: str) -> OpenClip:
-    """The model that `name` (see above) stands for; raises EncoderError naming what does not fit."""
+    """Return the model called `name`, see the module's docstring.
+
+    Raise EncoderError if there is no such model, or if the weights do not fit it.
+    """
     if name.startswith("hf-hub:"):
         return _build(name, name, require_pretrained=True)
     folder = GLYPH_CLIP if name == GLYPH_CLIP.name else Path(name)
     if folder.is_dir():
         if not (folder / "open_clip_config.json").is_file():
             raise EncoderError(
-                "not an open_clip model folder", got=name, expected="open_clip_config.json in it"
+                "the folder does not hold an open_clip model",
+                got=name,
+                expected="open_clip_config.json in it",
             )
         return _build(name, f"{_LOCAL}{folder}", require_pretrained=True)
     return _load_named(name)
 
 
 def _load_named(name: str) -> OpenClip:
+    """Load `ARCHITECTURE/TAG`, where the tag is pretrained, a checkpoint, or random."""
     import open_clip
 
     architecture, _, tag = name.partition("/")
@@ -66,7 +72,7 @@ def _load_named(name: str) -> OpenClip:
     seed = random_seed(tag)
     if seed is not None:
         encoder = _build(name, architecture, seed=seed, pretrained_text=False)
-        encoder.templates = ()  # a random text tower has nothing to say about a class's name
+        encoder.templates = ()  # class names mean nothing to a random text tower
         return encoder
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags and not Path(tag).is_file():
@@ -80,13 +86,14 @@ def _load_named(name: str) -> OpenClip:
 
 
 def _build(name: str, model: str, seed: int = 0, **options: Any) -> OpenClip:
+    """Create the model in open_clip, with any random weights drawn from `seed`."""
     import open_clip
 
-    hint = "the weights must be open_clip's, of this very architecture"
+    hint = "the weights must be open_clip's, for the same architecture"
     with load_errors(f"open_clip:{name}", hint), seeded(seed), quiet():
         module, _, transform = open_clip.create_model_and_transforms(model, **options)
     visual = module.visual
-    # An attention pooler comes before the norm, which then has another width.
+    # An attention pooler comes before the norm, and changes the width; tokens then cannot be normed.
     normed = getattr(visual, "attn_pool", None) is None and not hasattr(visual, "attnpool")
     spec = EncoderSpec(
         name=f"open_clip:{portable(name)}",
@@ -100,7 +107,7 @@ def _build(name: str, model: str, seed: int = 0, **options: Any) -> OpenClip:
 
 
 class OpenClip(FrozenEncoder):
-    """Takes `image` (B, 3, H, W) float; every layer has been through the final norm, if any."""
+    """A CLIP-like model; takes `image` (B, 3, H, W) float. Every layer gets the final norm, if any."""
 
     def __init__(self, module: Any, spec: EncoderSpec, transform: Keyed, model: str, normed: bool) -> None:
         import open_clip
@@ -119,13 +126,13 @@ class OpenClip(FrozenEncoder):
         """open_clip's tokenizer for this model; some are downloaded on first use."""
         import open_clip
 
-        with load_errors(f"the tokenizer of {self.spec.name}", "it may need the network once"), quiet():
+        with load_errors(f"the tokenizer of {self.spec.name}", "it may have to be downloaded once"), quiet():
             merges = Path(self.model.removeprefix(_LOCAL)) / _MERGES
             own = self.model.startswith(_LOCAL) and merges.is_file()
             return open_clip.get_tokenizer(self.model, **({"bpe_path": str(merges)} if own else {}))
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
-        """Tokens (B, T, D) by layer and the joint embedding (B, P), in one forward pass."""
+        """Return tokens (B, T, D) by layer and the joint embedding (B, P), from one forward pass."""
         indices = block_indices(layers)
         with torch.inference_mode(), layer_errors(self.spec.name, layers):
             out = self.module.forward_intermediates(
@@ -146,7 +153,7 @@ class OpenClip(FrozenEncoder):
         )
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """(n, P) text embeddings in the space of `pooled`, not normalised."""
+        """Return (n, P) text embeddings in the space of `pooled`, not normalised."""
         parts = []
         with torch.inference_mode():
             for start in range(0, len(texts), _TEXTS_AT_ONCE):

@@ -1,17 +1,17 @@
 """A user's own frozen module: `python:path/to/file.py:factory`.
 
 `factory()` returns `(module, transform)`. `transform` turns one sample (PIL image or str) into a tensor or a
-dict of tensors; `module` (a torch module) takes the stacked tensor, or the dict as keywords, and returns
+dict of tensors. `module` (a torch module) takes the stacked tensor, or the dict as keywords, and returns
 
 - tokens (B, T, D), or
 - a feature map (B, C, H, W), or
-- a dict with `tokens` (either of these, or a dict of them by layer: {-1: ..., -2: ...}) and, as far as they
-  apply, `mask` (B, T) bool, `pooled` (B, P), `prefix` (how many tokens come before the grid) and `grid`
-  (rows, columns).
+- a dict with `tokens`: either of these, or a dict of them by layer: {-1: ..., -2: ...}. It may also have
+  `mask` (B, T) bool, `pooled` (B, P), `prefix` (the number of tokens before the grid) and `grid` (rows,
+  columns).
 
-Without `pooled` it is the mean of the last layer's real tokens. A module of text has `modality = "text"`.
-A factory may also return a whole `featcache.encoders.base.Encoder`. It runs from seed 0 of torch's CPU
-generator, and sees installed packages only, not files beside its own.
+By default, `pooled` is the mean of the last layer's real tokens. A text module has `modality = "text"`.
+A factory may also return a whole `featcache.encoders.base.Encoder`. It runs with seed 0 of torch's CPU
+generator. It can import installed packages, but not files beside its own.
 """
 
 from __future__ import annotations
@@ -52,17 +52,19 @@ _ENCODER = ("spec", "transform", "templates", "to", "encode", "encode_text")
 
 
 def load(name: str) -> Encoder:
-    """The encoder that the factory makes; raises EncoderError naming the file and what is wrong with it."""
+    """Return the encoder made by the factory; raise EncoderError with the file's name if there is none."""
     file, colon, attribute = name.rpartition(":")
     if not (colon and file and attribute):
         raise EncoderError(
-            "no factory named", got=f"python:{name}", expected="python:path/to/file.py:factory"
+            "the name has no factory", got=f"python:{name}", expected="python:path/to/file.py:factory"
         )
     path = Path(file)
     if not path.is_file():
-        raise EncoderError("no such Python file", got=file, expected="python:path/to/file.py:factory")
+        raise EncoderError(
+            "there is no such Python file", got=file, expected="python:path/to/file.py:factory"
+        )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with load_errors(f"python:{name}", "the error comes from that file"), seeded(0):
+    with load_errors(f"python:{name}", "the error was raised by that file"), seeded(0):
         user = _import(path, digest)
         if not callable(getattr(user, attribute, None)):
             hint = did_you_mean(attribute, [key for key in vars(user) if not key.startswith("_")])
@@ -72,12 +74,13 @@ def load(name: str) -> Encoder:
 
 
 def _import(path: Path, digest: str) -> ModuleType:
+    """Import the file as a module whose name holds its digest."""
     import cloudpickle
 
     key = f"featcache_user_{digest[:16]}"
     spec = importlib.util.spec_from_file_location(key, path)
     if spec is None or spec.loader is None:
-        raise EncoderError("not a Python file", got=path, expected="a name that ends in .py")
+        raise EncoderError("the file is not a Python file", got=path, expected="a name that ends in .py")
     user = importlib.util.module_from_spec(spec)
     sys.modules[key] = user
     try:
@@ -85,12 +88,13 @@ def _import(path: Path, digest: str) -> ModuleType:
     except BaseException:
         del sys.modules[key]
         raise
-    # A worker process cannot import the file by this name, so what it defines travels by value.
+    # A worker process cannot import the file by this name, so its objects are pickled by value.
     cloudpickle.register_pickle_by_value(user)
     return user
 
 
 def _adopt(name: str, preprocess: str, made: Any) -> Encoder:
+    """Return the factory's result as an encoder; raise EncoderError if it is not one."""
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1]):
         module, transform = made
         modality = getattr(module, "modality", "image")
@@ -110,11 +114,14 @@ def _adopt(name: str, preprocess: str, made: Any) -> Encoder:
         encoder.transform = Portable(made.transform)
         return encoder
     got = tuple(type(part).__name__ for part in made) if isinstance(made, tuple) else type(made).__name__
-    raise EncoderError(f"{name} returned the wrong thing", got=got, expected=_RETURNS)
+    raise EncoderError(f"{name} returned an unsupported type", got=got, expected=_RETURNS)
 
 
 class Portable:
-    """A user's transform that can be sent to a worker process, with one tensor keyed as `input`."""
+    """A user's transform that can be sent to a worker process; it returns a dict of tensors.
+
+    A single tensor gets the key `input`.
+    """
 
     def __init__(self, transform: Callable[[Any], Tensor | Mapping[str, Tensor]]) -> None:
         self.transform = transform
@@ -126,7 +133,7 @@ class Portable:
         if isinstance(made, Mapping) and all(isinstance(value, Tensor) for value in made.values()):
             return dict(made)
         raise EncoderError(
-            "a transform returned the wrong thing",
+            "the transform returned an unsupported type",
             got=type(made).__name__,
             expected="a tensor or a dict of tensors",
         )
@@ -142,17 +149,17 @@ def _unpack(data: bytes) -> Portable:
 
 
 class PythonEncoder(FrozenEncoder):
-    """Takes what the transform gives, stacked."""
+    """A user's module; its inputs are the stacked results of the transform."""
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
-        """What the module returns, as tokens by layer, mask, pooled and geometry."""
+        """Return the module's output as tokens by layer, mask, pooled and geometry."""
         batch = self.on_device(inputs)
         with torch.inference_mode():
             out = self.module(batch[_SINGLE]) if batch.keys() == {_SINGLE} else self.module(**batch)
             return _read(out, layers, self.spec.name)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor | None:
-        """(n, P): `pooled` of the texts where the module is one of text, else None."""
+        """Return `pooled` of the texts, (n, P), for a text module, else None."""
         if self.spec.modality != "text":
             return None
         pooled = []
@@ -163,10 +170,11 @@ class PythonEncoder(FrozenEncoder):
 
 
 def _read(out: Any, layers: Sequence[int], name: str) -> Encoded:
+    """Return a module's output as `Encoded`; raise EncoderError for wrong keys, layers or shapes."""
     parts = dict(out) if isinstance(out, Mapping) else {"tokens": out}
     if "tokens" not in parts or parts.keys() - _PARTS:
         raise EncoderError(
-            f"{name} returned the wrong keys",
+            f"{name} returned missing or unknown keys",
             got=", ".join(map(str, parts)),
             expected=", ".join(sorted(_PARTS)),
         )
@@ -188,10 +196,13 @@ def _read(out: Any, layers: Sequence[int], name: str) -> Encoded:
 
 
 def _layer(value: Any, geometry: Geometry, name: str) -> Layer:
+    """Return one layer of a module's output as tokens with their positions."""
     rank = value.ndim if isinstance(value, Tensor) else None
     if rank == 4:
         return from_map(value)
     if rank == 3:
         return value, geometry
     got = type(value).__name__ if rank is None else tuple(value.shape)
-    raise EncoderError(f"{name} returned the wrong tokens", got=got, expected="(B, T, D) or (B, C, H, W)")
+    raise EncoderError(
+        f"{name} returned tokens of a wrong shape", got=got, expected="(B, T, D) or (B, C, H, W)"
+    )

@@ -2,11 +2,11 @@
 
 - `timm:vit_small_patch14_dinov2.lvd142m` or `timm:resnet50`: a pretrained tag, or its default (downloaded).
 - `timm:resnet50/./mine.pth` or `timm:resnet50//absolute/mine.safetensors`: a checkpoint on disk.
-- `timm:resnet50/random` or `/random-7`: random weights from seed 0 or 7, on purpose and plainly named.
+- `timm:resnet50/random` or `/random-7`: random weights from seed 0 or 7, as a control.
 - `timm:hf-hub:ORG/REPO`: a timm model on the Hugging Face hub (downloaded).
 
-Tokens are prefix tokens (CLS, registers) and patches, or the feature map of a convolutional model; pooled is
-what goes into the classifier.
+Tokens are prefix tokens (CLS, registers) and patches, or the feature map of a convolutional model. pooled is
+the classifier's input.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ from featcache.specs import EncoderSpec
 
 
 def load(name: str) -> Timm:
-    """The model that `name` (see above) stands for; raises EncoderError naming what does not fit."""
+    """Return the model called `name`, see the module's docstring.
+
+    Raise EncoderError if there is no such model, or if the weights do not fit it.
+    """
     if name.startswith("hf-hub:"):
         return _build(name, name, pretrained=True)
     architecture, slash, weights = name.partition("/")
@@ -57,6 +60,7 @@ def load(name: str) -> Timm:
 
 
 def _check_name(architecture: str) -> None:
+    """Raise EncoderError for an unknown architecture or pretrained tag."""
     import timm
 
     base, dot, tag = architecture.partition(".")
@@ -73,11 +77,11 @@ def _check_name(architecture: str) -> None:
 
 
 def _build(name: str, model: str, seed: int = 0, **options: Any) -> Timm:
-    timm: Any = importlib.import_module(
-        "timm"
-    )  # re-exports its public names without saying so to type checkers
+    """Create the model in timm, with any random weights drawn from `seed`."""
+    # Imported as Any, as timm does not declare its public names to type checkers.
+    timm: Any = importlib.import_module("timm")
 
-    hint = "the weights must be timm's, of this very architecture"
+    hint = "the weights must be timm's, for the same architecture"
     with load_errors(f"timm:{name}", hint), seeded(seed), quiet():
         module = timm.create_model(model, **options)
     if not hasattr(module, "forward_intermediates"):
@@ -95,10 +99,10 @@ def _build(name: str, model: str, seed: int = 0, **options: Any) -> Timm:
 
 
 class Timm(FrozenEncoder):
-    """Takes `image` (B, 3, H, W) float; each layer of a transformer has been through the final norm."""
+    """A timm model; takes `image` (B, 3, H, W) float. A transformer's final norm is applied to each layer."""
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
-        """Tokens (B, T, D) by layer and the classifier's input (B, P), in one forward pass."""
+        """Return tokens (B, T, D) by layer and the classifier's input (B, P), from one forward pass."""
         indices, walk = block_indices(layers), self.module.forward_intermediates
         prefixed = "return_prefix_tokens" in inspect.signature(walk).parameters
         options = {"return_prefix_tokens": True} if prefixed else {}

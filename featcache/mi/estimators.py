@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from featcache.errors import ConfigError, TrainError
+from featcache.mi.terms import critic_loss, info_nce, log_mean_exp, moving_log
 
 STEEPEST = 30.0
 """Where the exponential of `nwj` goes over into its tangent, so that no value or gradient is infinite."""
@@ -47,7 +47,7 @@ def infonce(scores: Tensor) -> Bound:
     (0.693, -0.693, 0.6931)
     """
     scores = _matrix(scores)
-    return _own(math.log(len(scores)) + scores.log_softmax(dim=1).diagonal().mean())
+    return _own(math.log(len(scores)) - info_nce(scores))
 
 
 def nwj(scores: Tensor) -> Bound:
@@ -65,7 +65,7 @@ def nwj(scores: Tensor) -> Bound:
     tensor(0.)
     """
     joint, rest = _parts(scores)
-    return _own(joint.mean() - _exp(_log_mean_exp(rest) - 1))
+    return _own(joint.mean() - _exp(log_mean_exp(rest.flatten()) - 1))
 
 
 def donsker_varadhan(
@@ -96,10 +96,9 @@ def donsker_varadhan(
     if not 0 <= decay < 1:
         raise ConfigError("a moving average must move", got=f"decay={decay}", expected="0 <= decay < 1")
     joint, rest = _parts(scores)
-    now = _log_mean_exp(rest)
-    moved = now.detach()
-    if average is not None and decay > 0:
-        moved = torch.logaddexp(average + math.log(decay), moved + math.log1p(-decay))
+    now = log_mean_exp(rest.flatten())
+    past, keep = (now.detach(), 0.0) if average is None else (average, decay)
+    moved = moving_log(now, past, now.new_tensor(keep))
     ratio = (now - moved).exp()
     value = joint.mean() - now.detach()
     return Bound(value.detach(), -value + (ratio - ratio.detach())), moved
@@ -121,8 +120,8 @@ def smile(scores: Tensor, tau: float = 5.0) -> Bound:
     if not tau > 0:
         raise ConfigError("nothing is left between the clips", got=f"tau={tau}", expected="tau > 0")
     joint, rest = _parts(scores)
-    estimate = joint.mean() - _log_mean_exp(rest.clamp(-tau, tau))
-    return Bound(estimate.detach(), _logistic(joint, rest))
+    estimate = joint.mean() - log_mean_exp(rest.clamp(-tau, tau).flatten())
+    return Bound(estimate.detach(), 2 * critic_loss(joint, rest))
 
 
 def jensen_shannon(scores: Tensor) -> Bound:
@@ -140,7 +139,7 @@ def jensen_shannon(scores: Tensor) -> Bound:
     (tensor(0.), 1.3863, 1.3863)
     """
     scores = _matrix(scores)
-    return Bound(nwj(scores.detach() + 1).estimate, _logistic(*_parts(scores)))
+    return Bound(nwj(scores.detach() + 1).estimate, 2 * critic_loss(*_parts(scores)))
 
 
 def barber_agakov(log_decoder: Tensor, log_prior: Tensor) -> Bound:
@@ -173,10 +172,6 @@ def _own(bound: Tensor) -> Bound:
     return Bound(bound.detach(), -bound)
 
 
-def _logistic(joint: Tensor, rest: Tensor) -> Tensor:
-    return F.softplus(-joint).mean() + F.softplus(rest).mean()
-
-
 def _precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -198,10 +193,6 @@ def _parts(scores: Tensor) -> tuple[Tensor, Tensor]:
     n = len(scores)
     # Without its first element, the flat matrix is n - 1 rows of n + 1 that end in a diagonal element.
     return scores.diagonal(), scores.flatten()[1:].reshape(n - 1, n + 1)[:, :-1]
-
-
-def _log_mean_exp(x: Tensor) -> Tensor:
-    return x.flatten().logsumexp(dim=0) - math.log(x.numel())
 
 
 def _exp(x: Tensor) -> Tensor:

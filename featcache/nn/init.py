@@ -49,6 +49,11 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x, dim=-1, eps=1e-6)
 
 
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return cos(a_i, b_i), (...), of the rows of two (..., d)."""
+    return (unit(a) * unit(b)).sum(dim=-1)
+
+
 def centred(x: Tensor, center: Tensor) -> Tensor:
     """(..., d) at length one, minus `center` (d,), at length one again: what a cosine should be taken of.
 
@@ -61,10 +66,10 @@ def centred(x: Tensor, center: Tensor) -> Tensor:
     return unit(unit(x) - center)
 
 
-def spread(x: Tensor, center: Tensor) -> Tensor:
+def on_sphere(x: Tensor, center: Tensor) -> Tensor:
     """sqrt(d) centred(x, m): (..., d) on the sphere on which the mean square of the coordinates is one.
 
-    >>> spread(torch.tensor([[3.0, 0.0]]), torch.zeros(2))
+    >>> on_sphere(torch.tensor([[3.0, 0.0]]), torch.zeros(2))
     tensor([[1.4142, 0.0000]])
     """
     return math.sqrt(x.shape[-1]) * centred(x, center)

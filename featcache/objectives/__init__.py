@@ -1,1 +1,1 @@
-"""What a training optimises, one objective per file; the name of the file is its key."""
+"""Objectives: one per file, and the name of the file is its key."""

@@ -1,4 +1,4 @@
-"""What objectives with critics share: the class prior, labels drawn from it, and the two sides of a game."""
+"""Parts of objectives with critics: the class prior, labels drawn from it, and both adversarial losses."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from featcache.errors import TrainError
+from featcache.errors import TrainError, option
+from featcache.mi.terms import critic_kl, critic_loss
 from featcache.nn.critics import Critic
-from featcache.objectives import _bounds as bounds
 from featcache.objectives.base import Task
 
 Prior = Literal["uniform", "labels"] | tuple[float, ...]
 
 
 def class_prior(prior: Prior, task: Task) -> Tensor:
-    """p(y), (C,) float32 summing to one; raises TrainError for numbers that are no distribution."""
+    """Return p(y), (C,) float32, which sums to one.
+
+    `prior` is `uniform`, `labels` (the frequencies of the labelled samples), or one number per class. Raise
+    TrainError if the numbers are not a distribution over the classes.
+    """
     if prior == "uniform":
         values = torch.ones(task.num_classes)
     elif prior == "labels":
@@ -28,30 +32,31 @@ def class_prior(prior: Prior, task: Task) -> Tensor:
             "the class prior is not a distribution over the classes",
             got=values.tolist(),
             expected=f"{task.num_classes} numbers, none negative, not all zero",
-            hint="--set objective.prior=uniform",
+            hint=f"pass {option('objective.prior', 'uniform')}",
         )
     return values / values.sum()
 
 
-def em_prior(logits: Tensor, prior: Tensor, trained: Tensor, pull: float) -> Tensor:
-    """One step of EM for the class prior of samples whose labels nobody knows, (C,), summing to one:
+def em_prior(logits: Tensor, prior: Tensor, label_prior: Tensor, pull: float) -> Tensor:
+    """Return the class prior of unlabelled samples after one step of EM, (C,), which sums to one:
 
         p'(y) = (1 - pull) E_x [ p(y) q(y|x) / q_L(y)  /  sum_k p(k) q(k|x) / q_L(k) ]  +  pull / C
 
-    From (N, C) logits of q(y|x), the prior p so far and the prior q_L that q was `trained` under. Source:
-    Saerens, Latinne and Decaestecker, Neural Computation 14(1), 2002 (their EM for new priors). The pull is
-    that of a symmetric Dirichlet prior worth pull / (1 - pull) of the samples: no class dies out.
+    `logits` are those of q(y|x), (N, C). `prior` is p so far, and `label_prior` is q_L, the prior that q was
+    trained under. Source: Saerens, Latinne and Decaestecker, Neural Computation 14(1), 2002 (their EM for new
+    priors). The pull is a symmetric Dirichlet prior worth pull / (1 - pull) of the samples. It keeps every
+    class above zero.
 
     >>> half = torch.tensor([0.5, 0.5])
     >>> em_prior(torch.tensor([[9.0, 0.0], [9.0, 0.0], [9.0, 0.0], [0.0, 9.0]]), half, half, 0.1)
     tensor([0.7249, 0.2751])
     """
-    posterior = (logits.log_softmax(dim=1) + prior.log() - trained.log()).softmax(dim=1)
+    posterior = (logits.log_softmax(dim=1) + prior.log() - label_prior.log()).softmax(dim=1)
     return posterior.mean(dim=0).lerp(torch.full_like(prior, 1 / len(prior)), pull)
 
 
-def draw_labels(prior: Tensor, like: Tensor, generator: torch.Generator) -> Tensor:
-    """As many one-hot labels drawn from the (C,) prior as `like` (N, C) has rows, in its dtype."""
+def sample_one_hot(prior: Tensor, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one-hot labels from the (C,) prior, with the shape (N, C) and dtype of `like`."""
     prior = prior.to(generator.device)
     drawn = torch.multinomial(prior, len(like), replacement=True, generator=generator)
     return torch.nn.functional.one_hot(drawn, len(prior)).to(like)
@@ -60,14 +65,15 @@ def draw_labels(prior: Tensor, like: Tensor, generator: torch.Generator) -> Tens
 def adversarial(
     name: str, critic: Critic, real: Tensor, fake: Tensor, penalty: float = 0.0
 ) -> dict[str, Tensor]:
-    """The KL that the projector minimises through a critic it cannot move, and the critic's own loss.
+    """Return two scalars: `kl_NAME`, which the projector minimises, and `critic_NAME`, the critic's own loss.
 
-    `penalty` weighs E |d logit/dx|^2 over real and fake samples (arXiv 1801.04406, equations 9 and 10). Where
-    the two do not overlap, a critic without it grows without bound.
+    `real` and `fake` are (N, d). The KL passes gradients to `fake` but none to the critic; the critic's loss
+    passes none to either. `penalty` is the weight of E |d logit/dx|^2 over real and fake samples (arXiv
+    1801.04406, equations 9 and 10). Without it, logits grow without bound if real and fake do not overlap.
     """
-    loss = bounds.critic_loss(critic(real.detach()), critic(fake.detach()))
+    loss = critic_loss(critic(real.detach()), critic(fake.detach()))
     if penalty:
         x = torch.cat([real, fake]).detach().requires_grad_()
         (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
         loss = loss + penalty * slope.square().sum(1).mean()
-    return {f"kl_{name}": bounds.critic_kl(critic.frozen(fake)), f"critic_{name}": loss}
+    return {f"kl_{name}": critic_kl(critic.frozen(fake)), f"critic_{name}": loss}

@@ -1,18 +1,18 @@
-"""What pseudo-labelling methods share: a weak view names a class, a strong view of the sample has to agree.
+"""The common part of pseudo-labelling methods: a weak view gives a pseudo-label to a strong view.
 
     loss = -E_L log q(y|x)  +  w_u / (mu B) sum_u weight_u CE(target_u, q(y|strong_u))
 
-Target and weight are made of the weak view's logits and carry no gradient; the sum is divided by all rows,
-also those of weight 0. A method decides how target and weight are made, and what it remembers between steps.
+Target and weight come from the weak view's logits and carry no gradient. The sum is divided by the number of
+all rows, including those of weight 0. Each method defines target and weight, and its memory between steps.
 
-Without a cached `strong` view a second weak one stands in. Where one view is all there is (texts, for one,
-have no augmentations in the cache) it is both, and consistency reduces to self-training: confident
-predictions are made more confident. Without unlabelled rows the loss is the supervised one.
+Without a cached `strong` view, a second weak view replaces it. If only one view is cached (texts have no
+augmentations), it is used as both. Consistency is then self-training: confident predictions become more
+confident. Without unlabelled rows the loss is the supervised one.
 
-Names and defaults are those of USB (arXiv 2208.07204; microsoft/Semi-supervised-learning), but for `ema_p`:
-0.9 and not 0.999, which is made for a million steps. In a training of a few hundred such an average hardly
-leaves its start, where a threshold is 1/C and every guess believed, or nothing is debiased (docs/results.md
-has a figure).
+Names and defaults are those of USB (arXiv 2208.07204; microsoft/Semi-supervised-learning), except for
+`ema_p`: 0.9 instead of 0.999. USB's value is meant for a million steps. In a few hundred steps its average
+hardly leaves the initial value, where every pseudo-label passes the threshold 1/C, or nothing is debiased
+(docs/results.md has a figure).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featcache.batch import Batch, Views
+from featcache.batch import Batch, Views, nearest_view
 from featcache.config import Config
 from featcache.nn.heads import CosineHead
 from featcache.objectives.base import Objective, Project, Task
@@ -42,16 +42,16 @@ class ConsistencyOptions(Config):
 
 
 class TargetOptions(ConsistencyOptions):
-    """Options of methods that may keep the whole prediction as their target."""
+    """Options of methods whose target may be the whole prediction."""
 
     hard_label: bool = True
-    """Whether the target is the most probable class, or else the sharpened prediction."""
+    """Use the most probable class as the target; without, the sharpened prediction."""
     T: float = pydantic.Field(default=0.5, gt=0)
     """Temperature of the sharpened prediction."""
 
 
-class Seen(NamedTuple):
-    """What a pseudo-label may be made of; constants, without gradient."""
+class Evidence(NamedTuple):
+    """The logits that pseudo-labels are made from, without gradient."""
 
     weak: Tensor
     """(mu B, C) logits of the unlabelled samples' weak view."""
@@ -62,64 +62,64 @@ class Seen(NamedTuple):
 
 
 class Guess(NamedTuple):
-    """What an unlabelled sample is taken for, and how far that is believed."""
+    """Pseudo-labels of a batch and their weights."""
 
     target: Tensor
     """(mu B, C), rows that sum to one."""
-    weight: Tensor
-    """(mu B,), from 0 to 1."""
+    sample_weight: Tensor
+    """(mu B,), from 0 to 1: weight_u of the equation."""
 
 
 ConsistencyT = TypeVar("ConsistencyT", bound=ConsistencyOptions)
 
 
 class Consistency(Objective[ConsistencyT], ABC):
-    """A cosine head and the walk from views to a loss; a subclass says what the weak view is worth."""
+    """A cosine head and the steps from views to a loss; a subclass defines the pseudo-labels."""
 
     def __init__(self, options: ConsistencyT, task: Task) -> None:
         super().__init__(options, task)
         self.head = CosineHead(task.class_init, task.center)
 
     @abstractmethod
-    def guess(self, seen: Seen) -> Guess:
-        """Targets and weights of a batch; what the method remembers moves on, in training mode only."""
+    def guess(self, evidence: Evidence) -> Guess:
+        """Return the pseudo-labels of a batch; in training mode, also update the method's memory."""
 
     def terms(self, strong: Tensor, guess: Guess) -> Terms:
-        """The losses on unlabelled samples by name, from the (mu B, C) logits of their strong view."""
-        return {"ce_pseudo": weighted_cross_entropy(strong, guess.target, guess.weight)}
+        """Return the losses on unlabelled samples by name, from (mu B, C) logits of their strong view."""
+        return {"ce_pseudo": weighted_cross_entropy(strong, guess.target, guess.sample_weight)}
 
-    def weights(self, progress: float) -> dict[str, float]:
-        """What each of `terms` is multiplied by in the loss."""
+    def term_weights(self, progress: float) -> dict[str, float]:
+        """Return the weight in the loss of each of `terms`; `progress` runs from 0 to 1."""
         return {"ce_pseudo": self.options.w_u}
 
     def views(self, available: Sequence[str]) -> Views:
-        """A weak and a strong view of each unlabelled sample; what stands in for them, see the module."""
-        weak = "weak" if "weak" in available else "eval"
-        strong = "strong" if "strong" in available else weak
+        """Ask for a weak and a strong view of each unlabelled sample, or the nearest cached views."""
+        weak, strong = nearest_view(available, "weak"), nearest_view(available, "strong", "weak")
         unlabelled = (weak,) if strong == "eval" else (weak, strong)
         return Views((weak,), unlabelled if self.task.num_unlabelled else ())
 
     def forward(
         self, project: Project, batch: Batch, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss; `ce_cond`, the method's terms, and `util_ratio`, the mean weight of the pseudo-labels."""
+        """Return the loss and its terms: `ce_cond`, the method's own, and the mean weight `util_ratio`."""
         logits = self.logits(project(batch.labelled[0]))
         loss = ce_cond = F.cross_entropy(logits, batch.label)
-        if not batch.unlabelled or len(batch.unlabelled[0].pooled) == 0:
+        if not batch.has_unlabelled:
             return loss, {"ce_cond": ce_cond.detach()}
         weak, strong = self._weak_and_strong(project, batch)
-        guess = self.guess(Seen(weak.detach(), logits.detach(), batch.unlabelled_index))
-        terms, weights = self.terms(strong, guess), self.weights(progress)
+        guess = self.guess(Evidence(weak.detach(), logits.detach(), batch.unlabelled_index))
+        terms, term_weights = self.terms(strong, guess), self.term_weights(progress)
         for name, value in terms.items():
-            loss = loss + weights[name] * value
-        reported = {"ce_cond": ce_cond, **terms, "util_ratio": guess.weight.mean()}
+            loss = loss + term_weights[name] * value
+        reported = {"ce_cond": ce_cond, **terms, "util_ratio": guess.sample_weight.mean()}
         return loss, {name: value.detach() for name, value in reported.items()}
 
     def logits(self, z: Tensor) -> Tensor:
-        """(B, d) to (B, C): scaled cosines."""
+        """Return scaled cosines, (B, C), of z (B, d)."""
         return cast(Tensor, self.head(z))
 
     def _weak_and_strong(self, project: Project, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return (mu B, C) logits of the weak view, and with a gradient those of the strong view."""
         strong = self.logits(project(batch.unlabelled[-1]))
         if len(batch.unlabelled) == 1:
             return strong, strong
@@ -127,14 +127,14 @@ class Consistency(Objective[ConsistencyT], ABC):
             return self.logits(project(batch.unlabelled[0])), strong
 
     def _remember(self, name: str, now: Tensor, keep: float) -> None:
-        """buffer <- keep * buffer + (1 - keep) * now, in training mode."""
+        """Update a moving average in training mode: buffer <- keep * buffer + (1 - keep) * now."""
         if self.training:
             buffer = self.get_buffer(name)
             buffer.lerp_(now.to(buffer), 1 - keep)
 
 
 def pseudo_target(logits: Tensor, hard_label: bool, temperature: float) -> Tensor:
-    """(B, C) logits to (B, C) targets: the most probable class as a one-hot row, or softmax(logits / T).
+    """Return (B, C) targets of (B, C) logits: the most probable class as one-hot, or softmax(logits / T).
 
     >>> pseudo_target(torch.tensor([[0.0, 3.0]]), True, 0.5)
     tensor([[0., 1.]])
@@ -145,9 +145,9 @@ def pseudo_target(logits: Tensor, hard_label: bool, temperature: float) -> Tenso
 
 
 def reaches(probs: Tensor, threshold: Tensor | float) -> Tensor:
-    """1 where the largest of (B, C) probabilities is at least the threshold, else 0: (B,).
+    """Return 1 where the largest of (B, C) probabilities is at least the threshold, else 0: (B,).
 
-    One threshold for all, or (C,), of which the most probable class's counts.
+    `threshold` is a number, or (C,) with one value per class; then the most probable class's value applies.
 
     >>> reaches(torch.tensor([[0.3, 0.7], [0.6, 0.4]]), torch.tensor([0.5, 0.9]))
     tensor([0., 1.])
@@ -158,7 +158,9 @@ def reaches(probs: Tensor, threshold: Tensor | float) -> Tensor:
 
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """-1/B sum_i weight_i sum_y target_iy log softmax(logits_i)_y, a scalar: (B, C), (B, C) and (B,) to nats.
+    """Return -1/B sum_i weight_i sum_y target_iy log softmax(logits_i)_y, a scalar in nats.
+
+    `logits` and `target` are (B, C); `weight` is (B,).
 
     >>> weighted_cross_entropy(torch.zeros(2, 2), torch.eye(2), torch.tensor([1.0, 0.0]))
     tensor(0.3466)
@@ -167,7 +169,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Te
 
 
 def class_counts(label: Tensor, classes: int) -> Tensor:
-    """(N,) labels to (C,) counts, both int64.
+    """Return (C,) counts of (N,) labels, both int64.
 
     >>> class_counts(torch.tensor([2, 0, 2]), 3)
     tensor([1, 0, 2])

@@ -1,6 +1,6 @@
 """Balanced margin softmax and decoupled label smoothing (FineSSL, arXiv 2405.11756): pure functions.
 
-A class of which few unlabelled samples are predicted with confidence is learned little: its margin is large.
+A class with few confident predictions on unlabelled samples gets a large margin.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from featcache.objectives._consistency import class_counts
 
 
 def learning_status(status: Tensor, num_classes: int) -> Tensor:
-    """s_c = n_c / max_k n_k, with n_c the unlabelled samples whose latest confident prediction is c.
+    """Return s_c = n_c / max_k n_k, with n_c the unlabelled samples whose latest confident prediction is c.
 
-    From (N,) int64 classes, -1 for a sample that was never confident, to (C,) float32 in [0, 1]; all zeros
-    where no sample was.
+    `status` holds these classes, (N,) int64, with -1 for a sample that was never confident. The result is
+    (C,) float32 in [0, 1], and all zeros if no sample was confident.
 
     >>> learning_status(torch.tensor([0, 0, -1, 2]), 3)
     tensor([1.0000, 0.0000, 0.5000])
@@ -26,9 +26,9 @@ def learning_status(status: Tensor, num_classes: int) -> Tensor:
 
 
 def class_margins(learned: Tensor, alpha: float) -> Tensor:
-    """delta_c = alpha (max s - min s) (1 - s_c) / (1 + s_c), in nats, of a (C,) learning status s.
+    """Return delta_c = alpha (max s - min s) (1 - s_c) / (1 + s_c), (C,) in nats, from the status s (C,).
 
-    (C,) from 0, for the class learned best or where all are learned alike, to alpha.
+    Margins go from 0 to alpha. The class learned best has 0; so have all classes if they are learned alike.
 
     >>> class_margins(torch.tensor([1.0, 0.0, 0.5]), alpha=6.0)
     tensor([0., 6., 2.])
@@ -37,24 +37,24 @@ def class_margins(learned: Tensor, alpha: float) -> Tensor:
 
 
 def margin_cross_entropy(logits: Tensor, label: Tensor, margins: Tensor) -> Tensor:
-    """-log [exp(l_y) / (exp(l_y) + sum_{k != y} exp(l_k + delta_y))], (B,) in nats.
+    """Return -log [exp(l_y) / (exp(l_y) + sum_{k != y} exp(l_k + delta_y))], (B,) in nats.
 
-    Of (B, C) logits, (B,) int64 labels and (C,) margins. The logits come with their scale, as in the
-    reference code: a margin of delta asks for a lead in cosine that is larger by delta / scale.
+    Takes (B, C) logits, (B,) int64 labels and (C,) margins. The logits include the scale of the cosine, as in
+    the reference code. A margin of delta therefore requires a lead in cosine larger by delta / scale.
 
     >>> margin_cross_entropy(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([0.0, 3.0]).log1p()).exp()
     tensor([5.])
     """
-    # Softmax does not see a constant: raising all others by delta is lowering one's own.
+    # Softmax ignores a constant, so raising all other logits by delta equals lowering the own one by delta.
     own = F.one_hot(label, logits.shape[1])
     return F.cross_entropy(logits - margins[label].unsqueeze(1) * own, label, reduction="none")
 
 
 def smoothed_cross_entropy(logits: Tensor, label: Tensor, eps: float) -> Tensor:
-    """-(1 - eps) log q_y - eps/(C - 1) sum_{k != y} log q_k, (B,) in nats, with q the softmax of the logits.
+    """Return -(1 - eps) log q_y - eps/(C - 1) sum_{k != y} log q_k, (B,) in nats, with q the softmax.
 
-    Of (B, C) logits and (B,) int64 labels. Not the smoothing of arXiv 1512.00567 (and of torch), where the
-    label has a part of eps as well.
+    Takes (B, C) logits and (B,) int64 labels. This differs from arXiv 1512.00567 (and torch), where the label
+    gets a part of eps too.
 
     >>> smoothed_cross_entropy(torch.tensor([[0.6, 0.3, 0.1]]).log(), torch.tensor([0]), eps=0.5)
     tensor([1.1321])

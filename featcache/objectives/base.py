@@ -1,4 +1,4 @@
-"""What an objective is: from projected features of a batch to one loss and its named terms."""
+"""The contract of an objective: projected features of a batch in, one loss and its named terms out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from featcache.config import Config
 
 @dataclass(frozen=True)
 class Task:
-    """What an objective must know of the data to build its heads and critics."""
+    """Facts about the data from which an objective builds its heads and critics."""
 
     num_classes: int
     dim: int
@@ -24,67 +24,74 @@ class Task:
     """P, the width of z*."""
     num_unlabelled: int
     label_counts: Tensor
-    """(C,) labelled samples per class."""
+    """(C,): number of labelled samples of each class."""
     center: Tensor
-    """(d,): mean over the unlabelled samples of z, at length one, at step 0. Features of one model share a
-    large common part (after a ReLU, for one, all are positive), which cosines should not see."""
+    """(d,): mean of z/|z| over the unlabelled samples at step 0. Features of one model share a large common
+    part (after a ReLU, all are positive); subtracting it keeps it out of the cosines."""
     class_init: Tensor
-    """(C, d): where a cosine head starts (`featcache.training.head_init`); zeros for a class without
+    """(C, d): initial weights of a cosine head (`featcache.training.head_init`); zeros for a class without
     labels or a name."""
     seed: int = 0
-    """Seeds the initial values of critics."""
+    """Seed of the initial values of critics."""
 
 
 Project = Callable[[Features], Tensor]
-"""(B, T, D) tokens to z (B, d)."""
+"""Maps features, with tokens (B, T, D), to z (B, d)."""
 
 OptionsT = TypeVar("OptionsT", bound=Config)
 
 
 class Objective(nn.Module, Generic[OptionsT]):
-    """Owns heads and critics, so that they are optimised, saved and restored with it.
+    """A loss with the heads and critics it trains; they are optimised, saved and restored with it.
 
-    A subclass sets `Options` (its typed `--set objective.KEY=VALUE`), asks for `views`, and returns one
-    scalar loss with its terms (nats) by name. Parameters named by `critic_parameters` get their own learning
+    A subclass sets `Options` (its options `objective.KEY`), asks for `views`, and returns one scalar loss
+    with its terms (nats) by name. The parameters returned by `critic_parameters` have their own learning
     rate.
     """
 
     Options: ClassVar[type[Config]]
     probed: ClassVar[bool] = False
-    """Whether the result also says what probes make of z*, and of z after training."""
+    """Report the accuracy of probes on z*, and on z after training, as well."""
 
     def __init__(self, options: OptionsT, task: Task) -> None:
         super().__init__()
         self.options, self.task = options, task
 
     def views(self, available: Sequence[str]) -> Views:
-        """The view families to read, given those the cache holds (`eval` always, maybe `weak`, `strong`)."""
+        """Return the view families to read, out of those that the cache holds.
+
+        `eval` is always available; `weak` and `strong` may be. See `featcache.batch.nearest_view`.
+        """
         return Views()
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """Parameters trained against the projector, by their own loss on detached inputs."""
+        """Return the parameters trained against the projector, by their own loss on detached inputs."""
         return []
 
     def forward(
         self, project: Project, batch: Batch, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss to minimise (scalar) and its detached terms; `progress` runs from 0 to 1."""
+        """Return the scalar loss to minimise and its detached terms by name.
+
+        `progress` runs from 0 to 1 over the training. All random draws of a step come from `generator`.
+        """
         raise TypeError(f"{type(self).__name__} must define forward")
 
     def finish(self, z: Tensor, label: Tensor) -> None:
-        """After the last step, evaluation mode: the labelled samples' z (n, d) and labels (n,), on the CPU.
+        """Fit something after the last step, to the labelled samples' z (n, d) and labels (n,), on the CPU.
 
-        By default nothing; what an objective fits here it keeps in buffers, and so in the checkpoint.
+        The objective is in evaluation mode. Does nothing by default. Results belong in buffers, so that the
+        checkpoint holds them.
         """
 
     def logits(self, z: Tensor) -> Tensor:
-        """(B, d) projected features to (B, C) class logits, whose softmax is q(y|x)."""
+        """Return class logits (B, C) of z (B, d); their softmax is q(y|x)."""
         raise TypeError(f"{type(self).__name__} must define logits")
 
 
 @dataclass(frozen=True)
 class ProbeData:
-    """What a probe may learn from: labelled pooled embeddings, and class-name embeddings if any."""
+    """The data a probe is fitted to: labelled pooled embeddings, and class-name embeddings if any."""
 
     pooled: Tensor
     """(n, P) float32."""
@@ -92,11 +99,11 @@ class ProbeData:
     """(n,) int64."""
     num_classes: int
     class_text: Tensor | None
-    """(C, P) unit-length class-name embeddings."""
+    """(C, P) class-name embeddings of unit length; None if the cache has none."""
 
 
 class Probe(Generic[OptionsT]):
-    """An objective without gradient steps: fitted on pooled embeddings at once."""
+    """An objective without gradient steps: it is fitted to pooled embeddings at once."""
 
     Options: ClassVar[type[Config]]
 
@@ -104,5 +111,5 @@ class Probe(Generic[OptionsT]):
         self.options = options
 
     def fit(self, data: ProbeData, seed: int) -> Callable[[Tensor], Tensor]:
-        """Returns a function from (N, P) pooled embeddings to (N, C) log-probabilities."""
+        """Fit the probe; return a function from (N, P) pooled embeddings to (N, C) log-probabilities."""
         raise TypeError(f"{type(self).__name__} must define fit")

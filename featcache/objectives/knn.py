@@ -3,10 +3,10 @@
     q(y|x) = sum_{i in N(x), y_i = y} v_i / sum_{i in N(x)} v_i,    v_i = exp(cos(x, x_i) / T),
     x = z* / |z*| - mean
 
-N(x) are the k labelled samples nearest to x; probabilities have a floor, so that log q (nats) is finite.
-Source: the k-NN evaluation of DINO (arXiv 2104.14294, section 4.2; k = 20, T = 0.07). That embeddings are
-brought to length one and centred on the labelled mean, as the linear probe does, is our reading: the cosines
-of embeddings far from zero (those after a ReLU) differ by too little for the same T.
+N(x) are the k labelled samples nearest to x. Probabilities have a floor, so that log q (nats) is finite.
+Source: the k-NN evaluation of DINO (arXiv 2104.14294, section 4.2; k = 20, T = 0.07). Our reading: embeddings
+are scaled to length one and centred on the labelled mean, as in the linear probe. The cosines of embeddings
+far from zero (those after a ReLU) differ too little for the same T.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from featcache.config import Config
 from featcache.nn.init import centred, unit
-from featcache.objectives._probes import log_probabilities
+from featcache.objectives._fitting import log_probabilities
 from featcache.objectives.base import Probe, ProbeData
 
 
@@ -28,17 +28,18 @@ class KnnOptions(Config):
     """Options of the nearest-neighbour probe."""
 
     k: int = pydantic.Field(default=20, ge=1)
-    """Neighbours that vote; all labelled samples where there are fewer."""
+    """Number of neighbours that vote; all labelled samples if there are fewer."""
     temperature: float = pydantic.Field(default=0.07, gt=0)
-    """T: the lower, the more the nearest neighbour decides."""
+    """T; a lower value gives the nearest neighbour more weight."""
 
 
 class Knn(Probe[KnnOptions]):
-    """Weighted vote of the nearest labelled samples."""
+    """A weighted vote of the nearest labelled samples."""
 
     Options = KnnOptions
 
     def fit(self, data: ProbeData, seed: int) -> Callable[[Tensor], Tensor]:
+        """Store the labelled embeddings; the result searches them exhaustively."""
         from sklearn.neighbors import KNeighborsClassifier
 
         def weights(distance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,9 +3,8 @@
     min_{W,b}  -sum_L log softmax_y(W x + b) + |W|^2 / (2 C),    x = (z* / |z*| - mean) / deviation    (nats)
 
 Source: the linear probe of CLIP (arXiv 2103.00020, section 3.2 and appendix A.3: L-BFGS, regularisation
-swept); the solver is scikit-learn's. Embeddings are brought to length one, centred on the labelled mean and
-divided by one common standard deviation: per-feature deviations are noise when there are a few labels per
-class.
+swept). The solver is scikit-learn's. Embeddings are scaled to length one, centred on the labelled mean and
+divided by one common standard deviation. Per-feature deviations would be noise with few labels per class.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from featcache.config import Config
 from featcache.nn.init import unit
-from featcache.objectives._probes import log_probabilities, logistic
+from featcache.objectives._fitting import log_probabilities, logistic
 from featcache.objectives.base import Probe, ProbeData
 
 
@@ -29,8 +28,8 @@ class LinearOptions(Config):
     """Options of the linear probe."""
 
     C: float | None = pydantic.Field(default=None, gt=0)
-    """Inverse regularisation strength; chosen by stratified cross-validation of the labelled log-likelihood
-    where every labelled class has two samples or more, else 1.0."""
+    """Inverse regularisation strength. By default it is chosen by stratified cross-validation of the labelled
+    log-likelihood; it is 1.0 if a labelled class has only one sample."""
     folds: int = pydantic.Field(default=3, ge=2)
     """Folds of that cross-validation; at most the size of the smallest class."""
     max_iter: int = pydantic.Field(default=1000, ge=1)
@@ -38,23 +37,23 @@ class LinearOptions(Config):
 
 
 class LinearMap(NamedTuple):
-    """Logits unit(pooled) weight^T + bias of the k classes that have labels; float64."""
+    """Logits unit(pooled) weight^T + bias of the k classes that have labels, in float64."""
 
     classes: Tensor
     """(k,) int64, sorted."""
     weight: Tensor
-    """(k, P); the columns sum to zero, so that the largest logit is never below the mean of `bias`."""
+    """(k, P); the columns sum to zero, so the largest logit is at least the mean of `bias`."""
     bias: Tensor
     """(k,)."""
 
 
 class Linear(Probe[LinearOptions]):
-    """Logistic regression; the baseline that every projector must beat."""
+    """Logistic regression: the baseline that a projector should beat."""
 
     Options = LinearOptions
 
     def fit(self, data: ProbeData, seed: int) -> Callable[[Tensor], Tensor]:
-        """A labelled set of one class gives that class."""
+        """Fit the regression; if all labels are of one class, predict that class."""
         fitted = self.fit_map(data, seed)
         classes = fitted.classes.numpy()
 
@@ -66,7 +65,7 @@ class Linear(Probe[LinearOptions]):
         return predict
 
     def fit_map(self, data: ProbeData, seed: int) -> LinearMap:
-        """The fit as one affine map of the unit-length embedding, so that it can be kept as tensors."""
+        """Fit the regression; return one affine map of the unit-length embedding, so tensors can hold it."""
         raw, label = _unit(data.pooled), data.label.cpu().numpy()
         mean, deviation = raw.mean(axis=0), float(raw.std(axis=0).mean()) or 1.0
         classes = np.unique(label)
@@ -78,6 +77,7 @@ class Linear(Probe[LinearOptions]):
         return LinearMap(*map(torch.from_numpy, (classes, weight, bias - weight @ mean)))
 
     def _model(self, label: NDArray[np.int64], seed: int) -> Any:
+        """Return scikit-learn's model, with a search of C where the options and labels allow it."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
@@ -90,6 +90,7 @@ class Linear(Probe[LinearOptions]):
 
 
 def _unit(pooled: Tensor) -> NDArray[np.float64]:
+    """Return the rows at length one, as a float64 array."""
     array: NDArray[np.float64] = unit(pooled.double()).cpu().numpy()
     return array
 

@@ -1,10 +1,11 @@
-"""Pseudo-labels: the model's own confident predictions, taken for labels (Lee, ICML workshop 2013).
+"""Pseudo-labels: the model's own confident predictions used as labels (Lee, ICML workshop 2013).
 
     p_u     = softmax(logits(weak_u)),    target_u = one_hot(argmax p_u),    weight_u = [max p_u >= p_cutoff]
     loss    = CE_L + r w_u / (mu B) sum_u weight_u CE(target_u, p_u),    r = min(1, progress / unsup_warm_up)
 
-One view is both, so this is self-training whatever the cache holds. Lee's method has no threshold; the form
-with one, and its name, are USB's, which cites arXiv 1908.02983 ("Pseudo-labeling and confirmation bias").
+The same view gives the label and learns from it, so this is always self-training. Lee's method has no
+threshold. The form with a threshold, and its name, are USB's, which cites arXiv 1908.02983
+("Pseudo-labeling and confirmation bias").
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from featcache.batch import Views
 from featcache.objectives._consistency import (
     Consistency,
     ConsistencyOptions,
+    Evidence,
     Guess,
-    Seen,
     pseudo_target,
     reaches,
 )
@@ -28,9 +29,9 @@ class PseudoLabelOptions(ConsistencyOptions):
     """Options of pseudo-labelling."""
 
     p_cutoff: float = pydantic.Field(default=0.95, ge=0, le=1)
-    """Probability from which on a prediction is taken for a label."""
+    """Probability from which a prediction is used as a label."""
     unsup_warm_up: float = pydantic.Field(default=0.4, ge=0, le=1)
-    """Share of training over which the weight of the unlabelled samples rises from zero."""
+    """Share of training over which the weight of unlabelled samples rises from zero."""
 
 
 class PseudoLabel(Consistency[PseudoLabelOptions]):
@@ -39,17 +40,17 @@ class PseudoLabel(Consistency[PseudoLabelOptions]):
     Options = PseudoLabelOptions
 
     def views(self, available: Sequence[str]) -> Views:
-        """One weak view of each sample where there is one, else the plain one."""
+        """Ask for one weak view of each sample, or the plain one."""
         both = super().views(available)
         return both._replace(unlabelled=both.unlabelled[:1])
 
-    def guess(self, seen: Seen) -> Guess:
-        """The most probable class of each row, where it is probable enough."""
-        target = pseudo_target(seen.weak, hard_label=True, temperature=1.0)
-        return Guess(target, reaches(seen.weak.softmax(1), self.options.p_cutoff))
+    def guess(self, evidence: Evidence) -> Guess:
+        """Return the most probable class of each row, with weight 1 where it reaches the threshold."""
+        target = pseudo_target(evidence.weak, hard_label=True, temperature=1.0)
+        return Guess(target, reaches(evidence.weak.softmax(1), self.options.p_cutoff))
 
-    def weights(self, progress: float) -> dict[str, float]:
-        """The weight rises linearly to `w_u`."""
+    def term_weights(self, progress: float) -> dict[str, float]:
+        """Return the weight, which rises linearly to `w_u`."""
         ramp = min(1.0, progress / self.options.unsup_warm_up) if self.options.unsup_warm_up else 1.0
         return {"ce_pseudo": ramp * self.options.w_u}
 

@@ -1,4 +1,4 @@
-"""Unsupervised finetuning: contrast on unlabelled samples, with source replay and mixing (arXiv 2110.09510).
+"""Unsupervised finetuning: contrast on unlabelled samples, with replay and mixing (arXiv 2110.09510).
 
     loss = nce + w_mix nce_mix + w_keep keep
 
@@ -6,25 +6,26 @@
     nce_mix = -E_i [l_i log p(i | m_i) + (1 - l_i) log p(k_i | m_i)],  p(j | m) = softmax_j(cos(m, v_j) / tau)
     keep    = E_S [1 - cos(z/|z| - c, z*/|z*| - c)] / tau
 
-- u = h(z) and v = h(z) of two cached views of the same sample, (N, d): weak and strong, or the nearest to
-  them that is cached. h is the contrast head, a residual layer that starts as the identity on t(z) =
-  sqrt(d) (z/|z| - c) / |z/|z| - c|, and serves the contrast alone; c is the mean of z/|z| at step 0.
-  log N - nce bounds I(u; v) from below;
-- sparse source replay: the batch holds S samples of a second cache (data.replay), data.replay_ratio for each
-  target sample. In nce they are further samples, and so further negatives; keep holds them where they were;
-- mixing: m is h of the projected convex mix l x_i + (1 - l) x_k of target sample i with another one, k, drawn
-  evenly among the other target samples and all S of the source, l ~ Beta(alpha, alpha). Which ones is decided
-  by (seed, step) and the sample's place in the unlabelled set, not by the order of the batch.
+- u = h(z) and v = h(z), (N, d), of two cached views of the same sample: weak and strong, or the nearest
+  cached ones. log N - nce is a lower bound on I(u; v). The contrast head h is a residual layer on t(z) =
+  sqrt(d) (z/|z| - c) / |z/|z| - c|, where c is the mean of z/|z| at step 0. It starts as the identity, and
+  only the contrast uses it;
+- replay: the batch holds S samples of the replay cache (data.replay), data.replay_ratio for each target
+  sample. In nce they are additional samples, and therefore additional negatives; keep holds them at their z*;
+- mixing: m is h of the projected convex mix l x_i + (1 - l) x_k, with l ~ Beta(alpha, alpha). The partner k
+  is drawn evenly among the other target samples and all S replay samples. Partner and l depend on
+  (seed, step) and the sample's position in the unlabelled set, not on the order of the batch.
 
-All terms are in nats; `source_share` is S / (N + S). `naive` is replay=false, mixing=false. Labels take no
-part: after the last step the class head is fitted on the labelled samples' z, as the `linear` probe is on z*.
+All terms are in nats; `replay_share` is S / (N + S). `naive` is replay=false, mixing=false. Labels are not
+used in training. After the last step the class head is fitted on the labelled samples' z, as the `linear`
+probe is fitted on z*.
 
-Our readings: the paper contrasts with a momentum encoder and a queue, and mixes images; here the negatives
-are those of the batch (SimCLR, arXiv 2002.05709, over keys of the other view only) and the mix is of token
-sequences and z*, under the union of their masks, with the mixed target of i-Mix (arXiv 2010.08887). The paper
-replays source samples through the contrast alone: `keep` is ours (w_keep=0 takes it away). Where one view is
-all there is, only dropout tells the two apart (SimCSE, arXiv 2104.08821). Without a second cache there is
-nothing to replay, and mixing is among target samples.
+Our readings. The paper contrasts with a momentum encoder and a queue; here the negatives come from the batch
+(SimCLR, arXiv 2002.05709, over keys of the other view only). The paper mixes images; here token sequences and
+z* are mixed, under the union of their masks, with the mixed target of i-Mix (arXiv 2010.08887). The paper
+replays samples through the contrast only; `keep` is ours (w_keep=0 removes it). If only one view is cached,
+the two views differ by dropout alone (SimCSE, arXiv 2104.08821). Without a replay cache nothing is replayed,
+and mixing is among target samples.
 """
 
 from __future__ import annotations
@@ -38,36 +39,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featcache.batch import Batch, Features, Views
+from featcache.batch import Batch, Features, Views, nearest_view
 from featcache.config import Config
+from featcache.mi.terms import cosine_scores, info_nce
 from featcache.nn.heads import SCALE
-from featcache.nn.init import centred, linear, spread, unit, zero_linear
-from featcache.objectives._probes import FLOOR
+from featcache.nn.init import centred, cosine, linear, on_sphere, unit, zero_linear
+from featcache.objectives._fitting import FLOOR
 from featcache.objectives.base import Objective, ProbeData, Project, Task
 from featcache.objectives.linear import Linear, LinearOptions
 
 
 class UnsupervisedOptions(Config):
-    """Options of unsupervised finetuning; neither replay nor mixing is the naive version."""
+    """Options of unsupervised finetuning; the naive version has neither replay nor mixing."""
 
     replay: bool = True
-    """Whether samples of the second cache, if one is named, are contrasted and kept in place."""
+    """Contrast samples of the replay cache, if one is named, and keep them at their z*."""
     mixing: bool = True
-    """Whether mixes of two samples are contrasted as well."""
+    """Contrast mixes of two samples as well."""
     tau: float = pydantic.Field(default=0.2, gt=0)
     """Temperature of the contrast."""
     alpha: float = pydantic.Field(default=1.0, gt=0)
-    """Both parameters of the Beta distribution of l; 1 is uniform."""
+    """Both parameters of the Beta distribution of l; 1 is the uniform distribution."""
     w_mix: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the contrast of mixes."""
     w_keep: float = pydantic.Field(default=1.0, ge=0)
-    """Weight of what holds source samples at their z*."""
+    """Weight of `keep`, which holds replay samples at their z*."""
     contrast_head: bool = True
-    """Whether the contrast is taken behind a head of its own; without, on t(z)."""
+    """Contrast behind a head of its own; without, on t(z)."""
 
 
 class ContrastHead(nn.Module):
-    """h(z) = z + W2 gelu(W1 z), (N, d) to (N, d), W2 = 0 at first."""
+    """h(z) = z + W2 gelu(W1 z), (N, d) to (N, d), with W2 = 0 at first."""
 
     def __init__(self, dim: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -84,66 +86,67 @@ class Unsupervised(Objective[UnsupervisedOptions]):
     Options = UnsupervisedOptions
     probed: ClassVar[bool] = True
     start: Tensor
+    """(d,): c, the mean of z/|z| at step 0."""
     center: Tensor
+    """(d,): subtracted from unit-length z before the class head; zero once the head is fitted."""
     weight: Tensor
+    """(C, d): weights of the class head."""
     bias: Tensor
+    """(C,): biases of the class head."""
 
     def __init__(self, options: UnsupervisedOptions, task: Task) -> None:
         super().__init__(options, task)
         generator = torch.Generator().manual_seed(task.seed)
         self.contrast = ContrastHead(task.dim, generator) if options.contrast_head else nn.Identity()
         self.register_buffer("start", task.center.detach().clone())
-        # Until it is fitted, the class head is the cosine head that other objectives start with.
+        # Before it is fitted, the class head is the cosine head that other objectives start with.
         self.register_buffer("center", task.center.detach().clone())
         self.register_buffer("weight", SCALE * unit(task.class_init.detach().float()))
         self.register_buffer("bias", torch.zeros(task.num_classes))
 
     def views(self, available: Sequence[str]) -> Views:
-        """Two views of each sample; of the labelled ones, without their label, if there are no others."""
-        weak = "weak" if "weak" in available else "eval"
-        other = "strong" if "strong" in available else weak
+        """Ask for two views of each unlabelled sample; of each labelled one if there are no others."""
+        weak, other = nearest_view(available, "weak"), nearest_view(available, "strong", "weak")
         pair = (weak,) if other == "eval" else (weak, other)
-        source = pair if self.options.replay or self.options.mixing else ()
-        return Views((), pair, source) if self.task.num_unlabelled else Views(pair, (), source)
+        replay = pair if self.options.replay or self.options.mixing else ()
+        return Views((), pair, replay) if self.task.num_unlabelled else Views(pair, (), replay)
 
     def forward(
         self, project: Project, batch: Batch, progress: float, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss; its terms are `nce`, and `nce_mix`, `keep` and `source_share` where they apply."""
-        own = batch.unlabelled or batch.labelled
-        count, source = len(own[0].pooled), batch.replay
-        if not (self.options.replay or self.options.mixing):
-            source = ()
-        first, second = joined(own[0], *source[:1]), joined(own[-1], *source[-1:])
+        """Return the loss and its terms: `nce`; `nce_mix`, `keep` and `replay_share` where they apply."""
+        o = self.options
+        target = batch.unlabelled if batch.has_unlabelled else batch.labelled
+        replay = batch.replay if o.replay or o.mixing else ()
+        count = len(target[0].pooled)
+        first, second = joined(target[0], *replay[:1]), joined(target[-1], *replay[-1:])
         z = project(first)
         u, v = self._head(z), self._head(project(second))
-        seen = len(u) if self.options.replay else count
-        loss = nce = (
-            info_nce(u[:seen], v[:seen], self.options.tau) + info_nce(v[:seen], u[:seen], self.options.tau)
-        ) / 2
+        n = len(u) if o.replay else count
+        loss = nce = (contrast(u[:n], v[:n], o.tau) + contrast(v[:n], u[:n], o.tau)) / 2
         terms = {"nce": nce}
-        if self.options.mixing:
-            order = batch.unlabelled_index if batch.unlabelled else torch.arange(count, device=u.device)
-            partner, share = draw_partners(order, len(u), self.options.alpha, generator)
+        if o.mixing:
+            order = batch.unlabelled_index if batch.has_unlabelled else torch.arange(count, device=u.device)
+            partner, share = draw_partners(order, len(u), o.alpha, generator)
             m = self._head(project(mixed(first, partner, share)))
-            terms["nce_mix"] = info_nce(m, v, self.options.tau, mixed_targets(partner, share, len(v)))
-            loss = loss + self.options.w_mix * terms["nce_mix"]
-        if self.options.replay and source:
+            terms["nce_mix"] = contrast(m, v, o.tau, mixed_targets(partner, share, len(v)))
+            loss = loss + o.w_mix * terms["nce_mix"]
+        if o.replay and replay:
             frozen = first.pooled[count:].to(z.dtype)
-            kept = _cosine(centred(z[count:], self.start), centred(frozen, self.start))
-            terms["keep"] = (1 - kept).mean() / self.options.tau
-            loss = loss + self.options.w_keep * terms["keep"]
-        if source:
-            terms["source_share"] = nce.new_tensor(1 - count / len(u))
+            kept = cosine(centred(z[count:], self.start), centred(frozen, self.start))
+            terms["keep"] = (1 - kept).mean() / o.tau
+            loss = loss + o.w_keep * terms["keep"]
+        if replay:
+            terms["replay_share"] = nce.new_tensor(1 - count / len(u))
         return loss, {name: value.detach() for name, value in terms.items()}
 
     def logits(self, z: Tensor) -> Tensor:
-        """(B, d) to (B, C): the affine class head on z of length one, centred until it is fitted."""
+        """Return (B, C) logits of z (B, d): the affine class head on z of length one."""
         with torch.autocast(z.device.type, enabled=False):
             return F.linear(centred(z.to(self.weight.dtype), self.center), self.weight, self.bias)
 
     def finish(self, z: Tensor, label: Tensor) -> None:
-        """Fit the class head as the `linear` probe is fitted; a class without labels gets the floor."""
+        """Fit the class head as the `linear` probe; a class without labels gets the lowest probability."""
         data = ProbeData(z.float(), label, self.task.num_classes, None)
         fitted = Linear(LinearOptions()).fit_map(data, self.task.seed)
         self.center.zero_()
@@ -153,34 +156,33 @@ class Unsupervised(Objective[UnsupervisedOptions]):
         self.bias[fitted.classes] = fitted.bias.to(self.bias)
 
     def _head(self, z: Tensor) -> Tensor:
-        h: Tensor = self.contrast(spread(z, self.start))
+        """Return h(z), (N, d)."""
+        h: Tensor = self.contrast(on_sphere(z, self.start))
         return h
 
 
-def info_nce(query: Tensor, key: Tensor, tau: float, target: Tensor | None = None) -> Tensor:
-    """-E_i sum_j target_ij log softmax_j(cos(query_i, key_j) / tau), a scalar in nats: (M, d) and (N, d).
+def contrast(query: Tensor, key: Tensor, tau: float, target: Tensor | None = None) -> Tensor:
+    """Return `info_nce` of the cosines of (M, d) queries and (N, d) keys over tau, in float32 or wider.
 
-    `target` is (M, N), rows that sum to one; by default query i belongs to key i (arXiv 1807.03748).
-
-    >>> info_nce(torch.eye(2), torch.eye(2), tau=1.0)
+    >>> contrast(torch.eye(2), torch.eye(2), tau=1.0)
     tensor(0.3133)
     """
     with torch.autocast(query.device.type, enabled=False):
         wide = torch.promote_types(query.dtype, torch.float32)
-        scores = unit(query.to(wide)) @ unit(key.to(wide)).mT / tau
-    index = torch.arange(len(query), device=query.device)
-    return F.cross_entropy(scores, index if target is None else target.to(scores))
+        scores = cosine_scores(query.to(wide), key.to(wide), tau)
+    return info_nce(scores, target)
 
 
 def draw_partners(
     order: Tensor, pool: int, alpha: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """For each of N target samples another one of the `pool` (of which it is one of the first N), and l.
+    """Draw for each of N target samples a partner among `pool` samples, and its share l.
 
-    The draw is made in the order of `order` (N,), so that the order within the batch does not matter. Returns
-    (N,) int64 places within the pool and (N,) float32 shares; a pool of one is its own partner.
+    The target samples are the first N of the pool. The draw follows `order` (N,), the samples' positions in
+    the unlabelled set, so the order within the batch does not matter. Return (N,) int64 places in the pool
+    and (N,) float32 shares. In a pool of one, the sample is its own partner.
     """
-    # numpy, as torch's Beta takes no generator; its seed is known without waiting for the device.
+    # NumPy, as torch's Beta takes no generator; the seed can be read without waiting for the device.
     rng = np.random.default_rng(generator.initial_seed())
     offset = rng.integers(1, max(2, pool), len(order))
     share = torch.from_numpy(rng.beta(alpha, alpha, len(order))).float().to(order.device)
@@ -193,7 +195,7 @@ def draw_partners(
 
 
 def mixed_targets(partner: Tensor, share: Tensor, keys: int) -> Tensor:
-    """(M, keys) float32: `share` on the sample itself and the rest on its partner.
+    """Return (M, keys) float32 targets: `share` on the sample itself and the rest on its partner.
 
     >>> mixed_targets(torch.tensor([2]), torch.tensor([0.75]), 3)
     tensor([[0.7500, 0.0000, 0.2500]])
@@ -205,7 +207,10 @@ def mixed_targets(partner: Tensor, share: Tensor, keys: int) -> Tensor:
 
 
 def mixed(features: Features, partner: Tensor, share: Tensor) -> Features:
-    """share x_i + (1 - share) x_partner of the first samples: tokens, z*, float32 or wider; masks united."""
+    """Mix tokens and z* of the first samples with their partners: share x_i + (1 - share) x_partner.
+
+    In float32 or wider; the mask is the union of both masks.
+    """
     count, mask = len(partner), features.mask
     tokens = features.tokens if mask is None else features.tokens.masked_fill(~mask.unsqueeze(-1), 0.0)
     return Features(
@@ -216,7 +221,7 @@ def mixed(features: Features, partner: Tensor, share: Tensor) -> Features:
 
 
 def joined(*parts: Features) -> Features:
-    """Rows of several batches as one; shorter token sequences are padded, and masked there."""
+    """Join the rows of several batches; shorter token sequences are padded and masked."""
     longest = max(part.tokens.shape[1] for part in parts)
     masked = any(part.mask is not None or part.tokens.shape[1] < longest for part in parts)
     if len(parts) == 1:
@@ -230,17 +235,15 @@ def joined(*parts: Features) -> Features:
 
 
 def _padded_mask(part: Features, length: int) -> Tensor:
+    """Return the (B, length) mask of a part, which is False at the padding."""
     mask = part.tokens.new_ones(part.tokens.shape[:2], dtype=torch.bool) if part.mask is None else part.mask
     return F.pad(mask, (0, length - mask.shape[1]))
 
 
 def _convex(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Return share a + (1 - share) b in float32 or wider."""
     wide = torch.promote_types(a.dtype, torch.float32)
     return torch.lerp(b.to(wide), a.to(wide), share.to(wide))
-
-
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    return (unit(a) * unit(b)).sum(dim=-1)
 
 
 objective = Unsupervised

@@ -1,6 +1,6 @@
 """Zero-shot classification by class-name embeddings: q(y|x) = softmax_y(cos(z*, text_y) / 0.07).
 
-Source: CLIP (arXiv 2103.00020, section 3.1). Learns nothing from labels.
+Source: CLIP (arXiv 2103.00020, section 3.1). No labels are used.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class ZeroShotOptions(Config):
     """Options of the zero-shot probe."""
 
     temperature: float = pydantic.Field(default=0.07, gt=0)
-    """Divides the cosine."""
+    """Divisor of the cosine."""
 
 
 class ZeroShot(Probe[ZeroShotOptions]):
-    """Nearest class name."""
+    """The class whose name has the nearest embedding."""
 
     Options = ZeroShotOptions
 
     def fit(self, data: ProbeData, seed: int) -> Callable[[Tensor], Tensor]:
-        """Raises TrainError where the cache holds no class-name embeddings."""
+        """Return the softmax of the cosines; raise TrainError if there are no class-name embeddings."""
         if data.class_text is None:
             raise TrainError(
                 "zero_shot needs class-name embeddings",

@@ -34,7 +34,7 @@ def open_source(spec: str, *, label_column: str | None = None) -> dict[str, Sour
     else:
         path = str(Path(spec).expanduser())
         key = _detect(spec, Path(path))
-    splits: dict[str, Source] = find("sources", key).open(path, label_column)
+    splits: dict[str, Source] = find("sources", key).splits(path, label_column)
     return splits
 
 

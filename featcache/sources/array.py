@@ -35,7 +35,7 @@ def match(path: Path) -> bool:
     return path.suffix in (".npy", ".npz") and path.is_file()
 
 
-def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     """The splits in the file; `label_column` names the labels in an .npz. Raises SourceError as
     `assemble_arrays`.
     """

@@ -21,7 +21,7 @@ def match(path: Path) -> bool:
     return path == Path("digits")
 
 
-def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     """The fixed stratified split into 1,297 train and 500 test digits, 8x8 RGB images; `path` is not read."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

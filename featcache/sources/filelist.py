@@ -24,7 +24,7 @@ def match(path: Path) -> bool:
     return is_table(path) and any(name in Table(path).first_columns() for name in PATH_COLUMNS)
 
 
-def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     """The splits named by the split column, else one named by the file; raises SourceError for a malformed
     list.
     """

@@ -26,7 +26,7 @@ def match(path: Path) -> bool:
     return path.is_dir() and any(True for _ in image_files(path))
 
 
-def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     """The splits below the folder; raises SourceError where it, or a split's folder, holds no image."""
     refuse_label_column(label_column, "a folder of images has its labels in the folders' names")
     root = Path(path)

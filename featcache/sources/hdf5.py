@@ -24,7 +24,7 @@ def match(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and path.is_file()
 
 
-def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     """The splits in the file; `label_column` names the labels' dataset. Raises SourceError as
     `assemble_arrays`.
     """

@@ -36,7 +36,7 @@ def match(path: Path) -> bool:
     return matches(path, ".parquet")
 
 
-def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     """The splits that the files' names speak of; raises SourceError for a column, a class or rows that are
     missing.
     """

@@ -34,7 +34,7 @@ def match(path: Path) -> bool:
     return matches(path, ".tar")
 
 
-def open(path: str, label_column: str | None = None) -> dict[str, Source]:
+def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     """The splits that the shards' names speak of. `label_column` is a member's extension or a key of the
     `.json`.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from featcache.nn.heads import SCALE
 from featcache.nn.init import centred, unit
-from featcache.objectives._probes import logistic
+from featcache.objectives._fitting import logistic
 
 C = 0.1
 

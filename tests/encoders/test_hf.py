@@ -180,11 +180,11 @@ def test_loading_leaves_the_generator_and_the_settings_of_transformers_alone(ber
 
 
 def test_errors_name_what_is_missing(vit, bert, tmp_path, monkeypatch):
-    with pytest.raises(EncoderError, match=r"no such model folder[\s\S]*absent"):
+    with pytest.raises(EncoderError, match=r"model folder[\s\S]*absent"):
         load(f"hf:{tmp_path / 'absent'}")
     with pytest.raises(EncoderError, match="cannot load hf:"):
         load(f"hf:{tmp_path}")
-    with pytest.raises(EncoderError, match="only text models take a length"):
+    with pytest.raises(EncoderError, match=r"length[\s\S]*@32"):
         load(f"hf:{vit}@32")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtra, match=r"transformers[\s\S]*featcache\[hf\]"):

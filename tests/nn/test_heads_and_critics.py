@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from featcache.errors import TrainError
+from featcache.mi import terms
 from featcache.nn.critics import Critic
 from featcache.nn.heads import MAX_SCALE, CosineHead
 from featcache.nn.init import unit
-from featcache.objectives import _bounds as bounds
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -114,10 +114,10 @@ def test_a_trained_critic_estimates_the_divergence() -> None:
     optimiser = torch.optim.Adam(critic.parameters(), lr=5e-3)
     for _ in range(250):
         real = torch.randn(256, 1, generator=generator)
-        loss = bounds.critic_loss(critic(real), critic(1 + torch.randn(256, 1, generator=generator)))
+        loss = terms.critic_loss(critic(real), critic(1 + torch.randn(256, 1, generator=generator)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     fake = 1 + torch.randn(20000, 1, generator=generator)
-    assert bounds.critic_kl(critic.frozen(fake)).item() == pytest.approx(0.5, abs=0.12)
+    assert terms.critic_kl(critic.frozen(fake)).item() == pytest.approx(0.5, abs=0.12)
     assert loss.item() < math.log(2)

@@ -31,13 +31,13 @@ class World:
         tokens = self.centres[label, None] + torch.randn(len(label), TOKENS, DIM, generator=generator)
         return Features(tokens.half(), None, tokens.mean(1))
 
-    def batch(self, views: Views, rows: int = 4, free: int = 12, seed: int = 0) -> Batch:
+    def batch(self, views: Views, rows: int = 4, unlabelled_rows: int = 12, seed: int = 0) -> Batch:
         generator = torch.Generator().manual_seed(seed)
         label = torch.randint(self.classes, (rows,), generator=generator)
-        hidden = torch.randint(self.classes, (free,), generator=generator)
+        hidden = torch.randint(self.classes, (unlabelled_rows,), generator=generator)
         labelled = tuple(self.features(label, seed + 10 + i) for i in range(len(views.labelled)))
         unlabelled = tuple(self.features(hidden, seed + 20 + i) for i in range(len(views.unlabelled)))
-        return Batch(labelled, label, unlabelled, torch.arange(free))
+        return Batch(labelled, label, unlabelled, torch.arange(unlabelled_rows))
 
     def projector(self, steps_away: float = 0.05, seed: int = 0) -> Projector:
         """A projector a little away from its start, so that it is not the identity."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from featcache.objectives import _bounds as bounds
+from featcache.mi import terms
 from featcache.objectives._posteriors import POSTERIORS, Posterior
 
 NAMES = sorted(POSTERIORS)
@@ -94,47 +94,47 @@ def test_the_marginal_terms_telescope_to_the_entropy_of_the_prior(
     logits, _ = some(*shape)
     prior = torch.rand(shape[1], generator=seeded(shape[2] + 1), dtype=torch.float64)
     prior /= prior.sum()
-    weights, log_marginal = family.spread(prior), family.log_marginal(logits)
-    ce_marg = bounds.marginal_cross_entropy(weights, log_marginal)
-    kl_y = bounds.marginal_kl(prior, weights, log_marginal)
+    weights, log_marginal = family.state_weights(prior), family.log_marginal(logits)
+    ce_marg = terms.marginal_cross_entropy(weights, log_marginal)
+    kl_y = terms.marginal_kl(prior, weights, log_marginal)
     assert kl_y.item() >= -1e-9
     assert (ce_marg - kl_y).item() == pytest.approx(-sum(map(xlogx, prior.tolist())))
 
 
 def test_closed_forms() -> None:
     third = torch.full((3,), 1 / 3)
-    assert bounds.entropy(third).item() == pytest.approx(math.log(3))
-    assert bounds.entropy(torch.tensor([1.0, 0.0])).item() == 0
+    assert terms.entropy(third).item() == pytest.approx(math.log(3))
+    assert terms.entropy(torch.tensor([1.0, 0.0])).item() == 0
     flat = torch.zeros(4, 3)
     categorical = POSTERIORS["categorical"]
     assert categorical.entropy(flat).tolist() == pytest.approx([math.log(3)] * 4)
-    same = bounds.marginal_kl(third, categorical.spread(third), categorical.log_marginal(flat))
+    same = terms.marginal_kl(third, categorical.state_weights(third), categorical.log_marginal(flat))
     assert same.item() == pytest.approx(0, abs=1e-6)
     p, q = torch.tensor([0.75, 0.25]), torch.tensor([[0.5, 0.5]])
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert bounds.marginal_kl(p, p.unsqueeze(0), q.log()).item() == pytest.approx(expected)
-    assert bounds.critic_loss(torch.zeros(3), torch.zeros(5)).item() == pytest.approx(math.log(2))
+    assert terms.marginal_kl(p, p.unsqueeze(0), q.log()).item() == pytest.approx(expected)
+    assert terms.critic_loss(torch.zeros(3), torch.zeros(5)).item() == pytest.approx(math.log(2))
 
 
 @families
 def test_term_gradients_are_those_of_finite_differences(family: Posterior) -> None:
     logits, label = some(4, 3, 0)
-    weights = family.spread(torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
+    weights = family.state_weights(torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
     logits.requires_grad_()
     assert torch.autograd.gradcheck(lambda s: family.log_likelihood(s, label), logits)
     assert torch.autograd.gradcheck(family.entropy, logits)
     assert torch.autograd.gradcheck(
-        lambda s: bounds.marginal_cross_entropy(weights, family.log_marginal(s)), logits
+        lambda s: terms.marginal_cross_entropy(weights, family.log_marginal(s)), logits
     )
 
 
 def test_latent_and_critic_gradients_are_those_of_finite_differences() -> None:
     h, target = (torch.randn(4, 3, generator=seeded(s), dtype=torch.float64) for s in (0, 1))
     h.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: bounds.align(x, target, 0.5), h)
-    assert torch.autograd.gradcheck(lambda x: bounds.uniform(x, target, 0.5), h)
-    assert torch.autograd.gradcheck(lambda x: bounds.critic_loss(x[:, 0], x[:, 1]), h)
-    assert torch.autograd.gradcheck(lambda x: bounds.critic_kl(x[:, 0]), h)
+    assert torch.autograd.gradcheck(lambda x: terms.align(x, target, 0.5), h)
+    assert torch.autograd.gradcheck(lambda x: terms.uniform(x, target, 0.5), h)
+    assert torch.autograd.gradcheck(lambda x: terms.critic_loss(x[:, 0], x[:, 1]), h)
+    assert torch.autograd.gradcheck(lambda x: terms.critic_kl(x[:, 0]), h)
 
 
 @families
@@ -148,16 +148,16 @@ def test_finite_at_the_edges(family: Posterior, classes: int, size: float) -> No
     prior = torch.full((classes,), 1 / classes)
     label = torch.tensor([classes - 1])
     log_marginal = family.log_marginal(logits)
-    terms = torch.stack(
+    values = torch.stack(
         [
             family.log_likelihood(logits, label).sum(),
             family.entropy(logits).sum(),
-            bounds.marginal_cross_entropy(family.spread(prior), log_marginal),
-            bounds.marginal_kl(prior, family.spread(prior), log_marginal),
+            terms.marginal_cross_entropy(family.state_weights(prior), log_marginal),
+            terms.marginal_kl(prior, family.state_weights(prior), log_marginal),
         ]
     )
-    terms.sum().backward()
-    assert torch.isfinite(terms).all()
+    values.sum().backward()
+    assert torch.isfinite(values).all()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
@@ -184,7 +184,7 @@ def test_latent_terms_match_loops(shape: tuple[int, int, int], tau: float) -> No
     left, right = h.tolist(), target.tolist()
     positives = [cosine(a, b) / tau for a, b in zip(left, right, strict=True)]
     logs = [math.log(sum(math.exp(cosine(a, b) / tau) for b in right) / rows) for a in left]
-    align, uniform = bounds.align(h, target, tau).item(), bounds.uniform(h, target, tau).item()
+    align, uniform = terms.align(h, target, tau).item(), terms.uniform(h, target, tau).item()
     assert align == pytest.approx(-sum(positives) / rows, abs=1e-9)
     assert uniform == pytest.approx(sum(logs) / rows, abs=1e-9)
     assert -(align + uniform) <= math.log(rows) + 1e-9
@@ -199,7 +199,7 @@ def test_the_moving_mean_matches_a_loop(values: list[float], decay: float) -> No
     for n, value in enumerate(values):
         keep = min(decay, n / (n + 1))
         now = torch.tensor(value, dtype=torch.float64).log()
-        past = bounds.moving_log_mean(now, past, torch.tensor(keep, dtype=torch.float64))
+        past = terms.moving_log_mean(now, past, torch.tensor(keep, dtype=torch.float64))
         expected = keep * expected + (1 - keep) * value
     assert past.exp().item() == pytest.approx(expected)
 
@@ -207,7 +207,7 @@ def test_the_moving_mean_matches_a_loop(values: list[float], decay: float) -> No
 def test_the_moving_mean_passes_the_gradient_of_the_long_batch() -> None:
     now = torch.tensor(0.2, dtype=torch.float64).log().requires_grad_()
     past, keep = torch.tensor(0.6, dtype=torch.float64).log(), torch.tensor(0.75, dtype=torch.float64)
-    bounds.moving_log_mean(now, past, keep).backward()
+    terms.moving_log_mean(now, past, keep).backward()
     assert now.grad is not None
     assert now.grad.item() == pytest.approx(0.2 / (0.75 * 0.6 + 0.25 * 0.2))
 
@@ -231,12 +231,12 @@ def task_bound(family: Posterior, logits: Tensor, p: Tensor, n: int, seed: int) 
     """The bound from n labelled and n unlabelled draws of p(x, y), for logits given per input."""
     draws = torch.multinomial(p.flatten(), n, replacement=True, generator=seeded(seed))
     x, y = draws // p.shape[1], draws % p.shape[1]
-    free = torch.multinomial(p.sum(1), n, replacement=True, generator=seeded(seed + 1))
+    unlabelled = torch.multinomial(p.sum(1), n, replacement=True, generator=seeded(seed + 1))
     prior = p.sum(0)
-    weights, log_marginal = family.spread(prior), family.log_marginal(logits[free])
-    ce_marg = bounds.marginal_cross_entropy(weights, log_marginal)
+    weights, log_marginal = family.state_weights(prior), family.log_marginal(logits[unlabelled])
+    ce_marg = terms.marginal_cross_entropy(weights, log_marginal)
     bound = family.log_likelihood(logits[x], y).mean() + ce_marg
-    return float(bound - bounds.marginal_kl(prior, weights, log_marginal))
+    return float(bound - terms.marginal_kl(prior, weights, log_marginal))
 
 
 @families
@@ -281,7 +281,7 @@ def test_the_latent_bound_stays_below_the_information_of_gaussians() -> None:
         noise = torch.randn(20, batch, dim, generator=seeded(1), dtype=torch.float64)
         frozen = rho * z + math.sqrt(1 - rho**2) * noise
         pairs = zip(z, frozen, strict=True)
-        each = [-(bounds.align(a, b, 0.3) + bounds.uniform(a, b, 0.3)).item() for a, b in pairs]
+        each = [-(terms.align(a, b, 0.3) + terms.uniform(a, b, 0.3)).item() for a, b in pairs]
         assert max(each) <= math.log(batch)
         estimates.append(float(np.mean(each)))
         assert estimates[-1] <= -dim / 2 * math.log(1 - rho**2) + 0.05
@@ -298,5 +298,5 @@ def test_the_latent_bound_is_tight_where_its_model_is_true(kappa: float) -> None
     grid = np.linspace(-np.pi, np.pi, 20000, endpoint=False)
     bessel1 = float(np.mean(np.cos(grid) * np.exp(kappa * np.cos(grid))))
     truth = kappa * bessel1 / float(np.i0(kappa)) - math.log(float(np.i0(kappa)))
-    estimate = -(bounds.align(z, frozen, 1 / kappa) + bounds.uniform(z, frozen, 1 / kappa)).item()
+    estimate = -(terms.align(z, frozen, 1 / kappa) + terms.uniform(z, frozen, 1 / kappa)).item()
     assert estimate == pytest.approx(truth, abs=0.05)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache import plugins
-from featcache.objectives._consistency import Seen
+from featcache.objectives._consistency import Evidence
 from featcache.objectives.base import Task
 from featcache.objectives.freematch import fairness
 
@@ -174,10 +174,10 @@ def test_targets_weights_and_memory_match_loops(
     for _ in range(STEPS):
         weak, labelled = (rng.normal(0, rng.uniform(0.5, 6), (n, classes)) for n in (ROWS, 3))
         position = rng.permutation(POOL)[:ROWS]
-        guess = objective.guess(Seen(*map(torch.from_numpy, (weak, labelled, position))))
+        guess = objective.guess(Evidence(*map(torch.from_numpy, (weak, labelled, position))))
         target, weight = hand.guess(weak.tolist(), labelled.tolist(), position.tolist())
         np.testing.assert_allclose(guess.target, target, atol=1e-9)
-        np.testing.assert_allclose(guess.weight, weight, atol=1e-9)
+        np.testing.assert_allclose(guess.sample_weight, weight, atol=1e-9)
         for name, value in hand.memory.items():
             np.testing.assert_allclose(objective.get_buffer(name), value, atol=1e-9, err_msg=name)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from featcache import plugins
 from featcache.batch import Batch, Views
 from featcache.errors import ConfigError
-from featcache.objectives._consistency import Consistency, Seen, weighted_cross_entropy
+from featcache.objectives._consistency import Consistency, Evidence, weighted_cross_entropy
 from featcache.objectives.base import Task
 from featcache.objectives.debiaspl import DebiasPL
 from featcache.objectives.flexmatch import FlexMatch, convex
@@ -77,10 +77,10 @@ def test_one_view_is_a_constant_as_a_target(world: Any) -> None:
     objective, twin = (make("softmatch", world.task(), hard_label=False) for _ in range(2))
     projector = world.projector()
     objective(projector, batch, 1.0, torch.Generator())[0].backward()
-    free, labelled = (twin.logits(projector(view)) for view in (batch.unlabelled[0], batch.labelled[0]))
-    guess = twin.guess(Seen(free.detach(), labelled.detach(), batch.unlabelled_index))
+    unlabelled, labelled = (twin.logits(projector(view)) for view in (batch.unlabelled[0], batch.labelled[0]))
+    guess = twin.guess(Evidence(unlabelled.detach(), labelled.detach(), batch.unlabelled_index))
     (expected,) = torch.autograd.grad(
-        (guess.weight * F.cross_entropy(free, guess.target, reduction="none")).mean(), tokens
+        (guess.sample_weight * F.cross_entropy(unlabelled, guess.target, reduction="none")).mean(), tokens
     )
     torch.testing.assert_close(tokens.grad, expected)
 
@@ -115,7 +115,7 @@ def test_where_nothing_is_believed_only_labels_teach(key: str, world: Any) -> No
 @every_method
 @pytest.mark.parametrize("views", [Views(("weak",), ()), STRONG])
 def test_without_unlabelled_rows_it_is_supervised(key: str, views: Views, world: Any) -> None:
-    objective, batch = make(key, world.task(num_unlabelled=0)), world.batch(views, free=0)
+    objective, batch = make(key, world.task(num_unlabelled=0)), world.batch(views, unlabelled_rows=0)
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     loss, terms = objective(world.projector(), batch, 1.0, torch.Generator())
     plain, _ = Supervised(SupervisedOptions(), world.task())(world.projector(), batch, 1.0, torch.Generator())
@@ -127,12 +127,16 @@ def test_without_unlabelled_rows_it_is_supervised(key: str, views: Views, world:
 
 @every_method
 @pytest.mark.parametrize("classes", [1, 2, 1000])
-@pytest.mark.parametrize("free", [1, 12])
-def test_it_is_finite_at_the_edges(key: str, classes: int, free: int, make_world: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("unlabelled", [1, 12])
+def test_it_is_finite_at_the_edges(
+    key: str, classes: int, unlabelled: int, make_world: Callable[..., Any]
+) -> None:
     world = make_world(classes)
     objective, projector = make(key, world.task()), world.projector()
     for seed in range(2):
-        loss, terms = objective(projector, world.batch(STRONG, free=free, seed=seed), 1.0, torch.Generator())
+        loss, terms = objective(
+            projector, world.batch(STRONG, unlabelled_rows=unlabelled, seed=seed), 1.0, torch.Generator()
+        )
         loss.backward()
         assert torch.isfinite(torch.stack([loss, *terms.values()])).all()
     parameters = [*objective.parameters(), *projector.parameters()]
@@ -147,14 +151,14 @@ def test_confident_and_wrong_is_costly_but_finite(
     objective = make(key, make_world(classes).task())
     weak = torch.full((4, classes), -100.0)
     weak[:, 0] = 100.0
-    guess = objective.guess(Seen(weak, weak, torch.arange(4)))
+    guess = objective.guess(Evidence(weak, weak, torch.arange(4)))
     strong = (-weak).requires_grad_()
-    loss = sum(w * objective.terms(strong, guess)[name] for name, w in objective.weights(1.0).items())
+    loss = sum(w * objective.terms(strong, guess)[name] for name, w in objective.term_weights(1.0).items())
     loss.backward()
     assert 150 < float(loss.detach()) < 250
     assert torch.isfinite(strong.grad).all()
-    again = objective.guess(Seen(weak, weak, torch.arange(4)))
-    assert torch.isfinite(again.weight).all()
+    again = objective.guess(Evidence(weak, weak, torch.arange(4)))
+    assert torch.isfinite(again.sample_weight).all()
     assert all(torch.isfinite(buffer).all() for buffer in objective.buffers())
 
 
@@ -189,19 +193,19 @@ def test_views(key: str, world: Any) -> None:
 def test_a_class_that_is_guessed_too_often_needs_more(world: Any) -> None:
     """DebiasPL turns a guess around; without its strength it is FixMatch."""
     weak = torch.tensor([[1.0, 0.9, -5.0]])
-    seen = Seen(weak, weak, torch.tensor([0]))
+    evidence = Evidence(weak, weak, torch.tensor([0]))
     labels = {}
     for tau in (0.0, 1.0):
         objective = make("debiaspl", world.task(), tau=tau)
         assert isinstance(objective, DebiasPL)
         objective.p_hat.copy_(torch.tensor([0.7, 0.2, 0.1]))
-        labels[tau] = int(objective.guess(seen).target.argmax())
+        labels[tau] = int(objective.guess(evidence).target.argmax())
     assert labels == {0.0: 0, 1.0: 1}
     fixed = make("fixmatch", world.task())(world.projector(), world.batch(STRONG), 1.0, torch.Generator())
-    free = make("debiaspl", world.task(), tau=0)(
+    unbiased = make("debiaspl", world.task(), tau=0)(
         world.projector(), world.batch(STRONG), 1.0, torch.Generator()
     )
-    assert torch.equal(fixed[0], free[0])
+    assert torch.equal(fixed[0], unbiased[0])
 
 
 @pytest.mark.parametrize(("warmup", "beta"), [(True, [6 / 11, 3 / 11, 0]), (False, [1, 1 / 2, 0])])
@@ -217,9 +221,9 @@ def test_flexmatch_counts_the_undecided(warmup: bool, beta: list[float], world: 
 
 def test_the_weight_of_pseudo_labels_rises(world: Any) -> None:
     rising = make("pseudo_label", world.task(), w_u=2.0)
-    assert [rising.weights(p)["ce_pseudo"] for p in (0.0, 0.2, 0.4, 1.0)] == pytest.approx([0, 1, 2, 2])
+    assert [rising.term_weights(p)["ce_pseudo"] for p in (0.0, 0.2, 0.4, 1.0)] == pytest.approx([0, 1, 2, 2])
     at_once = make("pseudo_label", world.task(), unsup_warm_up=0.0)
-    assert at_once.weights(0.0) == {"ce_pseudo": 1.0}
+    assert at_once.term_weights(0.0) == {"ce_pseudo": 1.0}
 
 
 @pytest.mark.parametrize("options", [{"p_cutoff": 1.5}, {"T": 0}, {"w_u": -1}, {"lambda_u": 1}])

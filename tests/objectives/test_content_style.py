@@ -17,7 +17,7 @@ from torch import Tensor
 from featcache.batch import Batch, Views
 from featcache.errors import ConfigError, TrainError
 from featcache.nn.heads import CosineHead
-from featcache.nn.init import spread
+from featcache.nn.init import on_sphere
 from featcache.objectives.content_style import ContentStyle, ContentStyleOptions, reconstruction
 
 WEAK = Views(("weak",), ("weak",))
@@ -136,14 +136,14 @@ def test_reconstruction_is_a_gaussian_log_density(rows: int, dim: int, seed: int
     x, y = (torch.randn(rows, dim, generator=generator, dtype=torch.float64) for _ in range(2))
     log_density = scipy.stats.norm.logpdf(x, loc=y).mean() + 0.5 * np.log(2 * np.pi)
     assert reconstruction(x, y).item() == pytest.approx(-log_density)
-    assert spread(x, y).square().mean(dim=1).tolist() == pytest.approx([1.0] * rows)
+    assert on_sphere(x, y).square().mean(dim=1).tolist() == pytest.approx([1.0] * rows)
 
 
 def test_gradients_match_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     x.requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: spread(v, y[0]), x)
+    assert torch.autograd.gradcheck(lambda v: on_sphere(v, y[0]), x)
     assert torch.autograd.gradcheck(lambda v: reconstruction(y, v), x)
 
 
@@ -235,15 +235,15 @@ def test_unlabelled_samples_move_every_latent_term(world: Any) -> None:
 
 @pytest.mark.parametrize("views", [Views(("weak",), ()), WEAK])
 def test_without_unlabelled_rows_the_labelled_are_all(world: Any, views: Views) -> None:
-    batch = world.batch(views, free=0)
+    batch = world.batch(views, unlabelled_rows=0)
     _, _, terms = run(world, batch)
     assert set(terms) == TERMS | {"loss"}
     objective, projector = make(world), world.projector()
     z, frozen = projector(batch.labelled[0]), batch.labelled[0].pooled
-    parts = objective.head(z).softmax(1), objective.style(spread(z, objective.head.center))
+    parts = objective.head(z).softmax(1), objective.style(on_sphere(z, objective.head.center))
     decoded = objective.from_content(parts[0]) + objective.from_style(parts[1])
     torch.testing.assert_close(
-        terms["rec"], reconstruction(spread(frozen, objective.head.center), decoded).detach()
+        terms["rec"], reconstruction(on_sphere(frozen, objective.head.center), decoded).detach()
     )
     torch.testing.assert_close(terms["kl_style"], -objective.critics["style"](parts[1]).mean().detach())
 
@@ -260,11 +260,11 @@ def test_reads_unlabelled_views_only_where_there_are_some(world: Any) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 2, 1000])
-@pytest.mark.parametrize("free", [0, 1])
-def test_finite_at_the_edges(make_world: Callable[..., Any], classes: int, free: int) -> None:
+@pytest.mark.parametrize("unlabelled", [0, 1])
+def test_finite_at_the_edges(make_world: Callable[..., Any], classes: int, unlabelled: int) -> None:
     """One sample of each kind, a class count from one to a thousand, a head sure of the wrong class."""
     world = make_world(classes)
-    batch = world.batch(WEAK, rows=1, free=free)
+    batch = world.batch(WEAK, rows=1, unlabelled_rows=unlabelled)
     batch = batch._replace(label=(batch.label + 1) % classes)
     objective, projector, terms = run(world, batch, away=0.0)
     assert torch.isfinite(torch.stack(list(terms.values()))).all()
@@ -286,10 +286,10 @@ def test_a_latent_at_the_centre_is_finite(world: Any) -> None:
 def test_draws_are_from_the_priors(world: Any) -> None:
     objective = make(world, prior=(1.0, 0.0, 3.0))
     generator = torch.Generator().manual_seed(0)
-    labels = objective._draw("content", torch.empty(20000, 3), generator)
+    labels = objective._sample_prior("content", torch.empty(20000, 3), generator)
     torch.testing.assert_close(labels.mean(0), torch.tensor([0.25, 0.0, 0.75]), atol=0.02, rtol=0)
     assert labels.sum(1).eq(1).all()
-    styles = objective._draw("style", torch.empty(20000, 4), generator)
+    styles = objective._sample_prior("style", torch.empty(20000, 4), generator)
     torch.testing.assert_close(styles.mean(0), torch.zeros(4), atol=0.03, rtol=0)
     torch.testing.assert_close(styles.T.cov(), torch.eye(4), atol=0.05, rtol=0)
 
@@ -307,7 +307,7 @@ def test_training_lowers_cross_entropy_and_reconstruction(world: Any) -> None:
     optimiser = torch.optim.Adam([*objective.parameters(), *projector.parameters()], lr=0.01)
     generator, history = torch.Generator().manual_seed(0), []
     for n in range(40):
-        batch = world.batch(WEAK, rows=12, free=24, seed=n % 4)
+        batch = world.batch(WEAK, rows=12, unlabelled_rows=24, seed=n % 4)
         loss, terms = objective(projector, batch, 1.0, generator)
         optimiser.zero_grad()
         loss.backward()

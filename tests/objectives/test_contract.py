@@ -38,12 +38,12 @@ def step(
     projector = world.projector()
     batch = world.batch(objective.views(available))
     if shuffle:
-        mine, free = torch.tensor([2, 0, 3, 1]), torch.arange(11, -1, -1)
+        mine, others = torch.tensor([2, 0, 3, 1]), torch.arange(11, -1, -1)
         batch = Batch(
             tuple(permuted(view, mine) for view in batch.labelled),
             batch.label[mine],
-            tuple(permuted(view, free) for view in batch.unlabelled),
-            batch.unlabelled_index[free],
+            tuple(permuted(view, others) for view in batch.unlabelled),
+            batch.unlabelled_index[others],
         )
     loss, terms = objective(projector, batch, 0.5, torch.Generator().manual_seed(0))
     loss.backward()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featcache.errors import TrainError
-from featcache.objectives._probes import FLOOR
+from featcache.objectives._fitting import FLOOR
 from featcache.objectives.base import ProbeData
 from featcache.objectives.knn import Knn, KnnOptions
 from featcache.objectives.linear import Linear, LinearOptions

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from featcache.batch import Batch, Views
 from featcache.errors import ConfigError, TrainError
 from featcache.nn.critics import Critic
-from featcache.objectives._adversarial import adversarial, class_prior, draw_labels
+from featcache.objectives._adversarial import adversarial, class_prior, sample_one_hot
 from featcache.objectives.supervised import Supervised, SupervisedOptions
 from featcache.objectives.twinturbo import TwinTurbo, TwinTurboOptions
 
@@ -41,15 +41,15 @@ def test_terms_and_total_match_a_direct_computation(world: Any) -> None:
     weights = {"w_marg": 0.4, "w_y": 1.5, "w_ent": 0.3, "w_z": 0.2}
     objective, projector, loss, terms = run(world, batch, progress=0.1, ramp=0.5, tau=0.3, **weights)
     with torch.no_grad():
-        z, free_z = projector(batch.labelled[0]), projector(batch.unlabelled[0])
-        q, free_q = (objective.logits(rows).softmax(1) for rows in (z, free_z))
-        marginal = free_q.mean(0)
-        cosine = F.normalize(free_z) @ F.normalize(batch.unlabelled[1].pooled).T / 0.3
+        z, unlabelled_z = projector(batch.labelled[0]), projector(batch.unlabelled[0])
+        q, unlabelled_q = (objective.logits(rows).softmax(1) for rows in (z, unlabelled_z))
+        marginal = unlabelled_q.mean(0)
+        cosine = F.normalize(unlabelled_z) @ F.normalize(batch.unlabelled[1].pooled).T / 0.3
     expected = {
         "ce_cond": -q[range(4), batch.label].log().mean(),
         "ce_marg": -marginal.log().mean(),
         "kl_y": -math.log(3) - marginal.log().mean(),
-        "ent": -(free_q * free_q.log()).sum(1).mean(),
+        "ent": -(unlabelled_q * unlabelled_q.log()).sum(1).mean(),
         "align": -cosine.diagonal().mean(),
         "uniform": cosine.exp().mean(1).log().mean(),
     }
@@ -74,7 +74,7 @@ def test_every_variant_is_finite_at_the_edges(
     make_world: Callable[..., Any], classes: int, posterior: str, w_critic: float, w_kz: float
 ) -> None:
     world = make_world(classes)
-    batch = world.batch(WEAK, rows=1, free=1)
+    batch = world.batch(WEAK, rows=1, unlabelled_rows=1)
     objective, projector, loss, terms = run(
         world, batch, posterior=posterior, w_critic=w_critic, w_kz=w_kz, critic_hidden=8, critic_spectral=True
     )
@@ -124,7 +124,7 @@ def test_the_penalty_is_the_mean_squared_slope_of_the_critic() -> None:
 
 def test_the_critic_draws_labels_from_the_prior(world: Any) -> None:
     objective = TwinTurbo(TwinTurboOptions(prior=(1.0, 0.0, 3.0)), world.task())
-    drawn = draw_labels(objective.prior, torch.empty(20000, 3), generator())
+    drawn = sample_one_hot(objective.prior, torch.empty(20000, 3), generator())
     torch.testing.assert_close(drawn.mean(0), torch.tensor([0.25, 0.0, 0.75]), atol=0.02, rtol=0)
     assert drawn.sum(1).eq(1).all()
 
@@ -162,7 +162,7 @@ def test_evaluation_leaves_the_marginal_alone(world: Any) -> None:
 
 @pytest.mark.parametrize("views", [Views(("weak",), ()), WEAK])
 def test_without_unlabelled_rows_the_labelled_stand_in(world: Any, views: Views) -> None:
-    batch = world.batch(views, free=0)
+    batch = world.batch(views, unlabelled_rows=0)
     _, _, loss, terms = run(world, batch, num_unlabelled=0)
     loss.backward()
     assert all(torch.isfinite(value) for value in terms.values())
@@ -215,7 +215,9 @@ def test_training_raises_both_bounds(world: Any, posterior: str) -> None:
     optimiser = torch.optim.Adam([*objective.parameters(), *projector.parameters()], lr=0.01)
     history = []
     for n in range(40):
-        loss, terms = objective(projector, world.batch(WEAK, rows=12, free=24, seed=n % 4), 1.0, generator())
+        loss, terms = objective(
+            projector, world.batch(WEAK, rows=12, unlabelled_rows=24, seed=n % 4), 1.0, generator()
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -15,8 +15,8 @@ from featcache.objectives.linear import Linear, LinearOptions
 from featcache.objectives.unsupervised import (
     Unsupervised,
     UnsupervisedOptions,
+    contrast,
     draw_partners,
-    info_nce,
     joined,
     mixed,
     mixed_targets,
@@ -49,10 +49,10 @@ def make(world: Any, **options: Any) -> Unsupervised:
     return Unsupervised(UnsupervisedOptions(**options), world.task())
 
 
-def batch_of(world: Any, free: int = 6, source: int = 3, views: int = 2) -> Batch:
-    found = world.batch(Views((), ("eval",) * views), free=free)
-    label = torch.arange(source) % world.classes
-    return found._replace(replay=tuple(world.features(label, 50 + i) for i in range(views)) if source else ())
+def batch_of(world: Any, unlabelled: int = 6, replay: int = 3, views: int = 2) -> Batch:
+    found = world.batch(Views((), ("eval",) * views), unlabelled_rows=unlabelled)
+    label = torch.arange(replay) % world.classes
+    return found._replace(replay=tuple(world.features(label, 50 + i) for i in range(views)) if replay else ())
 
 
 def run(objective: Unsupervised, world: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -60,21 +60,21 @@ def run(objective: Unsupervised, world: Any, batch: Batch) -> tuple[Tensor, dict
     return loss, dict(terms)
 
 
-def test_info_nce_is_a_loop() -> None:
+def test_contrast_is_a_loop() -> None:
     query, key = draw(0, 4, 3), draw(1, 6, 3)
     expected = loop_nce(query, key, 0.3, [{i: 1.0} for i in range(4)])
-    assert info_nce(query, key, 0.3).item() == pytest.approx(expected, rel=1e-5)
+    assert contrast(query, key, 0.3).item() == pytest.approx(expected, rel=1e-5)
     partner, share = torch.tensor([1, 5, 0, 2]), torch.tensor([0.2, 0.5, 1.0, 0.7])
     target = [{i: s, p: 1 - s} for i, (p, s) in enumerate(zip(partner.tolist(), share.tolist(), strict=True))]
     expected = loop_nce(query, key, 0.3, target)
-    found = info_nce(query, key, 0.3, mixed_targets(partner, share, 6))
+    found = contrast(query, key, 0.3, mixed_targets(partner, share, 6))
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients() -> None:
     query, key = (draw(seed, 3, 4, dtype=torch.float64).requires_grad_() for seed in (0, 1))
     target = mixed_targets(torch.tensor([2, 0, 1]), torch.tensor([0.3, 0.6, 0.9]), 3)
-    assert torch.autograd.gradcheck(lambda q, k: info_nce(q, k, 0.5, target), (query, key))
+    assert torch.autograd.gradcheck(lambda q, k: contrast(q, k, 0.5, target), (query, key))
     tokens, pooled = draw(2, 3, 2, 4, dtype=torch.float64), draw(3, 3, 4, dtype=torch.float64)
     partner, share = torch.tensor([1, 2]), torch.tensor([0.3, 0.6])
     assert torch.autograd.gradcheck(
@@ -155,16 +155,16 @@ def test_the_terms_are_loops_over_samples(world: Any) -> None:
     assert loss.item() == pytest.approx(
         (terms["nce"] + 0.5 * terms["nce_mix"] + 2 * terms["keep"]).item(), rel=1e-5
     )
-    assert terms["source_share"].item() == pytest.approx(1 / 3)
+    assert terms["replay_share"].item() == pytest.approx(1 / 3)
 
 
 def test_each_part_can_be_switched_off(world: Any) -> None:
     batch = batch_of(world)
     parts = {
         "naive": ({**NAIVE}, {"nce"}),
-        "replay": ({"mixing": False}, {"nce", "keep", "source_share"}),
-        "mixing": ({"replay": False}, {"nce", "nce_mix", "source_share"}),
-        "both": ({}, {"nce", "nce_mix", "keep", "source_share"}),
+        "replay": ({"mixing": False}, {"nce", "keep", "replay_share"}),
+        "mixing": ({"replay": False}, {"nce", "nce_mix", "replay_share"}),
+        "both": ({}, {"nce", "nce_mix", "keep", "replay_share"}),
     }
     found = {name: run(make(world, **options), world, batch)[1] for name, (options, _) in parts.items()}
     assert {name: set(terms) for name, terms in found.items()} == {n: want for n, (_, want) in parts.items()}
@@ -183,14 +183,14 @@ def test_labels_take_no_part(world: Any) -> None:
 
 
 @pytest.mark.parametrize("views", [1, 2])
-@pytest.mark.parametrize("source", [0, 1])
-def test_a_single_sample(world: Any, views: int, source: int) -> None:
-    loss, terms = run(make(world), world, batch_of(world, free=1, source=source, views=views))
+@pytest.mark.parametrize("replay", [0, 1])
+def test_a_single_sample(world: Any, views: int, replay: int) -> None:
+    loss, terms = run(make(world), world, batch_of(world, unlabelled=1, replay=replay, views=views))
     loss.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss)
-    if not source:
+    if not replay:
         assert terms["nce"] == terms["nce_mix"] == 0
-        assert "source_share" not in terms
+        assert "replay_share" not in terms
 
 
 def test_without_unlabelled_samples_the_labelled_ones_are_contrasted(world: Any) -> None:

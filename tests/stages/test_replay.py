@@ -56,7 +56,7 @@ def test_from_the_command_line_to_what_was_forgotten(cache, old, tmp_path, featc
     assert result["probes"].keys() == NAMES
     assert result["test"]["accuracy"] == result["probes"]["target_linear_after"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["source_share"] for line in lines] == pytest.approx([3 / 15] * 3)
+    assert [line["replay_share"] for line in lines] == pytest.approx([3 / 15] * 3)
     assert all({"nce", "nce_mix", "keep"} < line.keys() for line in lines)
     summary = predict(tmp_path / "run", cache, tmp_path / "p.csv", split="test", device="cpu")["test"]
     assert summary.accuracy == pytest.approx(result["test"]["accuracy"])

@@ -1,4 +1,4 @@
-"""What the probes share, and where cosine heads start."""
+"""Fits by scikit-learn: logistic regression as a weight and a bias, and probabilities as a table of logs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 FLOOR = 1e-12
-"""Least probability a probe gives: a class it never saw costs 27.6 nats, not infinity."""
+"""Lowest probability of a fitted classifier: an unseen class costs 27.6 nats instead of infinity."""
 
 
 def log_probabilities(
     probability: NDArray[np.float64], classes: NDArray[np.int64], num_classes: int
 ) -> Tensor:
-    """(N, k) probabilities of the k seen `classes` as (N, C) float32 log-probabilities over all classes.
+    """Extend (N, k) probabilities of k `classes` to (N, C) float32 log-probabilities of all classes.
 
     >>> log_probabilities(np.array([[1.0]]), np.array([1]), 2).exp().tolist()[0][1]
     1.0
@@ -31,16 +31,16 @@ def log_probabilities(
 def logistic(
     model: Any, x: NDArray[np.float64], label: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight (k, d) and bias (k,) of scikit-learn's `model`, fitted to x (n, d) and label (n,).
+    """Fit scikit-learn's `model` to x (n, d) and label (n,); return its weight (k, d) and bias (k,).
 
-    Two classes have two rows, as any other number has.
+    There is one row per class, also for two classes.
     """
     with warnings.catch_warnings():
-        # A label or two for each class is what we are for.
+        # scikit-learn warns if there are few labels per class, which is our usual case.
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than")
         model.fit(x, label)
     found = getattr(model, "best_estimator_", model)
     weight, bias = found.coef_, np.broadcast_to(found.intercept_, len(found.coef_))
-    if len(weight) == 1:  # two classes: one logit, of the second against the first
+    if len(weight) == 1:  # for two classes it has one logit, of the second against the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return weight, bias
