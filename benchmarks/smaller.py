@@ -27,7 +27,7 @@ from featcache.cache.reader import CacheReader
 from featcache.devices import resolve
 from featcache.loading.loader import Loader
 from featcache.loading.store import FeatureStore, Residency, reside
-from featcache.report.table import paired
+from featcache.report.statistics import paired
 from featcache.stages.extract import ExtractRequest, extract
 from featcache.stages.train import TrainRequest, train
 
