@@ -4,11 +4,17 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from featcache.report.results_table import few_draws_note, results_table
 from featcache.report.rows import Outcome, group_rows
 from featcache.report.statistics import Difference, paired
 from featcache.report.table import difference_text
+
+SEEDS = st.integers(0, 5)
+FIGURES = st.integers(0, 1000).map(lambda value: value / 10)
 
 
 def result(objective, seed, accuracy, labels_per_class=4, num_labels=12, nll=1.0):
@@ -73,6 +79,23 @@ def test_draws_are_paired_by_seed():
     row = group_rows(given)[0]
     assert row.differences["linear"].mean == pytest.approx(10.0)
     assert row.differences["linear"].half_width == pytest.approx(0.0, abs=1e-9)
+
+
+@given(st.dictionaries(SEEDS, FIGURES, min_size=1), st.dictionaries(SEEDS, FIGURES, min_size=1))
+def test_the_difference_is_that_of_the_seeds_which_both_have(own, control):
+    found = [outcome("fixmatch", seed, value) for seed, value in own.items()]
+    found += [outcome("knn", seed, value) for seed, value in control.items()]
+    row, shared = group_rows(found)[0], sorted(own.keys() & control.keys())
+    assert row.accuracy == pytest.approx(tuple(own.values()))
+    if not shared:
+        assert not row.differences
+        return
+    a, b = [own[seed] for seed in shared], [control[seed] for seed in shared]
+    gap = row.differences["knn"]
+    assert gap.mean == pytest.approx(sum(a) / len(a) - sum(b) / len(b), abs=1e-9)
+    if len(shared) > 1 and len({x - y for x, y in zip(a, b, strict=True)}) > 1:
+        interval = stats.ttest_rel(a, b).confidence_interval(0.95)
+        assert gap.half_width == pytest.approx((interval.high - interval.low) / 2, abs=1e-6)
 
 
 def test_caches_and_budgets_are_kept_apart():
