@@ -183,6 +183,23 @@ def test_paths_patterns_and_objects_with_a_path_name_the_same_runs(make, tmp_pat
     assert compare(Opened(folders[0])).rows[0].accuracy == (50.0,)
 
 
+def test_a_run_inside_a_run_is_a_part_of_it(make, tmp_path):
+    make("a", 50.0)
+    make("a/fold=0", 10.0, seed=1)
+    found = compare(f"{tmp_path}/**")
+    assert found.rows[0].accuracy == (50.0,)
+    assert not found.skipped
+
+
+def test_numbers_are_sorted_as_numbers(make, tmp_path):
+    for number in (10, 9):
+        make(f"w{number}", 50.0, own={"w": number})
+        make(f"cache{number}", 50.0, objective="knn", place=f"/{number}.zarr", cache=f"{number:064}")
+    rows = compare(f"{tmp_path}/runs/*").rows
+    assert [row.cache for row in rows if row.objective == "knn"] == ["9", "10"]
+    assert [row.setting for row in rows if row.objective == "linear"] == ["w=9", "w=10"]
+
+
 def test_a_copy_counts_once_and_a_contradiction_is_refused(make, tmp_path):
     folder = make("a", 50.0)
     shutil.copytree(folder, tmp_path / "runs" / "b")

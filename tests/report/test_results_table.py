@@ -178,6 +178,7 @@ def test_other_references_have_columns_of_their_own():
     assert rows["mixed"]["minus naive"] == difference_text(expected)
     assert rows["linear"]["minus naive"].startswith("**-")
     assert rows["naive"]["minus naive"] == ""
+    assert rows["mixed"]["minus best control"].endswith("(linear)")
     assert "minus naive" not in results_table(group_rows(found)).head
 
 
