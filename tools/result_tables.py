@@ -12,6 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from featcache.report.rows import CONTROLS
+from featcache.report.table import Table
+
 ROOT = Path(__file__).parents[1]
 PAGES = ("docs/results.md", "README.md")
 MARKED = re.compile(r"(<!-- (\w+)((?: \S+)+) -->\n)(?:\|.*\n)*(<!-- end -->)")
@@ -22,7 +25,6 @@ TITLES = {
     "trec6": "trec6, all-MiniLM-L6-v2",
     "clinc150": "clinc150, all-MiniLM-L6-v2",
 }
-CONTROLS = ("zero_shot", "knn", "linear", "supervised")
 Row = dict[str, str]
 
 
@@ -47,8 +49,7 @@ def tables(name: str) -> list[list[Row]]:
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return Table(head, rows).markdown()
 
 
 def cells(name: str) -> dict[tuple[str, str], Row]:

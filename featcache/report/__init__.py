@@ -1,1 +1,1 @@
-"""Comparing many runs: statistics, tables, plots and studies."""
+"""Report on many runs: statistics, tables, plots, studies and comparisons of run folders."""

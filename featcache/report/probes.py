@@ -1,62 +1,58 @@
-"""What probes of a representation found: what was gained, and what was forgotten of a second cache."""
+"""Tabulate probes of a representation: accuracy before and after training, on target and second cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-import numpy as np
+from featcache.report.rows import Budget, Outcome
+from featcache.report.statistics import paired
+from featcache.report.table import Table, difference_text, mean_text
 
-from featcache.report.table import budget_of, difference, mean_and_spread, paired, shown
-
-FIGURES = {
+PROBES = {
     "target_knn": "target, k-NN",
     "target_linear": "target, linear",
     "source_knn": "source, k-NN",
     "source_linear": "source, linear",
 }
-_Draws = dict[int, Mapping[str, float]]
+"""Keys in result.json, and how the table names them; `source` is the second cache."""
+_BySeed = dict[int, Mapping[str, float]]
 
 
-def markdown(results: Iterable[tuple[str, Mapping[str, Any]]], against: Sequence[str] = ()) -> str:
-    """A Markdown table of (cache name, result.json) pairs that have `probes`; empty where none has.
+def probes_table(outcomes: Iterable[Outcome], against: Sequence[str] = ()) -> Table | None:
+    """Return the table of the trainings that have `probes`; None where none has.
 
-    Accuracy in percent before (frozen) and after, over the draws, with paired differences: after minus
-    before, and after minus that of each objective or variant in `against`; bold where the 95 % interval
-    excludes zero.
+    Accuracy is in percent before (frozen) and after training, over the label draws. Paired differences are
+    after minus before, and after minus that of each objective in `against`. A difference is bold where its
+    95 % interval excludes zero.
     """
-    groups: dict[tuple[str, str, str], _Draws] = {}
-    for cache, result in results:
+    groups: dict[tuple[str, Budget, str], _BySeed] = {}
+    for cache, objective, result, _ in outcomes:
         if "probes" in result:
-            key = (cache, shown(*budget_of(result)), result["objective"])
-            groups.setdefault(key, {})[result["seed"]] = result["probes"]
+            group = groups.setdefault((cache, Budget.of(result), objective), {})
+            group[result["seed"]] = result["probes"]
     if not groups:
-        return ""
+        return None
     head = ["cache", "labels", "objective", "probe", "before %", "after %", "after minus before"]
-    head += [f"after minus {name}" for name in against]
-    lines = [head, ["---"] * len(head)]
-    for (cache, labels, objective), draws in groups.items():
-        others = [groups.get((cache, labels, name), {}) if name != objective else {} for name in against]
-        for figure, name in FIGURES.items():
-            before, after = _percent(draws, f"{figure}_before"), _percent(draws, f"{figure}_after")
+    lines = []
+    for (cache, budget, objective), draws in groups.items():
+        others = [groups.get((cache, budget, name), {}) if name != objective else {} for name in against]
+        for key, name in PROBES.items():
+            before, after = _percent(draws, f"{key}_before"), _percent(draws, f"{key}_after")
             if not after:
                 continue
-            cells = [mean_and_spread(np.array([*column.values()])) for column in (before, after)]
-            gaps = [_gap(after, reference) for reference in (before, *_afters(others, figure))]
-            lines.append([cache, labels, objective, name, *cells, *gaps])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+            means = [mean_text([*column.values()]) for column in (before, after)]
+            references = [before, *(_percent(other, f"{key}_after") for other in others)]
+            differences = [_paired_text(after, reference) for reference in references]
+            lines.append([cache, budget.label, objective, name, *means, *differences])
+    return Table([*head, *(f"after minus {name}" for name in against)], lines)
 
 
-def _percent(draws: _Draws, name: str) -> dict[int, float]:
-    return {seed: 100 * probes[name] for seed, probes in draws.items() if name in probes}
+def _percent(draws: _BySeed, key: str) -> dict[int, float]:
+    return {seed: 100 * probes[key] for seed, probes in draws.items() if key in probes}
 
 
-def _afters(others: Sequence[_Draws], figure: str) -> list[dict[int, float]]:
-    return [_percent(draws, f"{figure}_after") for draws in others]
-
-
-def _gap(values: Mapping[int, float], reference: Mapping[int, float]) -> str:
+def _paired_text(values: Mapping[int, float], reference: Mapping[int, float]) -> str:
     shared = [seed for seed in values if seed in reference]
     if not shared:
         return ""
-    return difference(paired([values[s] for s in shared], [reference[s] for s in shared]))
+    return difference_text(paired([values[s] for s in shared], [reference[s] for s in shared]))

@@ -23,8 +23,9 @@ from featcache.errors import ConfigError
 from featcache.extraction.options import ExtractOptions
 from featcache.files import explained, write_atomic
 from featcache.progress import MakeProgress, silent
-from featcache.report.study import Place, Study, conclude
-from featcache.report.table import CONTROLS
+from featcache.report.grid import GridCell
+from featcache.report.rows import CONTROLS
+from featcache.report.study import Study, write_study
 from featcache.stages.extract import run_extraction
 from featcache.stages.train import TrainRequest, run_training
 from featcache.training.data import DataPool
@@ -162,8 +163,8 @@ class Pipeline(Config):
 
     def requests(
         self, caches: Mapping[str, Path], with_text: Collection[str] = ()
-    ) -> Iterator[tuple[Place, TrainRequest]]:
-        """Every training of the grid, and its place; `with_text`: names of caches that hold class text."""
+    ) -> Iterator[tuple[GridCell, TrainRequest]]:
+        """Every training of the grid, and its cell; `with_text`: names of caches that hold class text."""
         budgets = [("labels_per_class", n) for n in self.train.labels_per_class]
         budgets += [("num_labels", n) for n in self.train.num_labels]
         for cache, condition in product(self.train.caches or self.extract, self._conditions()):
@@ -176,7 +177,7 @@ class Pipeline(Config):
                     options = _located(chosen, caches)
                     for seed in self.train.seeds:
                         yield (
-                            Place(data, name, setting, f"{kind}={n}", seed),
+                            GridCell(data, name, setting, f"{kind}={n}", seed),
                             TrainRequest(caches[cache], objective, seed, options=options, **{kind: n}),
                         )
 
@@ -248,14 +249,14 @@ def run_pipeline(
     requests = list(pipeline.requests(caches, with_text))
     # Trainings on the same rows share them: a cache is opened and loaded once.
     pool = DataPool(resolve(device))
-    for number, (place, request) in enumerate(requests, start=1):
-        run = out / place.path
+    for number, (cell, request) in enumerate(requests, start=1):
+        run = out / cell.path
         result = run_training(request, run, resume=run.exists(), pool=pool)
         accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
-        say(f"[{number}/{len(requests)}] {place.path}: {accuracy:.1f} % in {seconds:.1f} s")
-        trained.append((place, result | {"objective": place.objective}))
+        say(f"[{number}/{len(requests)}] {cell.path}: {accuracy:.1f} % in {seconds:.1f} s")
+        trained.append((cell, result))
     extraction = None if None in extractions else math.fsum(filter(None, extractions))
-    return conclude(trained, extraction, out, pipeline.train.against)
+    return write_study(trained, extraction, out, pipeline.train.against)
 
 
 def _extract(

@@ -1,40 +1,42 @@
 """The table of what was gained and what was forgotten, cell by cell."""
 
-from featcache.report import probes
-from featcache.report.table import difference, paired
+from featcache.report.probes import probes_table
+from featcache.report.rows import Outcome
+from featcache.report.statistics import paired
+from featcache.report.table import difference_text
 
 BEFORE, NAIVE, MIXED = [0.5, 0.6, 0.7], [0.6, 0.7, 0.9], [0.65, 0.74, 0.91]
 
 
-def result(objective, seed):
-    return {"objective": objective, "seed": seed, "labels_per_class": 4, "num_labels": 12}
+def result(seed, probes=None):
+    found = {"seed": seed, "labels_per_class": 4, "num_labels": 12}
+    return found | ({"probes": probes} if probes else {})
 
 
-def cells(text):
-    head, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-    return [dict(zip(head, row, strict=True)) for row in body]
+def cells(table):
+    return [dict(zip(table.head, row, strict=True)) for row in table.rows]
 
 
 def results(figure, **afters):
     return [
-        ("c", result(name, seed) | {"probes": {f"{figure}_before": before, f"{figure}_after": after}})
+        Outcome("c", name, result(seed, {f"{figure}_before": before, f"{figure}_after": after}))
         for name, values in afters.items()
         for seed, (before, after) in enumerate(zip(BEFORE, values, strict=True))
     ]
 
 
 def test_before_after_and_what_lies_between():
-    found = [*results("target_knn", naive=NAIVE, mixed=MIXED), ("c", result("linear", 0))]
-    naive, mixed = cells(probes.markdown(found, ("naive",)))
+    found = [*results("target_knn", naive=NAIVE, mixed=MIXED), Outcome("c", "linear", result(0))]
+    naive, mixed = cells(probes_table(found, ("naive",)))
     assert (naive["objective"], naive["probe"], naive["labels"]) == ("naive", "target, k-NN", "4/class")
     assert (mixed["before %"], mixed["after %"]) == ("60.0 ± 10.0", "76.7 ± 13.2")
     percent = [[100 * value for value in values] for values in (BEFORE, NAIVE, MIXED)]
-    assert mixed["after minus before"] == difference(paired(percent[2], percent[0]))
-    assert mixed["after minus naive"] == difference(paired(percent[2], percent[1]))
+    assert mixed["after minus before"] == difference_text(paired(percent[2], percent[0]))
+    assert mixed["after minus naive"] == difference_text(paired(percent[2], percent[1]))
     assert naive["after minus naive"] == ""
 
 
 def test_only_figures_that_are_there():
-    assert probes.markdown([("c", result("linear", 0))]) == ""
-    rows = cells(probes.markdown(results("source_linear", naive=NAIVE)))
+    assert probes_table([Outcome("c", "linear", result(0))]) is None
+    rows = cells(probes_table(results("source_linear", naive=NAIVE)))
     assert [row["probe"] for row in rows] == ["source, linear"]

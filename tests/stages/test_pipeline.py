@@ -144,7 +144,7 @@ def test_overrides(write, tmp_path):
         ["train.objectives=['knn']", "train.num_labels=[]", "train.seeds=[3]", "extract.small.dtype=float32"]
     )
     rows = run_pipeline(write(), out=tmp_path, overrides=overrides, device="cpu").rows
-    assert [(row.cache, row.labels, row.objective) for row in rows] == [("small", "1/class", "knn")]
+    assert [(row.cache, row.budget.label, row.objective) for row in rows] == [("small", "1/class", "knn")]
     assert (tmp_path / "small/knn/labels_per_class=1/seed=3/result.json").is_file()
     assert CacheReader.open(tmp_path / "caches" / "small.zarr").spec.dtype == "float32"
 
@@ -197,7 +197,7 @@ def test_conditions_and_variants(write, tmp_path):
     names = ["linear", "supervised", "smoother", "bare"]
     assert named == [(data, name, 2) for data in ("small+plain", "small+tail") for name in names]
     assert {name for name, _ in study.trainings} == set(names)
-    assert all(row.against.keys() == {"linear", "supervised"} - {row.objective} for row in study.rows)
+    assert all(row.differences.keys() == {"linear", "supervised"} - {row.objective} for row in study.rows)
 
     def config(place):
         return json.loads((out / place / "labels_per_class=1/seed=0/config.json").read_text())

@@ -1,0 +1,24 @@
+"""Name the trainings of a grid, and their folders."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class GridCell(NamedTuple):
+    """One training of a grid."""
+
+    cache: str
+    objective: str
+    """The name of an objective or of a variant."""
+    setting: str
+    """The options that differ from the default ones, for example `w_ent=0.3`; empty for the default."""
+    budget: str
+    """`labels_per_class=4` or `num_labels=24`."""
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """Return the folder of the run, below that of the pipeline."""
+        setting = [self.setting.replace("/", "_")] if self.setting else []
+        return "/".join([self.cache, self.objective, *setting, self.budget, f"seed={self.seed}"])

@@ -1,0 +1,48 @@
+"""Compute means, standard deviations and paired differences with their 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student_t
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference: its mean and the half-width of its 95 % interval."""
+
+    mean: float
+    half_width: float
+    """Infinite for a single pair."""
+
+    @property
+    def clear(self) -> bool:
+        """Return True where the interval excludes zero."""
+        return abs(self.mean) > self.half_width
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Return the mean of a - b with its 95 % interval (Student's t), pair by pair.
+
+    >>> d = paired([3.0, 4.0, 5.0], [1.0, 2.0, 2.0])
+    >>> round(d.mean, 2), round(d.half_width, 2)
+    (2.33, 1.43)
+    """
+    gaps = np.subtract(a, b)
+    if len(gaps) < 2:
+        return Difference(float(gaps.mean()), math.inf)
+    standard_error = gaps.std(ddof=1) / math.sqrt(len(gaps))
+    return Difference(float(gaps.mean()), float(student_t.ppf(0.975, len(gaps) - 1) * standard_error))
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the standard deviation (n - 1), which is None for a single value.
+
+    >>> mean_and_std([50.0, 60.0, 70.0]), mean_and_std([50.0])
+    ((60.0, 10.0), (50.0, None))
+    """
+    array = np.asarray(values, float)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None
