@@ -77,7 +77,7 @@ def metrics(run: str) -> list[dict[str, float]]:
 def renamed(result: Mapping[str, Any]) -> dict[str, Any]:
     """A result of the old code, with the probes of the replayed cache as they are called now."""
     probes = {key.replace("source_", "replay_"): value for key, value in result.get("probes", {}).items()}
-    return {**result, "probes": probes}
+    return {**result, **({"probes": probes} if probes else {})}
 
 
 def leaves(value: Any, name: str = "") -> dict[str, Any]:
