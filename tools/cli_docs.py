@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands themselves; with `--check`, only say whether it is up to date."""
+"""Write docs/cli.md from the commands; with `--check`, only report whether it is up to date."""
 
 from __future__ import annotations
 
@@ -12,31 +12,24 @@ from featcache.cli import main as featcache
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 HEAD = """# Commands
 
-What `featcache COMMAND --help` prints, written by `tools/cli_docs.py`. Every command exits with 0 when it has
-done its job; with 1 and a message (what was wrong, what was there, what was expected, what to do next) when
-it has not; and with 2 when it was not called as below.
+This is the output of `featcache COMMAND --help`, written by `tools/cli_docs.py`. Exit codes: 0 on success;
+1 on an error, with a message of four parts (what was wrong, got, expected, next); 2 for a wrong call.
 """
 
 
 def render() -> str:
-    """The whole page."""
-    names = featcache.context_settings["help_option_names"]
-    context = click.Context(
-        featcache,
-        info_name="featcache",
-        terminal_width=110,
-        max_content_width=110,
-        help_option_names=names,
-    )
+    """Return the whole page."""
+    settings = dict(featcache.context_settings, terminal_width=110, max_content_width=110)
+    context = click.Context(featcache, info_name="featcache", **settings)
     parts = [HEAD, block(featcache, context)]
     for name, command in featcache.commands.items():
-        own = click.Context(command, context, name, terminal_width=110, max_content_width=110)
+        own = click.Context(command, context, name, **settings)
         parts += [f"## featcache {name}\n", block(command, own)]
     return "\n".join(parts)
 
 
 def block(command: click.Command, context: click.Context) -> str:
-    """A command's help as a block of text."""
+    """Return a command's help as a block of text."""
     return f"```text\n{command.get_help(context)}\n```\n"
 
 
