@@ -98,7 +98,7 @@ def choose_views(families: tuple[str, ...], names: tuple[str, ...], seed: int, s
     rng = np.random.default_rng([seed, step, len(names)])
     chosen: list[int] = []
     for family in families:
-        members = [i for i, name in enumerate(names) if family_of(name) == family]
+        members = [i for i, name in enumerate(names) if family in (name, family_of(name))]
         if not members:
             raise TrainError(
                 f"the cache holds no `{family}` view",

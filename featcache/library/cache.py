@@ -1,0 +1,191 @@
+"""A cache and its splits, as Python users hold them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featcache.batch import Features
+from featcache.cache.codec import from_bfloat16
+from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
+from featcache.config import did_you_mean
+from featcache.devices import resolve
+from featcache.errors import ConfigError, option
+from featcache.files import human_bytes
+from featcache.loading.loader import Loader, Stream
+from featcache.loading.plan import EpochPlan
+from featcache.loading.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class SplitBatch:
+    """Rows of a split as tensors of their own, which stay as they are when the next batch is read.
+
+    `batch["weak"]` is the features of a view, by the name it was asked for.
+    """
+
+    rows: NDArray[np.int64]
+    """(B,) row numbers in the split, sorted."""
+    labels: Tensor
+    """(B,) int64 class index, or -1."""
+    views: tuple[str, ...]
+    """The views, as they were asked for."""
+    features: tuple[Features, ...]
+    """One for each of `views`."""
+
+    def __getitem__(self, view: str) -> Features:
+        return self.features[self.views.index(view)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Split(SplitReader):
+    """One split of a cache: its samples in the order of the source.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from featcache.stages.extract import extract
+    >>> with TemporaryDirectory() as folder:
+    ...     cache = extract("digits", "open_clip:glyph-clip", f"{folder}/c.zarr", limit=8, tokens="grid:4x4")
+    ...     print(cache["test"])
+    ...     sizes = [len(batch) for batch in cache["test"].batches(3, shuffle=0)]
+    ...     sizes, cache["test"].embeddings().shape
+    <Split test: 8 rows, 8 labelled, 10 classes, views eval>
+    ([3, 3, 2], (8, 128))
+    """
+
+    def __init__(self, cache: CacheReader, name: str) -> None:
+        super().__init__(cache.storage.below(name), name, cache.spec.views.names())
+        self.cache = cache
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Split, (self.cache, self.name)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by label."""
+        return self.cache.class_names
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __repr__(self) -> str:
+        labelled, classes = int((self.labels >= 0).sum()), len(self.class_names)
+        return (
+            f"<Split {self.name}: {self.rows} rows, {labelled} labelled, {classes} classes, "
+            f"views {', '.join(self.views)}>"
+        )
+
+    def view(self, name: str) -> int:
+        """Return the number of a view; raises ConfigError with the names there are."""
+        if name not in self.views:
+            raise ConfigError("the cache holds no such view", got=name, hint=did_you_mean(name, self.views))
+        return self.views.index(name)
+
+    def embeddings(self, view: str = "eval") -> NDArray[np.float32]:
+        """Read the frozen model's own embeddings under one view: (N, P) float32, zeros for failed rows."""
+        self.check()
+        array = self.array("pooled")
+        found = array.gather(np.arange(self.rows), self.view(view))
+        return from_bfloat16(found) if array.bfloat16 else found.astype(np.float32)
+
+    def batches(
+        self,
+        size: int,
+        views: Sequence[str] = ("eval",),
+        *,
+        shuffle: int | None = None,
+        layer: int | None = None,
+        device: str = "cpu",
+        drop_last: bool = False,
+    ) -> Iterator[SplitBatch]:
+        """Read every row once, `size` at a time, as tensors for a training loop of your own.
+
+        `views` are names of cached views (`weak0`), or families (`weak`) of which each batch draws one; a family
+        that is asked for twice gives two different views where two are cached. `shuffle` is the seed of the
+        order, None keeps that of the source. Within a batch, rows are sorted. Rows that failed in extraction
+        are left out. int8 tokens become float32, other types stay as they are stored.
+
+        A thread reads the next batches ahead. Raises CacheError where the split is not complete, and ConfigError
+        or TrainError for an argument that does not fit.
+        """
+        if size < 1 or not views:
+            got = f"{option('size', size)}, {option('views', list(views))}"
+            raise ConfigError("this gives no batch", got=got, expected="at least one row and one view")
+        self.check()
+        rows = np.flatnonzero((self.status == WRITTEN).all(1))
+        plan = EpochPlan(rows, size, seed=shuffle or 0, shuffled=shuffle is not None)
+        store = FeatureStore.open(self.cache, self.name, layer)
+        loader = Loader(Stream(store, plan, tuple(views)), self.labels, device=resolve(device))
+        count = len(rows) // size if drop_last else len(plan)
+        with closing(loader.steps(0, count)) as steps:
+            for step, batch in enumerate(steps):
+                features = tuple(part.copy() for part in batch.labelled)
+                label = batch.label.to(torch.int64, copy=True)
+                yield SplitBatch(rows[plan.positions(step)], label, tuple(views), features)
+
+
+class Cache(CacheReader):
+    """A cache on disk. `cache["train"]` is a split; iteration gives the names of the splits."""
+
+    def split(self, name: str) -> Split:
+        """Open one split; raises CacheError with the names there are."""
+        return Split(self, super().split(name).name)
+
+    def __getitem__(self, name: str) -> Split:
+        return self.split(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.split_names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.split_names
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits, sorted."""
+        return self.split_names
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, by label."""
+        return self.class_names
+
+    def __repr__(self) -> str:
+        parts = "\n  ".join(f"{name}: {text}" for name, text in self._facts().items())
+        return f"<Cache {self.storage}>\n  {parts}"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self._facts().items()
+        )
+        return f"<table><caption>Cache {html.escape(str(self.storage))}</caption>{rows}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        shapes = (
+            f"layer {layer.layer}: {layer.tokens} x {layer.dim} {self.spec.dtype}"
+            for layer in self.shapes.layers
+        )
+        splits = {name: self.split(name) for name in self.split_names}
+        return {
+            "model": self.spec.encoder.name,
+            "views": ", ".join(self.spec.views.names()),
+            "tokens": "; ".join(shapes),
+            "pooled": str(self.shapes.pooled),
+            "classes": str(len(self.class_names)),
+            "size": human_bytes(self.nbytes()),
+            **{
+                name: f"{split.rows} rows, {int((split.labels >= 0).sum())} labelled"
+                + ("" if split.complete() else ", not complete")
+                for name, split in splits.items()
+            },
+        }

@@ -1,0 +1,66 @@
+"""Predictions of a run for the samples of a cache."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.errors import MissingExtra
+
+
+@dataclass(frozen=True, repr=False)
+class Predictions:
+    """The predicted class of N samples, with everything it comes from; rows are those of the cache.
+
+    A row that failed in extraction has the label None, and NaN in every figure.
+    """
+
+    classes: tuple[str, ...]
+    """The classes of the run, C of them."""
+    split: NDArray[np.object_]
+    """(N,) name of the split that a sample is in."""
+    id: NDArray[np.object_]
+    """(N,) sample ids."""
+    label: NDArray[np.object_]
+    """(N,) names of the predicted classes."""
+    truth: NDArray[np.object_]
+    """(N,) names of the classes in the cache; None where a sample has no label."""
+    probabilities: NDArray[np.float64]
+    """(N, C) probabilities of the classes, from 0 to 1."""
+    z: NDArray[np.float32]
+    """(N, d) representations: of a trained projector z, of a probe the frozen embedding."""
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """(N,) probabilities of the predicted classes."""
+        return self.probabilities.max(1)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of labelled samples whose prediction is right; None where no sample is labelled."""
+        judged = np.array([a is not None and b is not None for a, b in zip(self.label, self.truth, strict=True)])
+        return float((self.label[judged] == self.truth[judged]).mean()) if judged.any() else None
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def __repr__(self) -> str:
+        accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.2f} %"
+        return f"<Predictions of {len(self)} samples, {len(self.classes)} classes{accuracy}>"
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with `split`, `id`, `label`, `confidence` and `truth`.
+
+        Raises MissingExtra where pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError:
+            raise MissingExtra("the package `pandas` is not installed", hint="pip install pandas") from None
+        columns: Sequence[str] = ("split", "id", "label", "confidence", "truth")
+        return pandas.DataFrame({name: getattr(self, name) for name in columns})

@@ -1,0 +1,124 @@
+"""A finished run, as Python users hold it."""
+
+from __future__ import annotations
+
+import html
+import os
+from typing import Any
+
+import numpy as np
+
+from featcache.cache.reader import WRITTEN
+from featcache.devices import resolve
+from featcache.errors import CacheError, TrainError
+from featcache.library.cache import Cache, Split
+from featcache.library.predictions import Predictions
+from featcache.location import Location
+from featcache.runs.run import RunFolder
+from featcache.training.learner import Learner
+from featcache.training.learners import load_learner
+from featcache.training.prediction import open_store, predict_rows, require_fitting
+
+
+class Run(RunFolder):
+    """A finished training: its folder, its figures, and a model that predicts."""
+
+    @classmethod
+    def open(cls, place: str | os.PathLike[str] | Location) -> Run:
+        """Open the run in a folder; raises TrainError where there is none, or it is not finished."""
+        return cls.finished(Location.of(place).path)
+
+    @property
+    def objective(self) -> str:
+        """The name of the objective."""
+        return str(self.config()["objective"])
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The content of result.json: `test`, `temperature`, `held_out`, `scores` and more."""
+        result = self.result()
+        if result is None:
+            raise TrainError(f"the run {self.path} is not finished")
+        return result
+
+    @property
+    def accuracy(self) -> float:
+        """The share of test samples that are predicted right."""
+        return float(self.figures["test"]["accuracy"])
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self._facts().items())
+        return f"<Run {self.path}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in self._facts().items()
+        )
+        return f"<table><caption>Run {html.escape(str(self.path))}</caption>{rows}</table>"
+
+    def predict(
+        self, data: Split | Cache | str | os.PathLike[str], *, view: str = "eval", device: str = "auto"
+    ) -> Predictions:
+        """Predict every sample of a split, or of all splits of a cache, under one view.
+
+        Any cache of the same model, layer and tokens will do; a probe needs only the same model. Raises
+        CacheMismatch naming the field that differs, CacheError where a split is not complete, and ConfigError
+        for a view that the cache does not hold.
+        """
+        splits = _splits(data)
+        for split in splits:
+            split.check()
+        learner = load_learner(self, resolve(device))
+        for split in splits:
+            require_fitting(learner, split.cache)
+        parts = [_predict(learner, split, view) for split in splits]
+        if len(parts) == 1:
+            return parts[0]
+        names = ("split", "id", "label", "truth", "probabilities", "z")
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return Predictions(parts[0].classes, **joined)
+
+    def _facts(self) -> dict[str, str]:
+        figures = self.figures
+        test = figures["test"]
+        return {
+            "objective": self.objective,
+            "labels": str(figures["num_labels"]),
+            "seed": str(figures["seed"]),
+            "accuracy": f"{100 * test['accuracy']:.2f} % of {test['samples']}",
+        }
+
+
+def _splits(data: Split | Cache | str | os.PathLike[str]) -> list[Split]:
+    if isinstance(data, Split):
+        return [data]
+    cache = data if isinstance(data, Cache) else Cache.open(data)
+    if not cache.splits:
+        raise CacheError(f"the cache {cache.storage} has no split yet")
+    return [cache[name] for name in cache.splits]
+
+
+def _predict(learner: Learner, split: Split, view: str) -> Predictions:
+    number, classes = split.view(view), learner.origin.class_names
+    store = open_store(learner, split.cache, split.name)
+    rows = np.flatnonzero(split.status[:, number] == WRITTEN)
+    probabilities = np.full((split.rows, len(classes)), np.nan)
+    z: Any = np.zeros((split.rows, 0), np.float32)
+    label = np.full(split.rows, None, object)
+    for part, outputs in predict_rows(learner, store, rows, number):
+        if not z.shape[1]:
+            z = np.full((split.rows, outputs.z.shape[1]), np.nan, np.float32)
+        probabilities[part] = outputs.log_probs.double().exp().numpy()
+        z[part] = outputs.z.float().numpy()
+        label[part] = np.array(classes, object)[outputs.log_probs.argmax(1).numpy()]
+    names = np.array([*split.class_names, None], object)
+    return Predictions(
+        classes=classes,
+        split=np.full(split.rows, split.name, object),
+        id=np.array(split.ids, object),
+        label=label,
+        truth=names[split.labels],
+        probabilities=probabilities,
+        z=z,
+    )
