@@ -6,46 +6,69 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcache.cache.reader import CacheReader as Cache
     from featcache.encoders import load as load_encoder
     from featcache.errors import FeatcacheError
     from featcache.extraction.options import ExtractOptions
+    from featcache.library.cache import Cache, Split
+    from featcache.library.predictions import Predictions
+    from featcache.library.run import Run
+    from featcache.report.compare import Comparison, compare
+    from featcache.report.study import Study
     from featcache.sources import open_source
     from featcache.specs import ViewSpec
-    from featcache.stages.extract import extract
+    from featcache.stages.bench import bench
+    from featcache.stages.extract import dry_run, extract
+    from featcache.stages.info import info
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
-    from featcache.stages.train import TrainRequest
-    from featcache.stages.train import run_training as train
+    from featcache.stages.train import train
+    from featcache.training.options import TrainOptions
 
 __version__ = "0.1.0"
+_HOMES = {
+    "Cache": "featcache.library.cache:Cache",
+    "Comparison": "featcache.report.compare:Comparison",
+    "ExtractOptions": "featcache.extraction.options:ExtractOptions",
+    "FeatcacheError": "featcache.errors:FeatcacheError",
+    "Predictions": "featcache.library.predictions:Predictions",
+    "Run": "featcache.library.run:Run",
+    "Split": "featcache.library.cache:Split",
+    "Study": "featcache.report.study:Study",
+    "TrainOptions": "featcache.training.options:TrainOptions",
+    "ViewSpec": "featcache.specs:ViewSpec",
+    "bench": "featcache.stages.bench:bench",
+    "compare": "featcache.report.compare:compare",
+    "dry_run": "featcache.stages.extract:dry_run",
+    "extract": "featcache.stages.extract:extract",
+    "info": "featcache.stages.info:info",
+    "load_encoder": "featcache.encoders:load",
+    "open_source": "featcache.sources:open_source",
+    "predict": "featcache.stages.predict:predict",
+    "run_pipeline": "featcache.stages.pipeline:run_pipeline",
+    "train": "featcache.stages.train:train",
+}
 __all__ = [
     "Cache",
+    "Comparison",
     "ExtractOptions",
     "FeatcacheError",
-    "TrainRequest",
+    "Predictions",
+    "Run",
+    "Split",
+    "Study",
+    "TrainOptions",
     "ViewSpec",
+    "bench",
+    "compare",
+    "dry_run",
     "extract",
+    "info",
     "load_encoder",
     "open_source",
     "predict",
     "run_pipeline",
     "train",
 ]
-
-_HOMES = {
-    "Cache": "featcache.cache.reader:CacheReader",
-    "ExtractOptions": "featcache.extraction.options:ExtractOptions",
-    "FeatcacheError": "featcache.errors:FeatcacheError",
-    "TrainRequest": "featcache.stages.train:TrainRequest",
-    "ViewSpec": "featcache.cache.spec:ViewSpec",
-    "extract": "featcache.stages.extract:extract",
-    "load_encoder": "featcache.encoders:load",
-    "open_source": "featcache.sources:open_source",
-    "predict": "featcache.stages.predict:predict",
-    "run_pipeline": "featcache.stages.pipeline:run_pipeline",
-    "train": "featcache.stages.train:run_training",
-}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,11 @@
-"""The command line: parse, one stage call, print. Nothing heavy is imported before a command needs it."""
+"""The command line: parse, call one stage, print. A command imports heavy libraries when it runs."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,13 +14,12 @@ from featcache import __version__
 from featcache.flags import OptionsCommand
 
 if TYPE_CHECKING:
-    from featcache.extraction.estimate import Estimate
     from featcache.extraction.options import ExtractOptions
-    from featcache.stages.extract import SplitSummary
+    from featcache.location import Location
 
 
 class _Group(click.Group):
-    """Prints a FeatcacheError without a traceback and exits with 1; an interrupted command exits with 130."""
+    """Print a FeatcacheError without a traceback and exit with 1; exit with 130 when interrupted."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from featcache.errors import FeatcacheError
@@ -36,6 +35,21 @@ class _Group(click.Group):
                 err=True,
             )
             ctx.exit(130)
+
+
+class _Place(click.ParamType[Any]):
+    """A path; URLs are refused with a sentence."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        from featcache.location import Location
+
+        return Location.of(value)
+
+
+PLACE = _Place()
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class _ExtractCommand(OptionsCommand):
@@ -55,12 +69,21 @@ def main() -> None:
 @main.command(cls=_ExtractCommand)
 @click.argument("source")
 @click.option("--model", required=True, help="FAMILY:NAME, for example open_clip:ViT-B-32/laion2b_s34b_b79k.")
-@click.option("--out", required=True, type=click.Path(), help="The cache, for example CACHE.zarr.")
+@click.option("--out", required=True, type=PLACE, help="The cache, for example CACHE.zarr.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--dry-run", is_flag=True, help="Print shape, bytes and estimated time; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing cache.")
+@json_option
 def extract(
-    source: str, model: str, out: str, dry_run: bool, overwrite: bool, device: str, **options: Any
+    source: str,
+    model: str,
+    out: Location,
+    *,
+    dry_run: bool,
+    overwrite: bool,
+    device: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run a frozen model over SOURCE once and keep its tokens.
 
@@ -73,31 +96,26 @@ def extract(
 
     if dry_run:
         shapes, estimates = stage.dry_run(source, model, out, overwrite=overwrite, device=device, **options)
-        for array in shapes.layers:
-            click.echo(
-                f"tokens of layer {array.layer}: {array.tokens} x {array.dim}, pooled: {shapes.pooled}"
-            )
-        for name, estimate in estimates.items():
-            click.echo(_estimate_line(name, estimate))
+        estimated = {"shapes": shapes.model_dump(mode="json"), "splits": _plain(estimates)}
+        _print(estimated if as_json else stage.describe_dry_run(shapes, estimates))
         return
     asked = ExtractOptions.of(options)
     summaries = stage.run_extraction(
         source, model, out, asked, overwrite=overwrite, device=device, progress=bar
     )
-    for name, summary in summaries.items():
-        click.echo(_summary_text(name, summary))
-    click.echo(f"cache: {out}")
+    lines = [stage.describe(name, summary) for name, summary in summaries.items()]
+    content = {"cache": str(out), "splits": _plain(summaries)}
+    _print(content if as_json else "\n".join([*lines, f"cache: {out}"]))
 
 
 @main.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=PLACE)
 @click.option("--objective", required=True, help="A method such as twinturbo; the README lists them all.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run directory.")
+@click.option("--out", required=True, type=PLACE, help="The folder of the run.")
 @click.option("--labels-per-class", type=click.IntRange(1), help="Labels to use of each class.")
 @click.option("--num-labels", type=click.IntRange(1), help="Labels to use in all.")
-@click.option(
-    "--seed", default=0, show_default=True, help="Seeds the label draw, the order and the training."
-)
+@click.option("--seed", default=0, show_default=True, help="Seeds the label draw and the training.")
+@click.option("--order-seed", type=int, help="Seeds the order of samples [default: as --seed].")
 @click.option(
     "--set",
     "pairs",
@@ -107,36 +125,38 @@ def extract(
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
-def train(cache: Path, out: Path, pairs: tuple[str, ...], device: str, resume: bool, **request: Any) -> None:
+@json_option
+def train(
+    cache: Location,
+    out: Location,
+    *,
+    pairs: tuple[str, ...],
+    device: str,
+    resume: bool,
+    as_json: bool,
+    **request: Any,
+) -> None:
     """Train a projector from CACHE with a few labels, and test it."""
     from featcache.config import parse_overrides
+    from featcache.progress import bar
     from featcache.stages import train as stage
 
-    result = stage.run_training(
-        stage.TrainRequest(cache, options=parse_overrides(pairs), **request),
-        out,
-        device=device,
-        resume=resume,
-        say=_say_if_terminal(),
-    )
-    test = result["test"]
-    click.echo(
-        f"{result['objective']}, {result['num_labels']} labels, seed {result['seed']}: "
-        f"accuracy {100 * test['accuracy']:.2f} %, NLL {test['nll']:.3f}, ECE {test['ece']:.3f} "
-        f"on {test['samples']} test samples, {result['seconds']:.1f} s"
-    )
-    click.echo(f"run: {out}")
+    asked = stage.TrainRequest(cache.path, options=parse_overrides(pairs), **request)
+    say = _say_if_terminal()
+    result = stage.run_training(asked, out.path, device=device, resume=resume, say=say, show=bar)
+    _print({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("cache", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The table, for example predictions.csv."
-)
+@click.argument("run", type=PLACE)
+@click.argument("cache", type=PLACE)
+@click.option("--out", required=True, type=PLACE, help="The table, for example predictions.csv.")
 @click.option("--split", help="One split of the cache [default: all].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def predict(run: Path, cache: Path, out: Path, split: str | None, device: str) -> None:
+@json_option
+def predict(
+    run: Location, cache: Location, out: Location, split: str | None, device: str, as_json: bool
+) -> None:
     """Predict the class of every sample in CACHE with the finished RUN.
 
     Any cache of the model, layer and tokens that RUN was trained on will do. Writes CSV: split, id,
@@ -144,33 +164,54 @@ def predict(run: Path, cache: Path, out: Path, split: str | None, device: str) -
     """
     from featcache.stages import predict as stage
 
-    for name, summary in stage.predict(run, cache, out, split=split, device=device).items():
-        click.echo(stage.describe(name, summary))
-    click.echo(f"predictions: {out}")
+    summaries = stage.predict(run, cache, out, split=split, device=device)
+    lines = [stage.describe(name, summary) for name, summary in summaries.items()]
+    content = {"predictions": str(out), "splits": _plain(summaries)}
+    _print(content if as_json else "\n".join([*lines, f"predictions: {out}"]))
 
 
 @main.command()
 @click.argument("pipeline")
-@click.option("--out", type=click.Path(path_type=Path), help="Where caches and runs go [default: runs/NAME].")
+@click.option("--out", type=PLACE, help="Where caches and runs go [default: runs/NAME].")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def run(pipeline: str, out: Path | None, pairs: tuple[str, ...], device: str) -> None:
-    """Extract and train what PIPELINE says: a TOML file, or a bundled one such as quickstart.
+@json_option
+def run(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str, as_json: bool) -> None:
+    """Extract and train as PIPELINE says: a TOML file, or a bundled one such as quickstart.
 
-    What is done already is skipped. Ends with a table of mean and spread over seeds, and a plot of it.
+    Finished trainings are skipped. Ends with a table of mean and spread over seeds, and a plot of it.
     """
     from featcache.config import parse_overrides
     from featcache.progress import bar
     from featcache.stages.pipeline import run_pipeline
 
     study = run_pipeline(
-        pipeline, out=out, overrides=parse_overrides(pairs), device=device, say=click.echo, progress=bar
+        pipeline,
+        out=out,
+        overrides=parse_overrides(pairs),
+        device=device,
+        say=(lambda line: click.echo(line, err=True)) if as_json else click.echo,
+        progress=bar,
     )
-    click.echo(f"\n{study.describe()}")
+    _print(study.as_dict() if as_json else f"\n{study.describe()}")
 
 
 @main.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True)
+@json_option
+def compare(runs: tuple[str, ...], as_json: bool) -> None:
+    """Compare finished RUNS: folders, or patterns such as 'runs/**'.
+
+    Prints the table of a study, however the runs were made.
+    """
+    from featcache.report.compare import compare
+
+    comparison = compare(runs)
+    _print(comparison.as_dict() if as_json else repr(comparison).rstrip())
+
+
+@main.command()
+@click.argument("cache", type=PLACE)
 @click.option("--objective", default="twinturbo", show_default=True, help="The method whose steps to time.")
 @click.option(
     "--set",
@@ -179,57 +220,43 @@ def run(pipeline: str, out: Path | None, pairs: tuple[str, ...], device: str) ->
     metavar="KEY=VALUE",
     help="An option of the training, for example optim.batch_size=64.",
 )
-@click.option("--source", help="What CACHE was extracted from [default: as it says itself].")
-@click.option("--model", help="The model it was extracted with [default: as it says itself].")
+@click.option("--source", help="What CACHE was extracted from [default: as recorded in it].")
+@click.option("--model", help="The model it was extracted with [default: as recorded in it].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def bench(cache: Path, pairs: tuple[str, ...], **options: Any) -> None:
-    """Say what bounds reading, training and extracting CACHE on this machine, and what would help.
+@json_option
+def bench(cache: Location, pairs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Measure what limits reading, training and extracting CACHE on this machine, and what would help.
 
-    Takes less than a minute and writes nothing. A sample is one row in one view; what an option would bring
-    is measured where that is cheap.
+    Takes less than a minute and writes nothing. A sample is one row in one view. The effect of an option is
+    measured where that is cheap.
     """
     from featcache.config import parse_overrides
     from featcache.stages import bench as stage
 
-    click.echo(stage.bench(cache, options=parse_overrides(pairs), **options).describe())
+    measured = stage.bench(cache, options=parse_overrides(pairs), **options)
+    _print(measured.as_dict() if as_json else measured.describe())
 
 
 @main.command()
-@click.argument("cache", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(cache: Path, as_json: bool) -> None:
-    """Print what CACHE is: model, shapes, views, splits, and whether it is whole."""
+@click.argument("cache", type=PLACE)
+@json_option
+def info(cache: Location, as_json: bool) -> None:
+    """Print the model, shapes, views and splits of CACHE, and whether it is complete."""
     from featcache.stages.info import describe, info
 
     content = info(cache)
-    click.echo(json.dumps(content, indent=2) if as_json else describe(content))
+    _print(content if as_json else describe(content))
+
+
+def _print(content: str | dict[str, Any]) -> None:
+    """Print lines for a person, or values as JSON."""
+    click.echo(content if isinstance(content, str) else json.dumps(content, indent=2))
+
+
+def _plain(summaries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dataclasses by name as values that JSON can hold."""
+    return {name: asdict(summary) for name, summary in summaries.items()}
 
 
 def _say_if_terminal() -> Callable[[str], None]:
     return (lambda line: click.echo(line, err=True)) if sys.stderr.isatty() else (lambda line: None)
-
-
-def _estimate_line(name: str, estimate: Estimate) -> str:
-    from featcache.files import human_bytes
-
-    size, views = human_bytes(estimate.nbytes), estimate.views
-    return f"{name}: {estimate.rows} rows x {views} views, {size}, about {estimate.seconds:.0f} s"
-
-
-def _summary_text(name: str, summary: SplitSummary) -> str:
-    from featcache.files import human_bytes
-
-    rate = summary.computed / summary.seconds
-    lines = [
-        f"{name}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s "
-        f"({rate:.0f}/s), {human_bytes(summary.nbytes)}, {len(summary.failed)} failed",
-        "  "
-        + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
-        + (f"; bound by {summary.bound_by}" if summary.computed else ""),
-    ]
-    if summary.at_once:
-        lines.append(f"  memory did not suffice for whole batches: at most {summary.at_once} views at once")
-    lines += [f"  failed: {key}: {reason}" for key, reason in list(summary.failed.items())[:10]]
-    if len(summary.failed) > 10:
-        lines.append(f"  and {len(summary.failed) - 10} more")
-    return "\n".join(lines)

@@ -109,13 +109,13 @@ class Split(SplitReader):
     ) -> Iterator[SplitBatch]:
         """Read every row once, `size` at a time, as tensors for a training loop of your own.
 
-        `views` are names of cached views (`weak0`), or families (`weak`) of which each batch draws one; a family
-        that is asked for twice gives two different views where two are cached. `shuffle` is the seed of the
-        order, None keeps that of the source. Within a batch, rows are sorted. Rows that failed in extraction
-        are left out. int8 tokens become float32, other types stay as they are stored.
+        `views` are names of cached views (`weak0`), or families (`weak`) of which each batch draws one; a
+        family that is asked for twice gives two different views where two are cached. `shuffle` is the seed
+        of the order, None keeps that of the source. Within a batch, rows are sorted. Rows that failed in
+        extraction are left out. int8 tokens become float32, other types stay as they are stored.
 
-        A thread reads the next batches ahead. Raises CacheError where the split is not complete, and ConfigError
-        or TrainError for an argument that does not fit.
+        A thread reads the next batches ahead. Raises CacheError where the split is not complete, and
+        ConfigError or TrainError for an argument that does not fit.
         """
         if size < 1 or not views:
             got = f"{option('size', size)}, {option('views', list(views))}"

@@ -38,12 +38,15 @@ class Predictions:
     @property
     def confidence(self) -> NDArray[np.float64]:
         """(N,) probabilities of the predicted classes."""
-        return self.probabilities.max(1)
+        found: NDArray[np.float64] = self.probabilities.max(1)
+        return found
 
     @property
     def accuracy(self) -> float | None:
         """The share of labelled samples whose prediction is right; None where no sample is labelled."""
-        judged = np.array([a is not None and b is not None for a, b in zip(self.label, self.truth, strict=True)])
+        judged = np.array(
+            [a is not None and b is not None for a, b in zip(self.label, self.truth, strict=True)]
+        )
         return float((self.label[judged] == self.truth[judged]).mean()) if judged.any() else None
 
     def __len__(self) -> int:

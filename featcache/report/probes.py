@@ -11,8 +11,8 @@ from featcache.report.table import Table, difference_text, mean_text
 PROBES = {
     "target_knn": "target, k-NN",
     "target_linear": "target, linear",
-    "source_knn": "source, k-NN",
-    "source_linear": "source, linear",
+    "replay_knn": "source, k-NN",
+    "replay_linear": "source, linear",
 }
 """Keys in result.json, and how the table names them; `source` is the second cache."""
 _BySeed = dict[int, Mapping[str, float]]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from featcache.bench.measure import extraction
@@ -27,7 +27,7 @@ LABELS = 1000
 
 
 def bench(
-    cache: str | Path,
+    cache: str | os.PathLike[str] | Location,
     *,
     objective: str = "twinturbo",
     options: Mapping[str, Any] | None = None,

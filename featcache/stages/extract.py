@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,12 @@ from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.pilot import predict
 from featcache.extraction.plan import draft, prepare
+from featcache.files import human_bytes
+from featcache.library.cache import Cache
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
 
-Place = str | os.PathLike[str]
+Place = str | os.PathLike[str] | Location
 
 
 @dataclass
@@ -41,7 +44,7 @@ class SplitSummary:
 
 
 def extract(
-    source: Place,
+    source: str | os.PathLike[str],
     model: str,
     out: Place,
     *,
@@ -49,7 +52,7 @@ def extract(
     device: str = "auto",
     progress: bool = True,
     **options: Any,
-) -> CacheReader:
+) -> Cache:
     """Run `model` over `source` and return the cache at `out`; a rerun computes only what is missing.
 
     `options` are the fields of ExtractOptions, for example `views="weak=1,strong=2"`, `tokens="grid:4x4"`.
@@ -61,16 +64,16 @@ def extract(
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
     ...     cache = extract("digits", "open_clip:glyph-clip", f"{folder}/c.zarr", limit=8, tokens="grid:4x4")
-    ...     cache.split("test").array("tokens").shape
+    ...     cache["test"].array("tokens").shape
     (8, 1, 16, 128)
     """
     asked, show = ExtractOptions.of(options), bar if progress else silent
     run_extraction(source, model, out, asked, overwrite=overwrite, device=device, progress=show)
-    return CacheReader.open(Location.of(out).path)
+    return Cache.open(out)
 
 
 def run_extraction(
-    source: Place,
+    source: str | os.PathLike[str],
     model: str,
     out: Place,
     options: ExtractOptions,
@@ -92,7 +95,13 @@ def run_extraction(
 
 
 def dry_run(
-    source: Place, model: str, out: Place, *, overwrite: bool = False, device: str = "auto", **options: Any
+    source: str | os.PathLike[str],
+    model: str,
+    out: Place,
+    *,
+    overwrite: bool = False,
+    device: str = "auto",
+    **options: Any,
 ) -> tuple[Shapes, dict[str, Estimate]]:
     """Return shapes, and bytes and seconds by split, from a short timed pilot that is removed afterwards.
 
@@ -102,6 +111,35 @@ def dry_run(
     opened = Opened.of(source, model, ExtractOptions.of(options), device)
     plan = draft(opened, place, overwrite=overwrite)
     return plan.shapes, {name: predict(plan, opened, name) for name in opened.splits}
+
+
+def describe(name: str, summary: SplitSummary) -> str:
+    """Describe the work on a split in a few lines."""
+    rate = summary.computed / summary.seconds
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
+    lines = [
+        f"{name}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s "
+        f"({rate:.0f}/s), {human_bytes(summary.nbytes)}, {len(summary.failed)} failed",
+        f"  {stages}" + (f"; bound by {summary.bound_by}" if summary.computed else ""),
+    ]
+    if summary.at_once:
+        lines.append(f"  memory did not suffice for whole batches: at most {summary.at_once} views at once")
+    lines += [f"  failed: {key}: {reason}" for key, reason in list(summary.failed.items())[:10]]
+    if len(summary.failed) > 10:
+        lines.append(f"  and {len(summary.failed) - 10} more")
+    return "\n".join(lines)
+
+
+def describe_dry_run(shapes: Shapes, estimates: Mapping[str, Estimate]) -> str:
+    """Describe shapes, and the size and time of each split, in a line each."""
+    lines = [
+        f"tokens of layer {array.layer}: {array.tokens} x {array.dim}, pooled: {shapes.pooled}"
+        for array in shapes.layers
+    ]
+    for name, estimate in estimates.items():
+        size, views = human_bytes(estimate.nbytes), estimate.views
+        lines.append(f"{name}: {estimate.rows} rows x {views} views, {size}, about {estimate.seconds:.0f} s")
+    return "\n".join(lines)
 
 
 def _summary(cache: CacheReader, report: BlockReport) -> SplitSummary:

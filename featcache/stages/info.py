@@ -1,20 +1,24 @@
-"""`featcache info`: what a cache is, in a few lines."""
+"""`featcache info`: describe a cache in a few lines."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from featcache.cache.reader import FAILED, CacheReader, SplitReader
 from featcache.files import human_bytes
+from featcache.location import Location
 from featcache.sources.base import UNLABELLED
 
 
-def info(path: Path) -> dict[str, Any]:
-    """Identity, geometry and state of a cache as plain values; raises CacheError where there is none."""
-    cache = CacheReader.open(path)
+def info(cache: str | os.PathLike[str] | Location) -> dict[str, Any]:
+    """Return identity, geometry and state of a cache as plain values; CacheError where there is none."""
+    return _content(CacheReader.open(Location.of(cache).path))
+
+
+def _content(cache: CacheReader) -> dict[str, Any]:
     return {
-        "path": str(path),
+        "path": str(cache.path),
         "fingerprint": cache.fingerprint,
         "bytes": cache.nbytes(),
         "encoder": cache.spec.encoder.model_dump(),
@@ -41,7 +45,7 @@ def _split(split: SplitReader) -> dict[str, Any]:
 
 
 def describe(content: dict[str, Any]) -> str:
-    """The content of `info` in lines for a person."""
+    """Write the content of `info` in lines for a person."""
     lines = [
         f"{content['path']}: {human_bytes(content['bytes'])}, fingerprint {content['fingerprint'][:12]}",
         f"model:   {content['encoder']['name']} (weights {content['encoder']['weights'][:12]})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from featcache.devices import resolve
 from featcache.errors import ConfigError
 from featcache.extraction.options import ExtractOptions
 from featcache.files import explained, write_atomic
+from featcache.location import Location
 from featcache.progress import MakeProgress, silent
 from featcache.report.grid import GridCell
 from featcache.report.rows import CONTROLS
@@ -224,7 +226,7 @@ def bundled() -> Path:
 def run_pipeline(
     name: str,
     *,
-    out: Path | None = None,
+    out: str | os.PathLike[str] | Location | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     say: Say = lambda line: None,
@@ -237,12 +239,12 @@ def run_pipeline(
     unfinished ones are resumed. Raises ConfigError, before anything is computed, where the file does not fit.
     """
     pipeline = load(name, overrides)
-    out = out or Path("runs") / Path(name).stem
+    folder = Path("runs") / Path(name).stem if out is None else Location.of(out).path
     if pipeline.description:
         say(pipeline.description.strip())
     caches, extractions = {}, []
     for key, spec in pipeline.extract.items():
-        caches[key] = out / "caches" / f"{key}.zarr"
+        caches[key] = folder / "caches" / f"{key}.zarr"
         extractions.append(_extract(key, spec, caches[key], device, say, progress))
     trained = []
     with_text = [key for key, path in caches.items() if CacheReader.open(path).class_text is not None]
@@ -250,13 +252,13 @@ def run_pipeline(
     # Trainings on the same rows share them: a cache is opened and loaded once.
     pool = DataPool(resolve(device))
     for number, (cell, request) in enumerate(requests, start=1):
-        run = out / cell.path
+        run = folder / cell.path
         result = run_training(request, run, resume=run.exists(), pool=pool)
         accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
         say(f"[{number}/{len(requests)}] {cell.path}: {accuracy:.1f} % in {seconds:.1f} s")
         trained.append((cell, result))
     extraction = None if None in extractions else math.fsum(filter(None, extractions))
-    return write_study(trained, extraction, out, pipeline.train.against)
+    return write_study(trained, extraction, folder, pipeline.train.against)
 
 
 def _extract(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from featcache.training.prediction import open_store, predict_rows, require_fitt
 
 COLUMNS = ("split", "id", "prediction", "confidence", "label")
 Line = Sequence[str | None]
+Place = str | os.PathLike[str] | Location
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class PredictSummary:
 
 
 def predict(
-    run: str | Path, cache: str | Path, out: str | Path, *, split: str | None = None, device: str = "auto"
+    run: Place, cache: Place, out: Place, *, split: str | None = None, device: str = "auto"
 ) -> dict[str, PredictSummary]:
     """Predict the rows of a split (None: of all splits) and write a table to `out`; a summary by split.
 

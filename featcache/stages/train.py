@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from featcache.cache.reader import CacheReader
+from featcache.config import nest
 from featcache.devices import resolve
+from featcache.library.run import Run
 from featcache.loading.replay import ReplayCache
 from featcache.location import Location
+from featcache.progress import MakeProgress, bar, silent
 from featcache.runs.run import RESULT, RunFolder
 from featcache.training.checks import refuse_missing_cls, refuse_seed
 from featcache.training.cross_validation import cross_validate
@@ -29,7 +32,7 @@ from featcache.training.self_report import self_report
 class TrainRequest:
     """One training: the same request on the same machine gives the same result."""
 
-    cache: str | Path | CacheReader
+    cache: str | os.PathLike[str] | CacheReader
     objective: str
     seed: int = 0
     """Seeds the draw of labels and the training."""
@@ -51,6 +54,7 @@ class _Training:
     replay: ReplayCache | None
     say: Say
     watch: Watch
+    show: MakeProgress
 
     @property
     def order_seed(self) -> int:
@@ -72,7 +76,7 @@ class _Training:
             "device": self.data.device.type,
             "options": options,
             **({"replay": self.replay.record()} if self.replay else {}),
-            **({"order_seed": self.order_seed} if self.order_seed != request.seed else {}),
+            **({} if request.order_seed is None else {"order_seed": request.order_seed}),
         }
 
     def draw(self) -> Draw:
@@ -96,7 +100,8 @@ class _Training:
         if run.checkpoint.exists():
             learner.resume(run.checkpoint)
             self.say(f"resumed at step {learner.steps_done}")
-        with RunJournal(run, learner, self.watch) as learner.journal:
+        title, left = f"{self.request.objective} {run.path.name}", learner.steps - learner.steps_done
+        with self.show(title, left) as bar, RunJournal(run, learner, self.watch, bar) as learner.journal:
             train_learner(
                 learner, draw, self.options, order_seed=self.order_seed, replay=self.replay, say=self.say
             )
@@ -110,23 +115,62 @@ class _Training:
         return learner
 
 
+def train(
+    cache: str | os.PathLike[str] | CacheReader,
+    objective: str,
+    *,
+    out: str | os.PathLike[str],
+    labels_per_class: int | None = None,
+    num_labels: int | None = None,
+    seed: int = 0,
+    order_seed: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train one objective on a cache with a few labels, test it, and return the run at `out`.
+
+    Give exactly one of `labels_per_class` and `num_labels`. `seed` draws the labels and seeds the training;
+    `order_seed` shuffles the samples (None: as `seed`). `options` are those of `--set`, nested or dotted:
+    `{"optim.steps": 500}`. With `resume`, an unfinished run goes on from its checkpoint, and a finished one
+    is returned as it is. `progress` shows a bar where stderr is a terminal.
+
+    Test labels are used once, at the end. Raises a FeatcacheError, before anything is written, when the cache
+    is not complete, the labels do not suffice, an option does not fit, or `out` holds something else.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from featcache.stages.extract import extract
+    >>> with TemporaryDirectory() as folder:
+    ...     cache = extract("digits", "open_clip:glyph-clip", f"{folder}/c.zarr", limit=200, tokens="cls")
+    ...     run = train(cache, "linear", labels_per_class=2, out=f"{folder}/run")
+    ...     run.objective, run.accuracy > 0.5
+    ('linear', True)
+    """
+    request = TrainRequest(
+        cache, objective, seed, labels_per_class, num_labels, nest(options or {}), order_seed
+    )
+    run_training(request, out, device=device, resume=resume, show=bar if progress else silent)
+    return Run.open(out)
+
+
 def run_training(
     request: TrainRequest,
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
     device: str = "auto",
     resume: bool = False,
     say: Say = lambda line: None,
     watch: Watch = lambda step, terms: None,
+    show: MakeProgress = silent,
     pool: DataPool | None = None,
 ) -> dict[str, Any]:
-    """Train one objective on a cache and write a run to `out`; returns the content of its result.json.
+    """Do what `train` does for a request; returns the content of result.json.
 
-    Test labels are used once, at the end. A `pool` keeps the opened data for the next training. Raises a
-    FeatcacheError, before anything is written, when the cache is not complete, the labels do not suffice, an
-    option does not fit, or `out` holds something else.
+    `say` gets lines for a person, `watch` every logged step, and `show` makes a bar of the steps. A `pool`
+    keeps the opened data for the next training, and decides about the device.
     """
-    training = _open(request, pool or DataPool(resolve(device)), say, watch)
+    training = _open(request, pool or DataPool(resolve(device)), say, watch, show)
     config, path = training.config(), Location.of(out).path
     run = RunFolder.at(path, config, resume=resume)
     if (done := run.result()) is not None:
@@ -145,12 +189,22 @@ def run_training(
     return result
 
 
-def _open(request: TrainRequest, pool: DataPool, say: Say, watch: Watch) -> _Training:
+def describe(result: Mapping[str, Any]) -> str:
+    """Describe the figures of a run in one line."""
+    test = result["test"]
+    return (
+        f"{result['objective']}, {result['num_labels']} labels, seed {result['seed']}: "
+        f"accuracy {100 * test['accuracy']:.2f} %, NLL {test['nll']:.3f}, ECE {test['ece']:.3f} "
+        f"on {test['samples']} test samples, {result['seconds']:.1f} s"
+    )
+
+
+def _open(request: TrainRequest, pool: DataPool, say: Say, watch: Watch, show: MakeProgress) -> _Training:
     refuse_seed(request.seed)
     options = parse_options(request.objective, request.options or {})
     data = pool.data(request.cache, options.data)
     refuse_missing_cls(data.cache, options)
-    return _Training(request, options, data, pool.replay(data, options.data), say, watch)
+    return _Training(request, options, data, pool.replay(data, options.data), say, watch, show)
 
 
 def _result(training: _Training, draw: Draw, learner: Learner, run: RunFolder) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -239,7 +239,7 @@ class DataPool:
         self._data: tuple[Any, TrainingData] | None = None
         self._replay: tuple[Any, ReplayCache] | None = None
 
-    def data(self, cache: str | Path | CacheReader, options: DataOptions) -> TrainingData:
+    def data(self, cache: str | os.PathLike[str] | CacheReader, options: DataOptions) -> TrainingData:
         """Return the data of a cache, opened anew where the last training read other rows."""
         key = (
             cache if isinstance(cache, CacheReader) else Location.of(cache),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
+from featcache.progress import Progress
 from featcache.runs.run import MetricLog, RunFolder
 from featcache.training.learner import Journal, Learner
 
@@ -16,14 +17,16 @@ Watch = Callable[[int, Mapping[str, float]], None]
 class RunJournal(Journal):
     """Metrics and checkpoints of one learner, in the folder of its run."""
 
-    def __init__(self, run: RunFolder, learner: Learner, watch: Watch) -> None:
-        self._run, self._watch = run, watch
+    def __init__(self, run: RunFolder, learner: Learner, watch: Watch, bar: Progress) -> None:
+        self._run, self._watch, self._bar, self._shown = run, watch, bar, learner.steps_done
         self._metrics = MetricLog(run, learner.steps_done)
 
     def log(self, step: int, terms: Mapping[str, float]) -> None:
-        """Append a line of metrics."""
+        """Append a line of metrics, and move the bar."""
         self._metrics(step, terms)
         self._watch(step, terms)
+        self._bar.update(step - self._shown)
+        self._shown = step
 
     def checkpoint(self, learner: Learner) -> None:
         """Replace the checkpoint."""

@@ -18,20 +18,17 @@ ROOT = Path(featcache.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("config", "files", "randomness"),
-    ("plugins", "devices", "location", "progress", "specs", "batch"),
-    ("sources.base", "cache.layout", "loading.plan"),
+    ("config", "files", "randomness", "progress"),
+    ("plugins", "devices", "location", "specs", "batch"),
+    ("sources.base", "cache.layout", "loading.plan", "flags"),
     ("nn",),
     ("mi",),
     ("objectives", "cache", "sources"),
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training",),
-    ("report",),
-    ("stages.extract", "stages.train"),
-    ("bench",),
+    ("library", "report", "bench"),
     ("stages",),
-    ("flags",),
     ("cli",),
 )
 """A module imports from layers above its own, and from its own package; never from below or beside."""
