@@ -124,7 +124,7 @@ def test_other_templates_are_refused_and_the_same_ones_kept(tmp_path: Path, synt
         writer.class_text(np.ones((3, 7), np.float32), synthetic.TEMPLATES)
         with pytest.raises(CacheMismatch, match="templates"):
             writer.class_text(np.ones((3, 7), np.float32), ("a {}",))
-        with pytest.raises(CacheError, match="2\n.* 3 "):
+        with pytest.raises(CacheError, match=r"2\n.* 3 "):
             writer.class_text(np.ones((2, 7), np.float32), synthetic.TEMPLATES)
     assert np.array_equal(CacheReader.open(tmp_path / "c.zarr").class_text, np.eye(3, 7))
 
