@@ -261,5 +261,6 @@ class _FileLock:
 def _make(folder: Path) -> list[Path]:
     """Create a folder and those above it; return the folders in which a name has been added."""
     missing = list(takewhile(lambda place: not place.exists(), (folder, *folder.parents)))
-    folder.mkdir(parents=True, exist_ok=True)
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
     return [place.parent for place in missing]

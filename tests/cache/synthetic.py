@@ -1,7 +1,7 @@
 """A small cache of made-up features, the same every time; as a program, written in a process of its own.
 
 python synthetic.py OUT [--rows N] [--shard-size S] [--pause SECONDS] [--user ID] [--file-limit BYTES]
-                        [--kill-at EVENT ...]
+                        [--overwrite] [--units NUMBER ...] [--kill-at EVENT ...]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import numpy as np
 import zarr  # noqa: F401  (its import must not count as part of a killed run)
 from numpy.typing import NDArray
 
+from featcache.cache.reader import CacheReader
 from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
-from featcache.cache.writer import CacheWriter
+from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.specs import EncoderSpec, ViewSpec
 
 SHAPES = Shapes(
@@ -98,6 +100,17 @@ def write(
                     out.commit()
 
 
+def work(path: Path, numbers: Sequence[int]) -> None:
+    """Write some units of the split `train`, as a worker does while another process holds the lock."""
+    cache = CacheReader.open(path)
+    with SplitWriter.open(cache, "train") as split:
+        for number in numbers:
+            unit = cache.split("train").units[number]
+            with split.begin(unit) as out:
+                out.append(**batch(unit.view, unit.start, unit.stop))
+                out.commit()
+
+
 def kill_at(event: int, path: Path) -> None:
     """Have this process killed, as by `kill -9`, before it opens, names or removes its `event`-th file."""
     seen = 0
@@ -119,6 +132,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=14)
     parser.add_argument("--shard-size", default="6")
     parser.add_argument("--pause", type=float, default=0)
+    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--units", type=int, nargs="*", default=[])
     parser.add_argument("--kill-at", type=int, nargs="*", default=[])
     parser.add_argument("--file-limit", type=int)
     parser.add_argument("--user", type=int)
@@ -132,11 +147,13 @@ def main() -> None:
         if (child := os.fork()) == 0:
             path = options.path.with_name(f"{options.path.stem}-{event}.zarr")
             kill_at(event, path)
-            write(path)
+            write(path, overwrite=options.overwrite)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         print(event, os.waitstatus_to_exitcode(status), flush=True)
-    if not options.kill_at:
+    if options.units:
+        work(options.path, options.units)
+    elif not options.kill_at:
         write(options.path, rows=options.rows, shard_size=options.shard_size, pause=options.pause)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from featcache.cache.reader import CacheReader
 from featcache.cache.storage import Folder
 from featcache.errors import CacheError
 
+SHARD = "train/tokens/c/1/2/0/0"
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -37,8 +39,9 @@ def _copy(whole: Path, tmp_path: Path) -> Path:
 def test_killed_at_any_step_the_rerun_ends_byte_identical(
     tmp_path: Path, whole: Path, synthetic: ModuleType, start: Start
 ) -> None:
-    # While the group is made, the split, the class texts; while a unit is written, named, entered; and later.
-    events = [2, 7, 41, 88, 106, 119, 140, 165, 180, 191, 250, 300, 350]
+    # While the group is made; while the split is written, named, and completed by its zarr.json; while the
+    # class texts are written; while units are written, named and entered; and later.
+    events = [2, 7, 22, 31, 40, 59, 80, 90, 110, 140, 165, 191, 250, 300, 350, 420]
     program = start(tmp_path / "c.zarr", "--kill-at", *events)
     out, errors = program.communicate(timeout=120)
     assert (program.returncode, errors) == (0, "")
@@ -58,6 +61,55 @@ def test_killed_at_any_step_the_rerun_ends_byte_identical(
     assert begun > len(events) // 2
 
 
+def test_killed_while_overwriting_nothing_of_the_old_cache_is_believed(
+    tmp_path: Path, whole: Path, synthetic: ModuleType, start: Start
+) -> None:
+    synthetic.write(
+        tmp_path / "old.zarr", rows=9, cache=synthetic.spec(dtype="float16"), names=("train", "x")
+    )
+    # While the old splits are deleted, while the group is made again, and while the split is.
+    events = [7, 8, 12, 13, 15, 18, 22, 24, 40, 54, 120, 200]
+    for event in events:
+        shutil.copytree(tmp_path / "old.zarr", tmp_path / f"c-{event}.zarr")
+    program = start(tmp_path / "c.zarr", "--overwrite", "--kill-at", *events)
+    out, errors = program.communicate(timeout=120)
+    assert (program.returncode, errors) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [[str(event), "-9"] for event in events]
+    for event in events:
+        path = tmp_path / f"c-{event}.zarr"
+        synthetic.write(path, overwrite=True)
+        assert _tree(path) == _tree(whole), event
+        assert not list(path.rglob("*.partial"))
+
+
+def test_a_split_without_its_group_is_created_anew(
+    tmp_path: Path, whole: Path, synthetic: ModuleType
+) -> None:
+    path = _copy(whole, tmp_path)
+    (path / "train" / "zarr.json").unlink()
+    shard = path / SHARD
+    shard.write_bytes(bytes(len(shard.read_bytes())))  # of the size that the ledger left behind gives
+    (path / "train" / "more" / "c").mkdir(parents=True)
+    (path / "train" / "more" / "c" / "0").write_bytes(b"old")
+    assert CacheReader.open(path).split_names == ()
+    synthetic.write(path)
+    assert _tree(path) == _tree(whole)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_unfinished_folders_of_earlier_versions_are_no_splits_and_are_removed(
+    tmp_path: Path, whole: Path, synthetic: ModuleType, overwrite: bool
+) -> None:
+    path = _copy(whole, tmp_path)
+    shutil.move(path / "train", path / "train.partial")
+    shutil.copytree(path / "train.partial", path / "class_text.partial")
+    shutil.rmtree(path / "class_text")
+    assert CacheReader.open(path).split_names == ()
+    synthetic.write(path, overwrite=overwrite)
+    assert _tree(path) == _tree(whole)
+    assert not list(path.rglob("*.partial"))
+
+
 def test_killed_again_and_again_at_random_moments(
     tmp_path: Path, whole: Path, synthetic: ModuleType, start: Start
 ) -> None:
@@ -75,9 +127,6 @@ def test_killed_again_and_again_at_random_moments(
     synthetic.write(path)
     assert _tree(path) == _tree(whole)
     assert not path.with_name("c.zarr.lock").exists()
-
-
-SHARD = "train/tokens/c/1/2/0/0"
 
 
 @pytest.mark.parametrize("name", [SHARD, "train/pooled/c/0/0/0", "train/status/c/2/1"])
