@@ -114,7 +114,7 @@ def test_nothing_but_damaged_images_is_an_error(
     for file in photos.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:100])
     parts = _parts(extract(code=1))
-    assert parts["what"] == "not one sample of the source can be read"
+    assert "no sample" in parts["what"]
     assert parts["got"].startswith("10 samples, the first one cat/00.png: ")
     assert "Pillow" in parts["next"]
     assert not (tmp_path / "c.zarr").exists()

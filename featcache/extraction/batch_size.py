@@ -1,4 +1,4 @@
-"""How many views at a time: what the device's free memory holds, by a short probe."""
+"""The number of views in a forward pass, from a short probe of the device's free memory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from featcache.sources.base import Source
 
 DEFAULT = 64
 MOST = 1024
-"""A larger batch computes no faster, and only waits longer for its samples."""
+"""A larger batch computes no faster and waits longer for its samples."""
 PROBES = (8, 16)
 SPARE = 0.8
-"""Of the free memory: kernels take workspace, and pieces of memory between tensors are lost."""
+"""Usable fraction of the free memory: kernels take workspace, and fragmentation loses some."""
 
 
 def auto_batch(forward: Forward, source: Source) -> int:
-    """A power of two that fits beside the model on a CUDA device; 64 on the CPU.
+    """Return a power of two that fits beside the model on a CUDA device; 64 on the CPU.
 
-    Raises SourceError when no sample can be read, EncoderError where the model fails.
+    Raises SourceError when no sample can be read, EncoderError when the model raises an error.
     """
     if forward.device.type != "cuda":
         return DEFAULT
@@ -28,7 +28,7 @@ def auto_batch(forward: Forward, source: Source) -> int:
 
 
 def fitting(free: int, each: float) -> int:
-    """The largest power of two, up to 1024, of which `free` bytes hold `each` bytes with room to spare.
+    """Return the number of views of `each` bytes that fit into `free` bytes: a power of two, at most 1024.
 
     >>> fitting(80 * 2**30, 50 * 2**20), fitting(2**30, 50 * 2**20), fitting(2**20, 50 * 2**20)
     (1024, 16, 1)
@@ -38,7 +38,7 @@ def fitting(free: int, each: float) -> int:
 
 
 def _peak(forward: Forward, source: Source, count: int) -> int:
-    """Bytes in use at most during one batch of that many."""
+    """Return the peak bytes in use during a batch of `count` views."""
     inputs = forward.inputs(source, count)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(forward.device)

@@ -9,7 +9,10 @@ from featcache.encoders.base import Encoder
 
 
 def class_text(encoder: Encoder, class_names: tuple[str, ...]) -> torch.Tensor | None:
-    """(C, P) float32: by class, the unit-length mean of its unit-length prompts (arXiv 2103.00020, 3.1.4)."""
+    """Return (C, P) float32: by class, the unit-length mean of its unit-length prompts.
+
+    As in CLIP (arXiv 2103.00020, section 3.1.4). None where the model has no text tower.
+    """
     prompts = [t.format(name.replace("_", " ")) for name in class_names for t in encoder.templates]
     with torch.inference_mode():
         embedded = encoder.encode_text(prompts) if prompts else None

@@ -1,4 +1,4 @@
-"""Samples, read and transformed ahead in worker processes or a thread, arriving as batches in row order."""
+"""Batches of transformed samples in row order, read ahead by worker processes or a thread."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError
+from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError, option
 from featcache.extraction.view_transform import ViewTransform
 from featcache.sources.base import Source
 
 MAX_WORKERS = 8
 WORTH_WORKERS = 2_000
-"""Below this many views, starting worker processes costs more than they save: a thread reads."""
+"""For fewer views, starting worker processes costs more than they save, so a thread reads."""
 READ_AHEAD = 2
-"""Batches by worker, or by the thread, that may wait for the forward pass."""
+"""Batches that may wait for the forward pass, for each worker or for the thread."""
 
 
 class Loaded(NamedTuple):
@@ -36,12 +36,15 @@ class Loaded(NamedTuple):
     inputs: dict[str, Tensor]
     """Each (views * readable rows, ...), view by view; empty when no row could be read."""
     failed: dict[int, str]
-    """The reason by row, for rows that could not be read."""
+    """The reasons by row, for rows that could not be read."""
     seconds: float
-    """Time spent reading and transforming, in whichever process."""
+    """Time spent on reading and transforming, in the process that did it."""
 
     def pin_memory(self) -> Self:
-        """With inputs that a GPU copies beside its work; torch's DataLoader calls it by this name."""
+        """Return the batch in pinned memory, which a GPU copies while it computes.
+
+        torch's DataLoader calls this method by its name.
+        """
         return self._replace(inputs={name: value.pin_memory() for name, value in self.inputs.items()})
 
 
@@ -58,7 +61,7 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> Loaded | FeatcacheError:
-        # An error is handed over as a value: raised in a worker process, it would arrive as a traceback.
+        # Returned as a value, because an error raised in a worker process arrives as a text with a traceback.
         try:
             return self._load(self.batches[index])
         except FeatcacheError as error:
@@ -83,20 +86,20 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
         except FeatcacheError:
             raise
         except Exception as error:
-            # A reason is stored, so it may not hold what differs from run to run.
+            # The reason is stored, so it may not contain addresses, which differ from run to run.
             said = re.sub("0x[0-9a-fA-F]+", "...", f"{type(error).__name__}: {error}")
             raise SampleError("the model's transform fails", got=said) from error
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        # cloudpickle carries a user's own transform, defined in a file that workers cannot import, by value.
+        # cloudpickle sends a transform by value where workers cannot import the file that defines it.
         state = (self.source, self.transform, self.view_names, self.batches)
         return _restore, (cloudpickle.dumps(state),)
 
 
 def feed(dataset: ViewDataset, num_workers: int, device: torch.device) -> Generator[Loaded, None, None]:
-    """Every batch, in order, read ahead by that many processes; by a thread of this one where there are none.
+    """Yield every batch in order, read ahead by `num_workers` processes; 0: by a thread of this process.
 
-    Raises EncoderError where the transform gives what cannot be a batch, SourceError where a worker dies.
+    Raises EncoderError where samples do not stack to a batch, SourceError where a worker dies.
     """
     num_workers, pinned = min(num_workers, len(dataset)), device.type == "cuda"
     arriving = _processes(dataset, num_workers, pinned) if num_workers else _thread(dataset, pinned)
@@ -110,7 +113,7 @@ def feed(dataset: ViewDataset, num_workers: int, device: torch.device) -> Genera
 def _processes(
     dataset: ViewDataset, num_workers: int, pinned: bool
 ) -> Generator[Loaded | FeatcacheError, None, None]:
-    """They are never forks of this process, so that no lock is copied in mid-air."""
+    """Read in processes that are never forks of this one, as a fork would copy locks that are held."""
     loader: Iterable[Loaded | FeatcacheError] = DataLoader(
         dataset,
         batch_size=None,
@@ -123,20 +126,20 @@ def _processes(
     try:
         yield from loader
     except (RuntimeError, OSError, EOFError) as error:
-        # What a dead process leaves behind depends on what it was about to send.
+        # The type of the error depends on what the process was sending when it died.
         said = [type(error).__name__, *str(error).strip().splitlines()[-1:]]
         raise SourceError(
             "a reading process died",
             got=": ".join(said),
-            expected="enough memory for --num-workers and --batch-size",
-            hint="rerun with fewer --num-workers or a smaller --batch-size: it goes on where it stopped",
+            expected=f"enough memory for {option('num_workers')} and {option('batch_size')}",
+            hint=f"rerun with a smaller {option('num_workers')} or {option('batch_size')}; it continues",
         ) from error
 
 
 def _thread(dataset: ViewDataset, pinned: bool) -> Generator[Loaded | FeatcacheError, None, None]:
-    """One thread costs nothing to start, and Pillow and torch let the forward pass run beside it.
+    """Read in one thread: it starts at once, and Pillow and torch release the GIL to the forward pass.
 
-    One only: not every source can be read by two at a time.
+    More threads are not safe, as not every source can be read by two at a time.
     """
 
     def load(index: int) -> Loaded | FeatcacheError:
@@ -157,7 +160,7 @@ def _thread(dataset: ViewDataset, pinned: bool) -> Generator[Loaded | FeatcacheE
 
 
 def auto_workers(views: int) -> int:
-    """How many workers for that many views: half the cores, none (a thread) for a small job."""
+    """Return the number of workers for that many views: half the cores, or 0 (a thread) for few views."""
     return 0 if views < WORTH_WORKERS else max(1, min(MAX_WORKERS, (os.cpu_count() or 2) // 2))
 
 
@@ -174,7 +177,7 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # Workers are forks of a process that has done nothing but import: seconds, which each would spend anew.
+    # Workers are forks of a process that has only imported, which saves each of them seconds.
     context.set_forkserver_preload(["__main__", __name__, "torchvision.transforms.v2"])
     return context
 

@@ -1,4 +1,4 @@
-"""Batches through the frozen model, and what its output looks like."""
+"""The forward pass of a frozen model: batches in, chosen tokens out, with their shapes checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from featcache.cache.spec import Shapes, TokenArray
 from featcache.encoders.base import Encoded, Encoder, Inputs
-from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError
+from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError, option
 from featcache.extraction import tokens
 from featcache.sources.base import Source
 from featcache.specs import ValueType
@@ -29,13 +29,13 @@ class Arrays(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A batch that the device has been told to compute; on CUDA it and its copies may still be under way."""
+    """A batch that was submitted to the device; on CUDA, computing and copying may not be finished."""
 
     pieces: list[Encoded]
     done: torch.cuda.Event | None
 
     def result(self) -> Encoded:
-        """The batch on the host, once it is there."""
+        """Wait for the batch and return it on the host."""
         if self.done is not None:
             self.done.synchronize()
         return _joined(self.pieces)
@@ -43,7 +43,7 @@ class Running(NamedTuple):
 
 @dataclass
 class Forward:
-    """The frozen model with everything that is fixed for one extraction."""
+    """A frozen model on a device, with the layers, tokens and type of one extraction."""
 
     encoder: Encoder
     layers: tuple[int, ...]
@@ -51,16 +51,16 @@ class Forward:
     amp: ValueType
     device: torch.device
     at_once: int | None = None
-    """Views that fit in memory, once a batch has turned out not to."""
+    """Views that fit in memory; None until a batch did not."""
 
     def __call__(self, inputs: Inputs) -> Encoded:
-        """The chosen tokens of a batch, on the host; raises EncoderError where the model cannot take it."""
+        """Return the chosen tokens of a batch on the host; raises EncoderError where the model fails."""
         return self.start(inputs).result()
 
     def start(self, inputs: Inputs) -> Running:
-        """Have a batch computed; where memory does not suffice, in halves, and all later ones likewise.
+        """Submit a batch; where memory does not suffice, in halves, and all later batches likewise.
 
-        Raises EncoderError where the model cannot take it, or not even one sample of it fits.
+        Raises EncoderError where the model raises an error, or one sample does not fit in memory.
         """
         count = len(next(iter(inputs.values())))
         while True:
@@ -73,12 +73,12 @@ class Forward:
                 break
             except torch.OutOfMemoryError as error:
                 said = str(error).splitlines()[0]
-            # Only here, as the error's traceback would keep the tensors of the failed attempt.
+            # Outside `except`, because the error's traceback keeps the tensors of the failed attempt.
             if step == 1:
                 raise EncoderError(
-                    "the device has no room for a single sample",
+                    "out of memory for a single sample",
                     got=said,
-                    hint="a smaller model, --amp bfloat16 or another --device; what is written already stays",
+                    hint=f"try {option('amp', 'bfloat16')}, another {option('device')} or a smaller model",
                 )
             self.at_once = step // 2
             if self.device.type == "cuda":
@@ -86,19 +86,19 @@ class Forward:
         return Running(pieces, _event(self.device))
 
     def inputs(self, source: Source, count: int) -> Inputs:
-        """The first readable sample `count` times; raises SourceError when no sample can be read."""
+        """Return the first readable sample `count` times; raises SourceError when there is none."""
         _, data = _first_readable(source)
         with _explained():
             sample = self.encoder.transform(data)
         return {name: torch.stack([value] * count) for name, value in sample.items()}
 
     def shapes(self, source: Source) -> Shapes:
-        """The geometry, found and checked by running the first readable sample; nothing is written.
+        """Return the geometry of the output for the first readable sample, checked; nothing is written.
 
-        Raises SourceError when no sample can be read, EncoderError when the output is not what a cache holds.
+        Raises SourceError when no sample can be read, EncoderError when the output does not fit a cache.
         """
         key, _ = _first_readable(source)
-        # Twice: a model that answers one sample may still not answer a batch.
+        # Two samples, because a model may work on one and fail on a batch.
         encoded = self(self.inputs(source, 2))
         tokens.check(encoded, [key, key])
         arrays = []
@@ -121,7 +121,7 @@ class Forward:
 
 
 def split_views(encoded: Encoded, views: int, rows: int, readable: NDArray[np.int64]) -> list[Arrays]:
-    """A batch of `views * len(readable)` outputs as `views` batches of `rows`, zeros in rows not readable."""
+    """Split `views * len(readable)` outputs into `views` batches of `rows`, with zeros in unreadable rows."""
 
     def spread(values: torch.Tensor) -> NDArray[Any]:
         values = values.float() if values.is_floating_point() else values
@@ -145,7 +145,7 @@ def split_views(encoded: Encoded, views: int, rows: int, readable: NDArray[np.in
 
 
 def empty_views(shapes: Shapes, views: int, rows: int) -> list[Arrays]:
-    """Zeros for a batch of which no row could be read."""
+    """Return zeros for a batch without any readable row."""
     by_layer = {a.layer: np.zeros((rows, a.tokens, a.dim), np.float32) for a in shapes.layers}
     mask = np.zeros((rows, shapes.layers[0].tokens), np.bool_) if shapes.mask else None
     return [Arrays(by_layer, np.zeros((rows, shapes.pooled), np.float32), mask)] * views
@@ -153,13 +153,13 @@ def empty_views(shapes: Shapes, views: int, rows: int) -> list[Arrays]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Whatever a model or its transform raises, in words."""
+    """Raise any error of a model or its transform as an EncoderError."""
     try:
         yield
     except (FeatcacheError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise EncoderError("the model fails", got=f"{type(error).__name__}: {error}") from error
+        raise EncoderError("the model raised an error", got=f"{type(error).__name__}: {error}") from error
 
 
 def _event(device: torch.device) -> torch.cuda.Event | None:
@@ -170,7 +170,7 @@ def _event(device: torch.device) -> torch.cuda.Event | None:
 
 
 def _to_host(values: Tensor) -> Tensor:
-    """Beside the device's work: into pinned memory, which torch keeps and reuses."""
+    """Copy into pinned memory, which torch keeps and reuses, while the device computes."""
     if values.device.type != "cuda":
         return values.cpu()
     return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
@@ -200,7 +200,7 @@ def _require_batch(encoded: Encoded, samples: int) -> None:
     for name, values in given.items():
         if values.shape[:1] != (samples,):
             raise EncoderError(
-                "the model's output does not follow its batch",
+                "the model's output does not have one row a sample",
                 got=f"{name} of shape {tuple(values.shape)}",
                 expected=f"({samples}, ...) for {samples} samples",
             )
@@ -214,7 +214,7 @@ def _first_readable(source: Source) -> tuple[str, Any]:
         except SampleError as error:
             reason = reason or f"{source.ids[row]}: {error.what}"
     raise SourceError(
-        "not one sample of the source can be read",
+        "no sample of the source can be read",
         got=f"{len(source)} samples, the first one {reason}",
         hint="check that these are files of a format Pillow opens",
     )

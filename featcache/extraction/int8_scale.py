@@ -1,4 +1,4 @@
-"""How far each dimension of the tokens rms, which int8 tokens are divided by: a pilot before all else."""
+"""The standard deviation of each dimension of the tokens, which int8 tokens are divided by."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from featcache.extraction.feed import Loaded
 from featcache.extraction.forward import Forward
 
 PILOT_ROWS = 512
-"""Of the first split. Thousands of tokens settle a standard deviation to a percent, and more is not needed:
-the scale of each token makes up for what is left."""
+"""Rows of the first split to measure on. Their tokens give a standard deviation to a percent.
+
+More precision is not needed, as every token also has a scale of its own."""
 
 
 def token_std(shapes: Shapes, batches: Iterable[Loaded], forward: Forward) -> dict[int, list[float]]:
-    """By layer, the D standard deviations of the real tokens of `batches`; nothing is written."""
+    """Return the (D,) standard deviations by layer, over the real tokens of `batches`; nothing is written."""
     rms = {array.layer: RunningRms(array.dim) for array in shapes.layers}
     for loaded in batches:
         if not loaded.inputs:

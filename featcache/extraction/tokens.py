@@ -1,4 +1,4 @@
-"""Which tokens of a frozen model are kept, and whether they are what the model says: pure functions."""
+"""Choose the tokens of a model's output, and check that they fit their geometry: pure functions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from featcache.encoders.base import Encoded, Geometry, Layer, from_map
-from featcache.errors import EncoderError
+from featcache.errors import EncoderError, option
 
 _CHOICES = "all, cls, patch, pooled or grid:HxW"
 
 
 def select(encoded: Encoded, choice: str) -> Encoded:
-    """Only the tokens that `choice` names, in every layer; `pooled` is kept beside them.
+    """Return only the tokens that `choice` names, in every layer; `pooled` is always kept.
 
     `all`: every token. `cls`: the first prefix token, (B, 1, D). `patch`: the grid alone, (B, h w, D).
     `grid:HxW`: the grid averaged down to H by W, as `torch.nn.AdaptiveAvgPool2d` does, (B, H W, D).
@@ -44,8 +44,9 @@ def select(encoded: Encoded, choice: str) -> Encoded:
 
 
 def check(encoded: Encoded, ids: Sequence[str] | None = None) -> None:
-    """Raises EncoderError where shapes disagree with each other or the geometry, or a value is not finite; it
-    names the sample where the `ids` of the batch are given.
+    """Raise EncoderError where shapes disagree with each other or the geometry, or a value is not finite.
+
+    The error names the sample where the `ids` of the batch are given.
     """
     if encoded.pooled.ndim != 2:
         raise EncoderError("pooled has the wrong rank", got=tuple(encoded.pooled.shape), expected="(B, P)")
@@ -94,7 +95,7 @@ def _check_finite(where: str, values: Tensor, ids: Sequence[str] | None) -> None
         raise EncoderError(
             f"{where} are not finite",
             got="NaN or inf in " + (f"row {row} of the batch" if ids is None else f"sample {ids[row]}"),
-            hint="try --amp float32, or look at this sample",
+            hint=f"try {option('amp', 'float32')}, or look at this sample",
         )
 
 
@@ -111,7 +112,9 @@ def _picker(choice: str) -> Callable[[Tensor, Geometry], Layer]:
 def _cls(tokens: Tensor, geometry: Geometry) -> Layer:
     if not geometry.prefix:
         raise EncoderError(
-            "this model has no CLS token", got="no prefix tokens", hint="--tokens pooled or patch"
+            "this model has no CLS token",
+            got="no prefix tokens",
+            hint=f"use {option('tokens', 'pooled')} or {option('tokens', 'patch')}",
         )
     return tokens[:, :1], Geometry(1, None)
 
@@ -119,7 +122,9 @@ def _cls(tokens: Tensor, geometry: Geometry) -> Layer:
 def _patches(tokens: Tensor, geometry: Geometry) -> Layer:
     if geometry.grid is None:
         raise EncoderError(
-            "this model's tokens have no grid", got=geometry, hint="--tokens all, cls or pooled"
+            "this model's tokens have no grid",
+            got=geometry,
+            hint=f"use {option('tokens', 'all')}, cls or pooled",
         )
     return tokens[:, geometry.prefix :], Geometry(0, geometry.grid)
 

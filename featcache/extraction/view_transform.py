@@ -1,4 +1,4 @@
-"""Cached views of a sample: the evaluation transform, and seeded weak and strong augmentations before it.
+"""Views of a sample: the evaluation transform, after a seeded weak or strong augmentation.
 
 Weak and strong as in FixMatch (arXiv 2001.07685, section 2.3), with RandAugment (arXiv 1909.13719) and random
 erasing (arXiv 1708.04896) from torchvision; for text, random word deletion (arXiv 1901.11196, section 2).
@@ -22,9 +22,9 @@ from featcache.specs import Modality, ViewSpec
 
 @dataclass(frozen=True)
 class ViewTransform:
-    """One sample as one view, ready for the encoder; picklable if the encoder's transform is.
+    """Make one view of a sample, ready for the encoder; picklable if the encoder's transform is.
 
-    What is drawn depends on (seed, sample id, view name) only: never on the batch, the worker or the order.
+    Random numbers depend only on (seed, sample id, view name), not on the batch, the worker or the order.
     """
 
     transform: Callable[[Any], dict[str, Tensor]]
@@ -32,7 +32,7 @@ class ViewTransform:
     options: ViewSpec
 
     def __call__(self, data: Any, sample_id: str, view: str) -> dict[str, Tensor]:
-        """`view` is `eval`, `weakK` or `strongK`; raises EncoderError for any other name."""
+        """Return the encoder's inputs by name; raises EncoderError for an unknown view."""
         if view == "eval":
             return self.transform(data)
         kind = re.fullmatch(r"(weak|strong)\d+", view)
@@ -50,7 +50,7 @@ class ViewTransform:
 
 
 def view_seed(seed: int, *names: str) -> int:
-    """A 63-bit seed from BLAKE2b over the seed and the names.
+    """Return a 63-bit seed, the BLAKE2b digest of the seed and the names.
 
     >>> view_seed(0, "a", "weak0") == view_seed(0, "a", "weak0")
     True

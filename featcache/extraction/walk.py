@@ -1,4 +1,4 @@
-"""The walk of one split: samples -> views -> tokens -> shards, all three steps side by side."""
+"""The walk over blocks of one split: reading, forward pass and writing, all at the same time."""
 
 from __future__ import annotations
 
@@ -20,33 +20,32 @@ from featcache.extraction.feed import Loaded
 from featcache.extraction.forward import Arrays, Forward, Running, empty_views, split_views
 
 READ_AHEAD = 2
-"""Batches that may wait for the writer; more would only hold memory."""
+"""Batches that may wait for the writer; more would only take memory."""
 IDLE = 0.1
-"""More of the time than this without work, and the forward pass is not what takes so long."""
+"""The forward pass is not the bottleneck if it is idle for a larger fraction of the time."""
 
 
 @dataclass
 class Clock:
-    """Seconds by stage. Reading happens in workers or a thread, and writing in a thread, beside the forward
-    pass."""
+    """Seconds by stage. Workers or a thread read, and a thread writes, during the forward pass."""
 
     first: float = 0.0
-    """Until the first batch was there, workers' start included."""
+    """Until the first batch arrived, including the start of workers."""
     read: float = 0.0
     wait: float = 0.0
-    """The forward pass waited this long for samples, the first batch included."""
+    """Time that the forward pass waited for samples, including the first batch."""
     forward: float = 0.0
     write: float = 0.0
     stall: float = 0.0
-    """The forward pass waited this long for the writer."""
+    """Time that the forward pass waited for the writer."""
     drain: float = 0.0
-    """The writer needed this long after the last batch."""
+    """Time that the writer needed after the last batch."""
 
     def bound_by(self) -> str:
-        """The stage that set the pace: the forward pass, unless it stood idle for a tenth of the time.
+        """Return the slowest stage: the forward pass, unless it was idle for a tenth of the time.
 
-        Whatever it waits for is slower than itself, by however little: a longer wait than its own time, which
-        is what one would expect to see, takes a stage that is twice as slow.
+        If it is idle longer, the stage it waits for is the slowest, even if the wait is short: a stage that
+        is 10 % slower makes it wait 10 % of the time.
         """
         wait, stall = self.wait - self.first, self.stall
         if wait + stall < IDLE * (self.forward + wait + stall):
@@ -55,10 +54,10 @@ class Clock:
 
 
 def plan_batches(units: Iterable[Unit], views: int, batch_size: int) -> Iterator[range]:
-    """The rows of each batch: at most `batch_size` views of them, none across a block's border.
+    """Yield the rows of each batch: at most `batch_size` views, never across the border of a block.
 
-    A block with any unit missing is computed again in all its views: the last bits of a sample's values
-    depend on the batch it is in, so only the same batches give the same bytes after a kill.
+    A block with a missing unit is computed again in all its views. The last bits of values depend on the
+    batch, so only the same batches give the same bytes after a kill.
 
     >>> list(plan_batches([Unit(0, 1, 0, 3), Unit(2, 0, 6, 8)], views=2, batch_size=4))
     [range(0, 2), range(2, 3), range(6, 8)]
@@ -77,8 +76,8 @@ def walk(
     clock: Clock,
     advance: Callable[[int], object],
 ) -> None:
-    """Take every batch through the model into the split; `advance` is told how many samples are done."""
-    # A GPU is told of the next batch before the last one is back; on the CPU there is nothing to gain.
+    """Compute every batch and write its views to `units`; calls `advance` with counts of finished samples."""
+    # A GPU gets the next batch before the last one has returned; on the CPU there is nothing to gain.
     ahead, under_way = int(forward.device.type == "cuda"), deque[tuple[Loaded, Running | None]]()
 
     def finish(loaded: Loaded, running: Running | None) -> None:
@@ -121,7 +120,7 @@ def _timed(arriving: Iterator[Loaded], clock: Clock) -> Loaded | None:
 
 
 class _WriterThread:
-    """Appends batches to the units of a block and commits them; its errors surface at the next `put`."""
+    """Appends batches to the units of a block and commits them; the next `put` raises its errors."""
 
     def __init__(self, split: SplitWriter, units: list[Unit], clock: Clock) -> None:
         self._split, self._clock = split, clock
@@ -133,7 +132,7 @@ class _WriterThread:
         self._thread = threading.Thread(target=self._run, name="featcache-writer", daemon=True)
 
     def put(self, loaded: Loaded, arrays: list[Arrays]) -> None:
-        """Hand over one batch; waits while the writer is behind."""
+        """Pass one batch to the thread; waits while the writer is behind."""
         if self._error:
             raise self._error
         self._queue.put((loaded.rows, arrays, loaded.failed))
@@ -159,7 +158,7 @@ class _WriterThread:
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             if self._error:
-                continue  # drained, so that `put` never blocks on a writer that has stopped
+                continue  # emptied, so that `put` never waits for a writer that has stopped
             start = time.perf_counter()
             try:
                 self._write(*item)
@@ -172,7 +171,7 @@ class _WriterThread:
             if (unit := self._units.get((rows.start, view))) is not None:
                 self._open[view] = self._split.begin(unit)
             if view not in self._open:
-                continue  # this view of the block is there already
+                continue  # this view of the block is complete
             self._open[view].append(values.tokens, values.pooled, values.mask, failed)
             if (view, rows.stop) in self._stops:
                 self._open[view].commit()

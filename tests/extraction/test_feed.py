@@ -98,7 +98,7 @@ def test_the_death_of_a_worker_is_explained(photos: Path, frozen: Model) -> None
     batches = [range(row, row + 1) for row in range(10)]
     with pytest.raises(SourceError, match="a reading process died") as error:
         list(feed(_dataset(photos, frozen("deadly"), batches, ViewSpec()), 1, CPU))
-    assert "fewer --num-workers" in str(error.value)
+    assert "num_workers" in str(error.value)
     assert len(str(error.value).splitlines()) == 4
 
 

@@ -46,9 +46,7 @@ def test_it_is_found_by_the_first_sample_that_can_be_read(photos: Path, frozen: 
     assert _forward(frozen("tiny")).shapes(open_source(str(photos))["train"]).pooled == 8
     for file in (photos / "train").rglob("*.png"):
         file.write_bytes(b"")
-    with pytest.raises(
-        SourceError, match=r"not one sample[\s\S]*10 samples, .*cat/00\.png: the file is empty"
-    ):
+    with pytest.raises(SourceError, match=r"10 samples, .*cat/00\.png: the file is empty"):
         _forward(frozen("tiny")).shapes(open_source(str(photos))["train"])
 
 
@@ -56,13 +54,13 @@ def test_it_is_found_by_the_first_sample_that_can_be_read(photos: Path, frozen: 
     ("factory", "said"),
     [
         ("wrong_grid", ["do not fit their geometry", "17 tokens", "1 prefix tokens and a grid of 3x3"]),
-        ("one_answer", ["does not follow its batch", "pooled of shape (1, 8)", "2 samples"]),
+        ("one_answer", ["pooled of shape (1, 8)", "2 samples"]),
         ("flat_pooled", ["pooled has the wrong rank", "(2,)", "(B, P)"]),
-        ("broken", ["the model fails", "KeyError: 'features'"]),
-        ("no_memory", ["no room for a single sample", "Tried 2 GiB", "--amp bfloat16"]),
-        ("nan", ["tokens of layer -1 are not finite", "sample cat/00.png", "--amp float32"]),
+        ("broken", ["KeyError: 'features'"]),
+        ("no_memory", ["single sample", "Tried 2 GiB", "amp='bfloat16'"]),
+        ("nan", ["tokens of layer -1 are not finite", "sample cat/00.png", "amp='float32'"]),
         ("inf", ["tokens of layer -1 are not finite", "sample cat/00.png"]),
-        ("picky", ["the model fails", "ValueError: too white"]),
+        ("picky", ["ValueError: too white"]),
     ],
 )
 def test_an_output_that_no_cache_can_hold_is_refused(
