@@ -82,7 +82,7 @@ def test_a_model_that_does_not_fit_leaves_nothing_behind(
         ({"model": "tiny"}, "FAMILY:NAME"),
         ({"source": "absent"}, "no such file or folder"),
         ({"device": "abacus"}, "no such device"),
-        ({"label_column": "y"}, "--label-column"),
+        ({"label_column": "y"}, "label_column"),
     ],
 )
 def test_a_request_that_does_not_fit_leaves_nothing_behind(
