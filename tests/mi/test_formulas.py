@@ -271,24 +271,24 @@ def test_half_precision_decoders_are_averaged_in_float32() -> None:
 def test_scores_that_are_no_matrix_of_pairs_are_refused(
     estimator: Callable[[Tensor], Bound], shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(TrainError, match="not those of all pairs") as caught:
+    with pytest.raises(TrainError, match="scores") as caught:
         estimator(torch.zeros(shape))
     assert caught.value.got == f"shape {shape}"
 
 
 @pytest.mark.parametrize("shapes", [((), ()), ((0,), ()), ((3, 1), ()), ((3,), (2,)), ((3,), (3, 1))])
 def test_a_decoder_and_a_prior_that_do_not_fit_are_refused(shapes: tuple[Any, Any]) -> None:
-    with pytest.raises(TrainError, match="do not fit each other"):
+    with pytest.raises(TrainError, match="decoder"):
         barber_agakov(*map(torch.zeros, shapes))
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
 def test_a_decay_that_keeps_everything_is_refused(decay: float) -> None:
-    with pytest.raises(ConfigError, match="must move"):
+    with pytest.raises(ConfigError, match="decay="):
         donsker_varadhan(torch.zeros(2, 2), decay=decay)
 
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.nan])
 def test_a_clip_that_leaves_nothing_is_refused(tau: float) -> None:
-    with pytest.raises(ConfigError, match="between the clips"):
+    with pytest.raises(ConfigError, match="tau="):
         smile(torch.zeros(2, 2), tau)

@@ -157,7 +157,9 @@ def test_permuting_the_batch_permutes_the_result() -> None:
 
 
 def test_heads_that_do_not_fit_name_those_that_do() -> None:
-    with pytest.raises(ConfigError, match=r"heads=4, width 10[\s\S]*\[1, 2, 5, 10\][\s\S]*projector.heads=2"):
+    with pytest.raises(
+        ConfigError, match=r"heads=4, width 10[\s\S]*\[1, 2, 5, 10\][\s\S]*projector\.heads': 2"
+    ):
         Projector(ProjectorOptions(heads=4), 10, 10, seeded(0))
 
 
