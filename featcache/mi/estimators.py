@@ -55,8 +55,8 @@ def nwj(scores: Tensor) -> Bound:
     """Estimate by Nguyen, Wainwright and Jordan: I >= E_p T - E_q exp(T - 1) of (B, B) scores.
 
     The loss is -estimate. It is a lower bound for every critic, and unbiased for every B. Tight for
-    T = 1 + log r. With n independent samples of q, its variance is at least (exp(I) - 1) / n, as
-    Var_q r = E_p r - 1 and log E_p r >= I. If I exceeds log n, a few rare samples dominate the second term.
+    T = 1 + log r. With n independent samples of q, its variance is at least (exp(I) - 1) / n:
+    Var_q r = E_p r - 1, and log E_p r >= I. If I exceeds log n, a few rare samples dominate the second term.
     Batches without them give about I + 1, and their small variance hides the error.
 
     An exponent above 30 continues along the tangent. The estimate is below -1e13 there, and still a bound.

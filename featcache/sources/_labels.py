@@ -137,4 +137,5 @@ def _index(label: Label, index_of: Mapping[str, int], split: str, row: int, ids:
 
 
 def _where(split: str, row: int, ids: Sequence[str]) -> str:
+    """Describe the place of a label for an error message."""
     return f"row {row} of split `{split}` (`{ids[row]}`)"

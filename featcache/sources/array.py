@@ -60,6 +60,8 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 @dataclass(frozen=True)
 class _Reader:
+    """Reads rows of an array that is mapped on first use."""
+
     array: Lazy[NDArray[Any]]
 
     def __call__(self, row: int) -> NDArray[Any]:
@@ -79,6 +81,7 @@ def _labels_beside(file: Path) -> Path | None:
 
 
 def _load(path: str) -> Any:
+    """Open an .npy file, memory-mapped, or an .npz archive."""
     with _readable(path):
         return np.load(path, mmap_mode="r", allow_pickle=False)
 

@@ -46,6 +46,8 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 @dataclass(frozen=True)
 class _Reader:
+    """Reads rows of a dataset from a file that is opened on first use."""
+
     handle: Lazy[Any]
     name: str
 

@@ -180,6 +180,8 @@ def _open_file(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class _Reader:
+    """Reads rows over all shards of a split; `starts` has the first row of each shard."""
+
     starts: tuple[int, ...]
     shards: tuple[Lazy[_Groups], ...]
 
@@ -204,6 +206,7 @@ class _Groups:
         self._lock = threading.Lock()
 
     def value(self, row: int) -> bytes | str | None:
+        """Return the content of a row, from its row group in memory or in the file."""
         group = bisect_right(self._starts, row) - 1
         with self._lock:
             if group not in self._groups:

@@ -46,6 +46,8 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 @dataclass(frozen=True)
 class _Lines:
+    """Reads lines of a .txt file at their byte offsets."""
+
     path: Path
     offsets: NDArray[np.int64]
 
@@ -66,6 +68,8 @@ class _Lines:
 
 @dataclass(frozen=True)
 class _Column:
+    """Reads the text column of records at their byte offsets."""
+
     table: Table
     columns: Sequence[str]
     text: str

@@ -1,4 +1,4 @@
-"""Every estimator against loops in numpy, its gradient against differences, and what it does at the edges."""
+"""Every estimator against loops in numpy, its gradient against differences, and its edge cases."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def some(size: int, seed: int, spread: float = 2.0) -> Tensor:
     return spread * torch.randn(size, size, generator=seeded(seed), dtype=torch.float64)
 
 
-# By hand: one sum after the other, no logarithm of a sum of exponentials
+# By hand: plain sums, without a logarithm of a sum of exponentials
 
 
 def rest(t: Matrix) -> list[float]:
@@ -131,7 +131,7 @@ def test_what_a_critic_may_add(size: int, seed: int) -> None:
     torch.testing.assert_close(infonce(scores + of_x).estimate, infonce(scores).estimate)
     torch.testing.assert_close(mine(scores + 7).estimate, mine(scores).estimate)
     torch.testing.assert_close(smile(scores, math.inf).estimate, mine(scores).estimate)
-    # log z <= z / e: of the same critic, NWJ is never above Donsker-Varadhan.
+    # log z <= z / e, so NWJ is never above Donsker-Varadhan for the same critic.
     assert nwj(scores).estimate <= mine(scores).estimate + 1e-9
 
 
@@ -201,7 +201,7 @@ def test_the_gradient_is_divided_by_the_moving_average(
 
 
 def test_the_average_takes_the_bias_out_of_the_gradient() -> None:
-    """Of small batches, at a critic that is off: the mean gradient is that of one batch of them all."""
+    """With a wrong critic, the mean gradient of small batches is that of all of them as one batch."""
     t = torch.randn(4000, generator=seeded(0), dtype=torch.float64)
     truth = (t * t.exp()).mean() / t.exp().mean()
     plain, corrected, average = [], [], None

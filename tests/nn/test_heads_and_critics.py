@@ -1,4 +1,4 @@
-"""Cosine head and critics: closed forms, starts, limits."""
+"""Cosine head and critics: closed forms, initial values, limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The projector starts as the frozen representation, learns everywhere, and never sees padding."""
+"""The projector starts as the frozen representation, learns in all parts, and ignores padding."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_padding_has_no_influence(
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_sample_is_worth_the_same_in_any_company(pool: Pool) -> None:
-    """Its first token is padding, of which a batch of 60 keeps some, a batch of one all."""
+    """The first token is padding; a batch of 60 keeps some of the padding, a batch of one all of it."""
     mask = torch.ones(60, 5, dtype=torch.bool)
     mask[:, 0] = False
     batch = features([5] * 60)._replace(mask=mask)

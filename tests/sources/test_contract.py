@@ -1,4 +1,4 @@
-"""What holds for every source, whatever its format."""
+"""The contract of all sources, for each format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: the same split for ever."""
+"""scikit-learn's digits: the split never changes."""
 
 from __future__ import annotations
 

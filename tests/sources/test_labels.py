@@ -1,4 +1,4 @@
-"""From labels as found to class indices."""
+"""Labels as found in files become class indices."""
 
 from __future__ import annotations
 
