@@ -80,6 +80,7 @@ def _right_padded(tokenizer: Any) -> Any:
 
 
 def _length(name: str, module: Any, tokenizer: Any, asked: int | None) -> int:
+    """Return the number of tokens to read; raise EncoderError if the model reads fewer than asked for."""
     longest = min(
         tokenizer.model_max_length,
         getattr(module.config, "max_position_embeddings", tokenizer.model_max_length),

@@ -145,6 +145,7 @@ class Portable:
 
 
 def _unpack(data: bytes) -> Portable:
+    """Undo `Portable.__reduce__` in a worker process."""
     return Portable(pickle.loads(data))
 
 

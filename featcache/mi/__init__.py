@@ -1,4 +1,10 @@
-"""Estimators of mutual information: pure functions of a matrix of scores, in nats."""
+"""Mutual information, in nats: estimators to choose from, and the terms that objectives are made of.
+
+- `featcache.mi.estimators`, exported here, are pure functions of a matrix of scores. A user chooses one of
+  them; featcache itself does not.
+- `featcache.mi.terms` holds InfoNCE, moving averages, divergences and losses of critics. Objectives and
+  estimators use these.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The small trainable parts: the projector, its aggregation, heads and critics."""
+"""Small trainable modules: the projector, its aggregation, heads and critics."""

@@ -1,8 +1,8 @@
 """Token aggregation: (B, T, D) tokens and a (B, T) mask to one (B, D) vector per sample.
 
-Tokens outside the mask never count. Every sample needs one real token at least; the projector sees to it.
-Each aggregation also says how it would have read the tokens before its first step (`start`), which is what
-the projector subtracts to begin at the frozen representation.
+Tokens outside the mask are ignored. Every sample needs at least one real token, which the projector ensures.
+Each aggregation also has `start`, its result before the first step. The projector subtracts it to start at
+the frozen representation.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch.nn import functional as F
 
 Pool = Literal["cls", "mean", "attention", "gem"]
 GAIN = 3000.0
-"""Factor on the attention score, over D: the score sums over D coordinates that all learn at one rate."""
+"""Factor on the attention score, divided by D, as the score is a sum over D coordinates."""
 
 
 class Aggregation(nn.Module):
-    """(B, T, D) tokens and their (B, T) mask to (B, D)."""
+    """Maps (B, T, D) tokens and their (B, T) mask to (B, D)."""
 
     def start(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """What `forward` gives with the parameters it is made with."""
+        """Return the result of `forward` with the initial parameters."""
         return cast(Tensor, self(tokens, mask))
 
 
 class Cls(Aggregation):
-    """The first real token, which is the class token of every encoder that has one.
+    """The first real token, which is the class token if the encoder has one.
 
     >>> Cls()(torch.tensor([[[9.0], [3.0], [1.0]]]), torch.tensor([[False, True, True]]))
     tensor([[3.]])
@@ -42,7 +42,7 @@ class Cls(Aggregation):
 
 
 class Mean(Aggregation):
-    """The mean over real tokens.
+    """The mean over the real tokens.
 
     >>> Mean()(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
     tensor([[2.]])
@@ -59,9 +59,9 @@ class Attention(Aggregation):
     """A softmax-weighted mean: the weight of token t is proportional to exp(GAIN <query, norm(e_t)> / D).
 
     The learned query starts at zero, where this is the mean. Source: attention-based pooling with one head
-    (Ilse et al., arXiv 1802.04712, eq. 7, with a linear score). The gain is ours: which tokens matter is the
-    one thing about the tokens that a few labels and many unlabelled samples can settle, so the query must be
-    able to move much faster than the weights of the transformer, whatever the width and scale of the tokens.
+    (Ilse et al., arXiv 1802.04712, eq. 7, with a linear score). The gain is ours. A few labels and many
+    unlabelled samples suffice to learn which tokens matter. So the query must move much faster than the
+    weights of the transformer, for every width and scale of the tokens.
     """
 
     def __init__(self, dim: int) -> None:
@@ -70,11 +70,11 @@ class Attention(Aggregation):
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         normed = F.layer_norm(tokens, tokens.shape[-1:])
-        score = (normed @ self.query).to(tokens.dtype)  # autocast may have made it half as precise
+        score = (normed @ self.query).to(tokens.dtype)  # autocast may return half precision
         return _weighted(tokens, score * (GAIN / tokens.shape[-1]), mask)
 
     def start(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        # Not the mean of `Mean`, which differs from it in the last bit.
+        # Computed as in `forward`, as `Mean` differs from it in the last bit.
         return _weighted(tokens, torch.zeros_like(tokens[..., 0]), mask)
 
 
@@ -82,9 +82,9 @@ class GeM(Aggregation):
     """A generalised mean for signed values: log(mean_t exp(p e_t)) / p per coordinate, one learned p > 0.
 
     The generalised mean (mean_t u_t^p)^(1/p) of GeM (Radenovic et al., arXiv 1711.02512, eq. 3) needs u > 0.
-    Here u = exp(e), and the logarithm takes the result back: log-sum-exp pooling (Pinheiro and Collobert,
-    arXiv 1411.6228, eq. 6). It is smooth for every sign, tends to the mean for p -> 0 and to the maximum for
-    p -> infinity. p starts at 1 and stays above 0.01, where float32 still resolves the difference to the
+    Here u = exp(e), and a logarithm is taken of the result: log-sum-exp pooling (Pinheiro and Collobert,
+    arXiv 1411.6228, eq. 6). It is smooth for every sign. It tends to the mean for p -> 0 and to the maximum
+    for p -> infinity. p starts at 1 and stays above 0.01, where float32 still resolves the difference to the
     mean.
     """
 
@@ -99,6 +99,7 @@ class GeM(Aggregation):
         return self._pool(tokens, mask, torch.ones_like(self.log_p))
 
     def _pool(self, tokens: Tensor, mask: Tensor | None, p: Tensor) -> Tensor:
+        """Return log(mean_t exp(p e_t)) / p over the real tokens."""
         if mask is None:
             return ((p * tokens).logsumexp(dim=1) - math.log(tokens.shape[1])) / p
         total = _hide(p * tokens, mask.unsqueeze(-1)).logsumexp(dim=1)
@@ -106,7 +107,7 @@ class GeM(Aggregation):
 
 
 def make(pool: Pool, dim: int) -> Aggregation:
-    """The aggregation called `pool`, over tokens of width `dim`."""
+    """Return the aggregation called `pool`, for tokens of width `dim`."""
     match pool:
         case "cls":
             return Cls()
@@ -119,9 +120,11 @@ def make(pool: Pool, dim: int) -> Aggregation:
 
 
 def _weighted(tokens: Tensor, score: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean of the real tokens, weighted by the softmax of (B, T) scores."""
     weight = _hide(score, mask).softmax(dim=1)
     return (weight.unsqueeze(-1) * tokens).sum(dim=1)
 
 
 def _hide(score: Tensor, mask: Tensor | None) -> Tensor:
+    """Set the scores of tokens outside the mask to minus infinity."""
     return score if mask is None else score.masked_fill(~mask, -math.inf)

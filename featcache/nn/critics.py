@@ -13,11 +13,11 @@ from featcache.nn.init import linear
 
 
 class Critic(nn.Module):
-    """A multilayer perceptron from (B, d) to (B,) logits; trained to tell `real` (1) from `fake` (0) samples.
+    """A multilayer perceptron from (B, d) to (B,) logits that classifies samples as real (1) or fake (0).
 
     At the optimum of its binary cross-entropy the logit is log p_real(x) / p_fake(x) (Sugiyama et al., 2012;
-    Goodfellow et al., arXiv 1406.2661, proposition 1). Spectral normalisation (arXiv 1802.05957) bounds its
-    slope.
+    Goodfellow et al., arXiv 1406.2661, proposition 1). Spectral normalisation (arXiv 1802.05957) bounds the
+    slope. Initial values come from `generator`.
 
     >>> Critic(3, torch.Generator().manual_seed(0))(torch.zeros(5, 3)).shape
     torch.Size([5])
@@ -38,12 +38,13 @@ class Critic(nn.Module):
         return cast(Tensor, self.layers(x)).squeeze(-1)
 
     def frozen(self, x: Tensor) -> Tensor:
-        """The same logits, with gradients for `x` but none for the critic: what its opponent minimises."""
+        """Return the same logits, with gradients for `x` but none for the critic's parameters."""
         parameters = {name: value.detach() for name, value in self.named_parameters()}
         return cast(Tensor, torch.func.functional_call(self, parameters, (x,)))
 
 
 def _bounded(layer: nn.Linear, generator: torch.Generator) -> nn.Module:
+    """Return the layer with spectral normalisation."""
     # spectral_norm draws its first singular vectors from the global generator only.
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.random.fork_rng(devices=[]):

@@ -20,9 +20,9 @@ class CosineHead(nn.Module):
 
     The directions w (C, d) and the scale, in [1, 100], are learned.
 
-    The scale starts at 1/0.07 and is kept as its logarithm (CLIP, arXiv 2103.00020, section 2.5); the cosine
-    classifier on few labels is FineSSL's (arXiv 2405.11756). A bias, shared by all classes, is for sigmoid
-    losses only: softmax cannot see it.
+    The scale starts at 1/0.07 and is stored as its logarithm (CLIP, arXiv 2103.00020, section 2.5). A cosine
+    classifier for few labels is FineSSL's (arXiv 2405.11756). A bias, shared by all classes, is for sigmoid
+    losses only, as it does not change a softmax. Raises TrainError if all initial directions are zero.
 
     >>> CosineHead(torch.eye(2))(torch.tensor([[3.0, 0.0]])).detach().round(decimals=2)
     tensor([[14.2900,  0.0000]])
@@ -47,7 +47,10 @@ class CosineHead(nn.Module):
         return self.log_scale.clamp(0.0, math.log(MAX_SCALE)).exp()
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d) to (B, C) logits, in the weight's dtype even under autocast: half precision blurs."""
+        """Return (B, C) logits of z (B, d), in the weight's dtype even under autocast.
+
+        Half precision would lose differences between large logits.
+        """
         with torch.autocast(z.device.type, enabled=False):
             direction = centred(z.to(self.weight.dtype), self.center)
             logits = self.scale * F.linear(direction, unit(self.weight))
@@ -55,16 +58,16 @@ class CosineHead(nn.Module):
 
 
 def _directions(weight: Tensor) -> Tensor:
-    """Unit rows; a class of which nothing is known (zeros) starts opposite to the mean of the others.
+    """Return unit rows; an unknown class (a row of zeros) starts opposite to the mean of the others.
 
-    There it is not predicted before something speaks for it, and has a gradient, which a zero row has not.
-    Several such classes start a little apart: alike, they would have one gradient and stay one class.
+    There it is not predicted at first, and it has a gradient, unlike a row of zeros. Several unknown classes
+    get slightly different rows: with equal rows they would have equal gradients and stay equal.
     """
     rows = unit(weight.detach().clone().float())
     unknown = rows.norm(dim=1) < 0.5
     if bool(unknown.all()):
         raise TrainError(
-            "no class has a starting direction",
+            "no class has an initial direction",
             got="class embeddings that are all zero: no labels, or the same embedding in every class",
             expected="class-name embeddings, or labelled samples that differ by class",
         )

@@ -1,4 +1,4 @@
-"""Layers whose initial values come from an explicit generator, never from torch's global one."""
+"""Layers with initial values from an explicit generator, and vectors on the unit sphere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def linear(fan_in: int, fan_out: int, generator: torch.Generator, bias: bool = True) -> nn.Linear:
-    """A linear layer with Xavier-uniform weights and zero bias.
+    """Return a linear layer with Xavier-uniform weights and zero bias.
 
     >>> linear(3, 2, torch.Generator().manual_seed(0)).weight.shape
     torch.Size([2, 3])
@@ -21,14 +21,14 @@ def linear(fan_in: int, fan_out: int, generator: torch.Generator, bias: bool = T
 
 
 def zero_linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """A linear layer of zeros: the end of a residual branch that says nothing at first."""
+    """Return a linear layer of zeros, for a residual branch that adds nothing at first."""
     layer = _empty(fan_in, fan_out, bias=True)
     nn.init.zeros_(layer.weight)
     return layer
 
 
 def isometry(fan_in: int, fan_out: int, generator: torch.Generator) -> nn.Linear:
-    """A linear layer without bias that starts as the identity, or as a random (semi-)orthogonal matrix.
+    """Return a linear layer without bias: the identity, or a random (semi-)orthogonal matrix.
 
     >>> isometry(2, 2, torch.Generator()).weight.tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -42,9 +42,9 @@ def isometry(fan_in: int, fan_out: int, generator: torch.Generator) -> nn.Linear
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows of (..., d) at length one; a row of zeros stays zero.
+    """Return the rows of (..., d) at length one; a row of zeros stays zero.
 
-    The floor of 1e-6 on the length bounds the gradient of a row near zero; torch's default of 1e-12 does not.
+    The minimum length of 1e-6 bounds the gradient of a row near zero. torch's default of 1e-12 does not.
     """
     return F.normalize(x, dim=-1, eps=1e-6)
 
@@ -55,10 +55,10 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def centred(x: Tensor, center: Tensor) -> Tensor:
-    """(..., d) at length one, minus `center` (d,), at length one again: what a cosine should be taken of.
+    """Return (..., d) at length one, minus `center` (d,), at length one again: the input of a cosine.
 
-    Length comes first, because the embeddings of some models differ in length by much, and a long one would
-    hardly feel the centre.
+    The length is removed first, because embeddings of some models differ in length by much. Otherwise the
+    centre would have no effect on long ones.
 
     >>> centred(torch.tensor([[3.0, 0.0]]), torch.tensor([0.0, 1.0]))
     tensor([[ 0.7071, -0.7071]])
@@ -67,7 +67,7 @@ def centred(x: Tensor, center: Tensor) -> Tensor:
 
 
 def on_sphere(x: Tensor, center: Tensor) -> Tensor:
-    """sqrt(d) centred(x, m): (..., d) on the sphere on which the mean square of the coordinates is one.
+    """Return sqrt(d) centred(x, m), (..., d): on the sphere where the mean square of the coordinates is one.
 
     >>> on_sphere(torch.tensor([[3.0, 0.0]]), torch.zeros(2))
     tensor([[1.4142, 0.0000]])
@@ -76,6 +76,7 @@ def on_sphere(x: Tensor, center: Tensor) -> Tensor:
 
 
 def _empty(fan_in: int, fan_out: int, bias: bool) -> nn.Linear:
+    """Return a layer without initial weights, whose bias is zero."""
     # Through the meta device, because a plain nn.Linear draws from the global generator.
     layer = nn.Linear(fan_in, fan_out, bias=bias, device="meta").to_empty(device="cpu")
     if bias:

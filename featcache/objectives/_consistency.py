@@ -11,7 +11,7 @@ confident. Without unlabelled rows the loss is the supervised one.
 
 Names and defaults are those of USB (arXiv 2208.07204; microsoft/Semi-supervised-learning), except for
 `ema_p`: 0.9 instead of 0.999. USB's value is meant for a million steps. In a few hundred steps its average
-hardly leaves the initial value, where every pseudo-label passes the threshold 1/C, or nothing is debiased
+stays near the initial value. There every pseudo-label passes the threshold 1/C, or nothing is debiased
 (docs/results.md has a figure).
 """
 

@@ -14,9 +14,9 @@
   labelled and unlabelled.
 
 The paper names the terms (cross-entropy, adversarial KL on each part, reconstruction of the frozen latent).
-We know of no public code. Our readings come from semi-supervised adversarial autoencoders (Makhzani et al.,
-arXiv 1511.05644, section 5) and from the code of an earlier paper of its last author (Voloshynovskiy et al.,
-Entropy 22(9):943, 2020; taranO/IB-semi-supervised-classification):
+We know of no public code. Our readings have two sources. One is semi-supervised adversarial autoencoders
+(Makhzani et al., arXiv 1511.05644, section 5). The other is the code of an earlier paper of the last author
+(Voloshynovskiy et al., Entropy 22(9):943, 2020; taranO/IB-semi-supervised-classification):
 
 - content is the vector of class probabilities, given by the head, and style is a linear map of the same z. In
   both sources too the critics see one-hot labels and standard normal vectors, and the weights are 1;

@@ -7,9 +7,9 @@
     keep    = E_S [1 - cos(z/|z| - c, z*/|z*| - c)] / tau
 
 - u = h(z) and v = h(z), (N, d), of two cached views of the same sample: weak and strong, or the nearest
-  cached ones. log N - nce is a lower bound on I(u; v). The contrast head h is a residual layer on t(z) =
-  sqrt(d) (z/|z| - c) / |z/|z| - c|, where c is the mean of z/|z| at step 0. It starts as the identity, and
-  only the contrast uses it;
+  cached ones. log N - nce is a lower bound on I(u; v). The contrast head h is a residual layer on
+  t(z) = sqrt(d) (z/|z| - c) / |z/|z| - c|. It starts as the identity, and only the contrast uses it. c is the
+  mean of z/|z| at step 0;
 - replay: the batch holds S samples of the replay cache (data.replay), data.replay_ratio for each target
   sample. In nce they are additional samples, and therefore additional negatives; keep holds them at their z*;
 - mixing: m is h of the projected convex mix l x_i + (1 - l) x_k, with l ~ Beta(alpha, alpha). The partner k

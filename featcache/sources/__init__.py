@@ -1,4 +1,4 @@
-"""Where samples come from: one format per file, found by `open_source`."""
+"""Sources of samples: one format per file; `open_source` finds the format."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ _EXPECTED = (
 
 
 def open_source(spec: str, *, label_column: str | None = None) -> dict[str, Source]:
-    """The splits of a data set by name, in the order train, validation, test, others.
+    """Return the splits of a data set by name, in the order train, validation, test, others.
 
-    `spec` is `digits`, a path (`~` and glob or brace patterns of shards included), or `format:path`, which
-    takes that format without looking. Raises SourceError where there is nothing, no or more than one format
-    fits, or the data is not what the format asks for.
+    `spec` is `digits`, a path, or `format:path`. A path may contain `~` and glob or brace patterns of shards.
+    With `format:path` the format is not detected. `label_column` names the labels in formats with columns.
+
+    Raise SourceError if there is no such path, if no format or several formats fit, or if the data does not
+    fit the format.
 
     >>> {name: len(source) for name, source in open_source("digits").items()}
     {'train': 1297, 'test': 500}
@@ -39,13 +41,16 @@ def open_source(spec: str, *, label_column: str | None = None) -> dict[str, Sour
 
 
 def _detect(spec: str, path: Path) -> str:
+    """Return the only format that fits the path; raise SourceError if there is none or several."""
     found = [key for key in names("sources") if find("sources", key).match(path)]
     if len(found) == 1:
         return found[0]
     if found:
         forced = " or ".join(f"`{key}:{spec}`" for key in found)
         raise SourceError(
-            "more than one format fits the source", got=f"{spec} ({', '.join(found)})", hint=f"say {forced}"
+            "more than one format fits the source",
+            got=f"{spec} ({', '.join(found)})",
+            hint=f"choose {forced}",
         )
     if path.exists():
         what = (
@@ -53,7 +58,7 @@ def _detect(spec: str, path: Path) -> str:
             if path.is_dir() and not any(path.iterdir())
             else "no format fits the source"
         )
-        hint = f"say which: FORMAT:{spec}, with FORMAT one of {', '.join(names('sources'))}"
+        hint = f"name the format as FORMAT:{spec}, with FORMAT one of {', '.join(names('sources'))}"
         raise SourceError(what, got=spec, expected=_EXPECTED, hint=hint)
     key, colon, rest = spec.partition(":")
     hint = did_you_mean(key, names("sources")) if colon and Path(rest).exists() else "check the path"

@@ -1,7 +1,8 @@
-"""Named arrays (in .npz and HDF5 files) sorted into images and labels of splits, by their names.
+"""Sort named arrays (of .npz and HDF5 files) into images and labels of splits, by their names.
 
-A name is words joined by `_`, `-` or `/`. One word says the role (`x`, `image`, `images`, `data` or `y`,
-`label`, `labels`, `target`, `targets`), another may say the split: `x_train`, `train/images`, `labels-test`.
+A name consists of words joined by `_`, `-` or `/`. One word is the role: `x`, `image`, `images`, `data`, or
+`y`, `label`, `labels`, `target`, `targets`. Another may be the split: `x_train`, `train/images`,
+`labels-test`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CHANNELS = (1, 3, 4)
 
 
 class ArrayLike(Protocol):
-    """What numpy arrays and HDF5 datasets have in common."""
+    """The common interface of NumPy arrays and HDF5 datasets."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -37,22 +38,27 @@ class ArrayLike(Protocol):
 
 
 class ReaderOf(Protocol):
+    """Makes the reader of a named array."""
+
     def __call__(self, name: str) -> Reader: ...
 
 
 def assemble_arrays(
     file: Path, arrays: Mapping[str, ArrayLike], label_column: str | None, reader_of: ReaderOf
 ) -> dict[str, Source]:
-    """The splits in `arrays`; labels are read, images are not. Ids are `file:row`, or `file:split:row` where
-    the file holds several splits.
+    """Return the splits in `arrays`; labels are read, images are not.
 
-    Raises SourceError for missing images, other shapes or pixel types than `_image.from_array` takes, and
-    labels that do not fit.
+    Ids are `file:row`, or `file:split:row` if the file holds several splits. Raise SourceError for missing
+    images, for shapes or pixel types that `_image.from_array` does not take, and for labels that do not fit.
     """
     roles = {name: _role(name, label_column, split_of(file)) for name in arrays}
-    images = _by_split(file, {name: split for name, (role, split) in roles.items() if role in _IMAGES})
+    images = _by_split(
+        file, "images", {name: split for name, (role, split) in roles.items() if role in _IMAGES}
+    )
     wanted = {label_column.lower()} if label_column else _LABELS
-    labels = _by_split(file, {name: split for name, (role, split) in roles.items() if role in wanted})
+    labels = _by_split(
+        file, "labels", {name: split for name, (role, split) in roles.items() if role in wanted}
+    )
     if not images:
         expected = f"an array called {', '.join(sorted(_IMAGES))}"
         raise SourceError(f"{file.name} has no images", got=_listed(arrays), expected=expected)
@@ -75,36 +81,40 @@ def assemble_arrays(
 
 
 def _role(name: str, label_column: str | None, default: str) -> tuple[str, str]:
-    """(name without the word for the split, split)."""
+    """Return the name without the word for the split, and the split."""
     words = re.split(r"[/_-]", name.strip("/").lower())
     split = next((found for word in words if (found := split_name(word))), default)
     role = name if name == label_column else "_".join(word for word in words if split_name(word) is None)
     return role.lower(), split
 
 
-def _by_split(file: Path, split_of_name: Mapping[str, str]) -> dict[str, str]:
+def _by_split(file: Path, role: str, split_of_name: Mapping[str, str]) -> dict[str, str]:
+    """Return the array name of each split; raise SourceError if two arrays have the same split."""
     found: dict[str, str] = {}
     for name, split in split_of_name.items():
         if split in found:
-            got = f"{found[split]} and {name}, for split `{split}`"
-            raise SourceError(f"two arrays in {file.name} may be the same thing", got=got, hint="rename one")
+            got = f"`{found[split]}` and `{name}` in {file.name}"
+            raise SourceError(
+                f"two arrays could be the {role} of split `{split}`", got=got, hint="rename one"
+            )
         found[split] = name
     return found
 
 
 def _check_images(name: str, images: ArrayLike, file: Path) -> None:
+    """Raise SourceError if the shape or pixel type is not that of images."""
     shape, kind = tuple(images.shape), str(images.dtype)
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in _CHANNELS):
         first = len(shape) == 4 and shape[1] in _CHANNELS
         raise SourceError(
-            f"`{name}` in {file.name} is not images",
+            f"`{name}` in {file.name} does not hold images",
             got=f"shape {shape}",
             expected="(N, H, W) or (N, H, W, C) with C of 1, 3 or 4",
             hint="move the channels last: images.transpose(0, 2, 3, 1)" if first else None,
         )
     if not (kind in ("bool", "uint8", "uint16") or images.dtype.kind == "f"):
         raise SourceError(
-            f"`{name}` in {file.name} has pixels of an unknown kind",
+            f"`{name}` in {file.name} has an unsupported pixel type",
             got=kind,
             expected="uint8, uint16, bool, or floats from 0 to 1",
             hint="convert with images.astype('uint8')",
@@ -112,6 +122,7 @@ def _check_images(name: str, images: ArrayLike, file: Path) -> None:
 
 
 def _read_labels(name: str, labels: ArrayLike, rows: int, file: Path) -> list[object]:
+    """Read (rows,) or (rows, 1) labels; raise SourceError for another shape."""
     shape = tuple(labels.shape)
     if shape not in ((rows,), (rows, 1)):
         raise SourceError(
@@ -122,9 +133,11 @@ def _read_labels(name: str, labels: ArrayLike, rows: int, file: Path) -> list[ob
 
 
 def _read_names(names: ArrayLike) -> list[str]:
+    """Read class names, which may be stored as bytes."""
     values = names[:].tolist()
     return [str(name, errors="backslashreplace") if isinstance(name, bytes) else str(name) for name in values]
 
 
 def _listed(arrays: Mapping[str, ArrayLike]) -> str:
+    """List names and shapes for an error message."""
     return ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()) or "no arrays"

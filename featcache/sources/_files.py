@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Files:
-    """Reads whole files below `root`; an absolute name stands for itself. Holds no handle."""
+    """Reads whole files below `root`, or at an absolute name; keeps no file open."""
 
     root: str
     names: Sequence[str]
@@ -44,13 +44,14 @@ class Files:
 
 
 def image_files(root: Path) -> Iterator[str]:
-    """Posix paths, relative to `root`, of the image files below it; hidden ones are left out, links are
-    followed.
+    """Yield the image files below `root`, as relative POSIX paths.
+
+    Hidden files and folders are left out; links are followed.
     """
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back up would go round for ever
+        if real in seen:  # a link to a parent folder would loop forever
             folders.clear()
             continue
         seen.add(real)
@@ -62,5 +63,5 @@ def image_files(root: Path) -> Iterator[str]:
 
 
 def printable(name: str) -> str:
-    """`name` as valid Unicode: file names need not be UTF-8, ids are."""
+    """Return `name` as valid Unicode, as file names may not be UTF-8 and ids must be."""
     return name.encode("utf-8", "backslashreplace").decode()

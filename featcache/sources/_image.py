@@ -1,4 +1,4 @@
-"""Anything that is an image, as 8-bit RGB; anything else, as a SampleError with a reproducible reason."""
+"""Decode images to 8-bit RGB; raise SampleError with a reproducible reason for anything else."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ _DEPTH_MODES = ("I", "F")
 
 
 def decode(data: bytes) -> Image.Image:
-    """The first frame of an encoded image as RGB: upright by its EXIF tag, transparency laid over white, 16
-    bits scaled to 8. Raises SampleError for anything else than a whole image below PIL's size limit.
+    """Return the first frame of an encoded image as RGB.
+
+    The image is turned upright by its EXIF tag, transparency is laid over white, and 16 bits are scaled to 8.
+    Raise SampleError for data that is not a whole image below PIL's size limit.
     """
     if not data:
         raise SampleError("the file is empty", got="0 bytes", expected="an image")
@@ -39,14 +41,15 @@ def decode(data: bytes) -> Image.Image:
             raise SampleError("not an image", got=f"{len(data)} bytes of no known format") from None
         except Image.DecompressionBombError:
             raise SampleError("the image is too large", expected=_size_limit()) from None
-        except Exception as error:  # decoders of damaged data raise all kinds
+        except Exception as error:  # decoders raise many types of errors for damaged data
             reason = _ADDRESS_OR_PATH.sub("...", f"{type(error).__name__}: {error}")
             raise SampleError("the image is damaged", got=reason) from None
 
 
 def from_array(array: NDArray[Any]) -> Image.Image:
-    """RGB from (H, W) or (H, W, C), C = 1 gray, 3 RGB, 4 RGBA: bool, uint8, uint16 (scaled) or floats from 0
-    to 1.
+    """Return an RGB image of an array (H, W) or (H, W, C), with C = 1 (gray), 3 (RGB) or 4 (RGBA).
+
+    Pixels are bool, uint8, uint16 (scaled), or floats from 0 to 1. Raise SampleError for other arrays.
 
     >>> from_array(np.full((2, 2), 65535, np.uint16)).getpixel((0, 0))
     (255, 255, 255)
@@ -61,6 +64,7 @@ def from_array(array: NDArray[Any]) -> Image.Image:
 
 
 def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale pixels to uint8; raise SampleError for another type or range."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
@@ -78,6 +82,7 @@ def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB, with transparency laid over white."""
     if image.mode.startswith(_DEPTH_MODES):
         return _rgb(Image.fromarray(_to_uint8(_depth(np.asarray(image)))))
     if not image.has_transparency_data:
@@ -88,7 +93,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _depth(array: NDArray[Any]) -> NDArray[Any]:
-    """PIL holds 16-bit samples in 32-bit integers for some formats."""
+    """Return pixels as uint16, as PIL holds 16-bit samples in 32-bit integers for some formats."""
     if array.dtype.kind not in "iu":
         return array
     low, high = int(array.min()), int(array.max())
@@ -98,15 +103,17 @@ def _depth(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Turn the image upright by its EXIF tag, if the tag can be read."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
-        # The tag is unreadable, the pixels are not.
+        # The tag cannot be read, but the pixels can.
         return image
     return image
 
 
 def _check_size(image: Image.Image) -> None:
+    """Raise SampleError for an image above PIL's size limit."""
     pixels = image.width * image.height
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
         raise SampleError("the image is too large", got=f"{pixels:,} pixels", expected=_size_limit())
@@ -123,10 +130,10 @@ _filters: warnings.catch_warnings[None] | None = None
 
 @contextmanager
 def _quiet_pil() -> Iterator[None]:
-    """No warning of PIL gets out.
+    """Suppress all warnings of PIL.
 
-    `catch_warnings` alone would put back the wrong filters when threads interleave, so the first thread to
-    enter sets them and the last one to leave restores them.
+    `catch_warnings` alone would restore the wrong filters when threads interleave. So the first thread to
+    enter sets the filters, and the last one to leave restores them.
     """
     global _inside, _filters
     with _lock:

@@ -1,4 +1,4 @@
-"""Labels as found in files, turned into class indices."""
+"""Turn labels as found in files into class indices."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.config import did_you_mean
-from featcache.errors import SourceError
+from featcache.errors import SourceError, option
 from featcache.sources.base import UNLABELLED
 
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "fine_label", "y")
 _MAX_INDEX = 99_999
-# `3.0` is what pandas writes for an integer in a column with gaps; `007` is a name, not the number 7.
+# pandas writes `3.0` for an integer in a column with gaps; `007` is a name, not the number 7.
 _INDEX = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0)?")
 
 Label = int | str | None
@@ -23,8 +23,9 @@ Columns = dict[str, list[Label]]
 
 
 def label_column_of(columns: Sequence[str], asked: str | None, origin: str) -> str | None:
-    """The column with the labels: the one asked for, else the first with a usual name, else None
-    (unlabelled).
+    """Return the column with the labels: `asked`, else the first with a usual name, else None.
+
+    Raise SourceError if there is no column `asked`.
     """
     if asked is None:
         return next((name for name in LABEL_COLUMNS if name in columns), None)
@@ -32,25 +33,30 @@ def label_column_of(columns: Sequence[str], asked: str | None, origin: str) -> s
         raise SourceError(
             f"{origin} has no column `{asked}`",
             got=f"columns {', '.join(columns)}",
-            hint=f"pass another --label-column ({did_you_mean(asked, columns)})",
+            hint=f"pass another {option('label_column')} ({did_you_mean(asked, columns)})",
         )
     return asked
 
 
 def refuse_label_column(asked: str | None, origin: str) -> None:
-    """Raise SourceError where a label column is asked of a format that has no columns."""
+    """Raise SourceError if a label column is asked of a format without columns.
+
+    `origin` is a clause that tells where this format has its labels.
+    """
     if asked is not None:
-        raise SourceError(f"{origin}, not in a column", got=f"--label-column {asked}", hint="leave it out")
+        raise SourceError(
+            f"{origin}, not in a column", got=option("label_column", asked), hint="leave it out"
+        )
 
 
 def encode(
     columns: Mapping[str, tuple[Sequence[str], Sequence[object]]], class_names: Sequence[str] | None
 ) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
-    """Class indices by split, and the class names, from (ids, labels) by split.
+    """Return class indices by split, and the class names, from (ids, labels) by split.
 
-    With `class_names`, a label is a name or an index of one. Without, whole numbers are indices as they are,
-    and anything else is a name, numbered in sorted order over all splits together. None, "", NaN and -1 are
-    unlabelled.
+    With `class_names`, a label is a name or the index of one. Without, whole numbers are indices. All other
+    labels are names, numbered in sorted order over all splits together. None, "", NaN and -1 are unlabelled.
+    Raise SourceError for a label that fits neither, and for class names that occur twice.
 
     >>> encode({"train": (["a", "b", "c"], ["dog", "", "cat"])}, None)
     ({'train': array([ 1, -1,  0])}, ('cat', 'dog'))
@@ -77,6 +83,7 @@ def encode(
 
 
 def _clean(value: object, split: str, row: int, ids: Sequence[str]) -> Label:
+    """Return a label as an integer, a stripped name, or None (unlabelled)."""
     if isinstance(value, bytes):
         value = value.decode(errors="backslashreplace")
     if isinstance(value, str):
@@ -89,12 +96,12 @@ def _clean(value: object, split: str, row: int, ids: Sequence[str]) -> Label:
         "a label is neither a whole number nor a name",
         got=f"{value!r} in {_where(split, row, ids)}",
         expected="one class index or class name for each sample, or nothing",
-        hint="pass another --label-column",
+        hint=f"pass another {option('label_column')}",
     )
 
 
 def _derive(cleaned: Columns) -> tuple[Columns, tuple[str, ...]]:
-    """The labels, all numbers or all names, and the class names they imply."""
+    """Return the labels, as all numbers or all names, and the class names they imply."""
     distinct = {label for labels in cleaned.values() for label in labels if label is not None}
     indices = [index for label in distinct if (index := _as_index(label)) is not None]
     if len(indices) == len(distinct):
@@ -107,12 +114,14 @@ def _derive(cleaned: Columns) -> tuple[Columns, tuple[str, ...]]:
 
 
 def _as_index(label: Label) -> int | None:
+    """Return the index that a label spells, or None for a name."""
     if isinstance(label, str):
         return int(label.removesuffix(".0")) if _INDEX.fullmatch(label) else None
     return label
 
 
 def _index(label: Label, index_of: Mapping[str, int], split: str, row: int, ids: Sequence[str]) -> int:
+    """Return the class index of a label; raise SourceError if it has no class."""
     if label is None:
         return UNLABELLED
     index = index_of.get(label, _as_index(label)) if isinstance(label, str) else label
@@ -123,9 +132,10 @@ def _index(label: Label, index_of: Mapping[str, int], split: str, row: int, ids:
         "a label is outside the classes",
         got=f"{label!r} in {_where(split, row, ids)}",
         expected=f"an index from 0 to {len(index_of) - 1}, or a name of {known}",
-        hint="mark unlabelled samples by -1 or an empty label, and sparse numbers by names",
+        hint="mark unlabelled samples by -1 or an empty label; replace sparse numbers by names",
     )
 
 
 def _where(split: str, row: int, ids: Sequence[str]) -> str:
+    """Describe the place of a label for an error message."""
     return f"row {row} of split `{split}` (`{ids[row]}`)"

@@ -1,4 +1,4 @@
-"""Paths that stand for several files: a folder, a glob pattern, or braces as in WebDataset's shard lists."""
+"""Expand paths to several files: a folder, a glob pattern, or braces as in WebDataset's shard lists."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def matches(path: Path, suffix: str) -> bool:
-    """Whether `path` is a file with that suffix, a pattern of at least one, or a folder with some, at most
-    two levels down.
+    """Return True for a file with the suffix, a pattern of one, or a folder with one.
+
+    Folders are searched at most two levels down.
     """
     if path.is_dir():
         return any(True for pattern in (f"*{suffix}", f"*/*{suffix}") for _ in path.glob(pattern))
@@ -22,9 +23,9 @@ def matches(path: Path, suffix: str) -> bool:
 
 
 def expand(path: Path, suffix: str) -> tuple[Path, list[Path]]:
-    """The folder that ids are relative to, and the files that `path` stands for, in order.
+    """Return the folder that ids are relative to, and the files that `path` stands for, in order.
 
-    Raises SourceError where there are none, or where one that the pattern spells out is missing.
+    Raise SourceError if there are none, or if a file that the pattern spells out is missing.
     """
     if path.is_dir():
         root, files = path, sorted(file for file in path.glob(f"**/*{suffix}") if file.is_file())
@@ -43,7 +44,7 @@ def expand(path: Path, suffix: str) -> tuple[Path, list[Path]]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Every name that a brace pattern spells.
+    """Return all names that a brace pattern spells.
 
     >>> expand_braces("{train,val}-{08..10}.tar")[:4]
     ['train-08.tar', 'train-09.tar', 'train-10.tar', 'val-08.tar']
@@ -56,20 +57,23 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _alternatives(inside: str) -> list[str]:
-    bounds = _RANGE.fullmatch(inside)
-    if bounds is None:
+    """Return the alternatives inside braces: a list by commas, or a range of numbers."""
+    numbers = _RANGE.fullmatch(inside)
+    if numbers is None:
         return inside.split(",")
-    first, last = bounds.groups()
+    first, last = numbers.groups()
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
 def _spelled(path: Path) -> list[Path]:
+    """Return the files of a pattern, with the names that braces spell even if there is no such file."""
     if path.is_file():
         return [path]
     return [Path(name) for word in expand_braces(str(path)) for name in sorted(glob.glob(word)) or [word]]
 
 
 def _fixed_parent(path: Path) -> Path:
+    """Return the nearest folder above a pattern whose name has no signs of a pattern."""
     if path.is_file():
         return path.parent
     return next(parent for parent in path.parents if not any(sign in str(parent) for sign in "*?[{"))

@@ -1,4 +1,4 @@
-"""The one implementation of a source: ids and labels in memory, content fetched by a reader, row by row."""
+"""The implementation shared by all sources: ids and labels in memory, content read row by row."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Content = bytes | str | NDArray[Any]
 """An encoded image, a text, or an image as an array (H, W[, C])."""
 
 Reader = Callable[[int], Content]
-"""Content by row; picklable. Raises SampleError without naming the sample."""
+"""Reads content by row; picklable. Raises SampleError without the name of the sample."""
 
 T = TypeVar("T")
 
 
 class Samples:
-    """One split, as a `Source`. The digest covers content as stored (encoded bytes, text, raw pixels)."""
+    """One split, as a `Source`; the digest covers content as stored (encoded bytes, text, raw pixels)."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Part:
-    """One split before its labels are numbered: ids, labels as found (None where there is none), reader."""
+    """One split before its labels are numbered: ids, labels as found (None for no label), and a reader."""
 
     ids: Sequence[str]
     labels: Sequence[object]
@@ -71,9 +71,9 @@ class Part:
 def assemble(
     modality: Modality, parts: Mapping[str, Part], class_names: Sequence[str] | None, origin: str
 ) -> dict[str, Source]:
-    """Splits with labels numbered over all of them together.
+    """Return the splits as sources, with labels numbered over all of them together.
 
-    Raises SourceError for a split without samples, an id that occurs twice, or a label without a class.
+    Raise SourceError for a split without samples, an id that occurs twice, or a label without a class.
     """
     if not parts:
         raise SourceError("the source holds no samples", got=origin, hint="check the path and the format")
@@ -91,8 +91,9 @@ def assemble(
 
 
 class Lazy(Generic[T]):
-    """`make(*args)`, called on first use and once in each process: never pickled, never carried across a
-    fork.
+    """The result of `make(*args)`, called on first use, once in each process.
+
+    The result is never pickled, and a forked process makes its own.
     """
 
     def __init__(self, make: Callable[..., T], *args: object) -> None:
@@ -100,7 +101,7 @@ class Lazy(Generic[T]):
         self._made: tuple[int, T] | None = None
 
     def __call__(self) -> T:
-        # No lock, which a fork could copy while held: two threads may both make one, and the later one stays.
+        # No lock, as a fork could copy a held one. Two threads may both make a result; the later one stays.
         made = self._made
         if made is None or made[0] != os.getpid():
             made = self._made = (os.getpid(), self._make(*self._args))
@@ -111,6 +112,7 @@ class Lazy(Generic[T]):
 
 
 def _check_unique(split: str, ids: Sequence[str]) -> None:
+    """Raise SourceError for an id that occurs twice."""
     if len(set(ids)) == len(ids):
         return
     first: dict[str, int] = {}
@@ -125,12 +127,14 @@ def _check_unique(split: str, ids: Sequence[str]) -> None:
 
 
 def _image(content: bytes | NDArray[Any]) -> Any:
+    """Decode an image; PIL is imported here, on first use."""
     from featcache.sources import _image as image
 
     return image.decode(content) if isinstance(content, bytes) else image.from_array(content)
 
 
 def _stored_bytes(content: Content) -> bytes:
+    """Return content as bytes for the digest; an array is preceded by its type and shape."""
     if isinstance(content, bytes):
         return content
     if isinstance(content, str):

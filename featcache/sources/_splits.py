@@ -1,4 +1,4 @@
-"""Which split a file or folder belongs to, by its name."""
+"""Find the split of a file or folder by its name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ T = TypeVar("T")
 
 
 def split_name(name: str) -> str | None:
-    """The split that `name` speaks of as a word of its own, `val` and `dev` being `validation`; None if it
-    does not.
+    """Return the split whose name is a word of `name`, or None; `val` and `dev` are `validation`.
 
     >>> split_name("train-00000-of-00002"), split_name("imagenet_val"), split_name("trainer")
     ('train', 'validation', None)
@@ -32,14 +31,14 @@ def split_name(name: str) -> str | None:
 
 
 def split_of(path: Path) -> str:
-    """The split of a data set that is one file: as its name says, else `train`."""
+    """Return the split of a data set that is one file: the one in its name, else `train`."""
     return split_name(path.stem) or DEFAULT
 
 
 def group_files(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
-    """Shards below `root` by split, each list sorted; the file's name counts first, then its folder's.
+    """Return sorted shards below `root` by split, which is in the file's name or else in its folders' names.
 
-    Where some name a split and others do not, those others stay apart under their own name, never in `train`.
+    If only some names have a split, each other file is put into a split of its own name, not into `train`.
     """
     named = {file: _named(root, file) for file in sorted(files)}
     some_named = any(named.values())
@@ -51,11 +50,12 @@ def group_files(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def in_order(splits: Mapping[str, T]) -> dict[str, T]:
-    """Train, validation, test, then others by name."""
+    """Sort splits: train, validation, test, then others by name."""
     known = [name for name in _ORDER if name in splits]
     return {name: splits[name] for name in [*known, *sorted(set(splits) - set(known))]}
 
 
 def _named(root: Path, file: Path) -> str | None:
+    """Return the split in the name of a file, else in those of its folders, nearest first."""
     parents = file.relative_to(root).parts[:-1]
     return next((split for name in (file.stem, *reversed(parents)) if (split := split_name(name))), None)

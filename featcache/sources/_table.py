@@ -1,4 +1,4 @@
-"""CSV, TSV and JSON Lines files: records in order, and any one of them again by its place in the file."""
+"""Read CSV, TSV and JSON Lines files: all records in order, or one by its byte offset."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ Record = Mapping[str, Any]
 
 
 def is_table(path: Path) -> bool:
-    """A CSV, TSV or JSONL file, by its suffix."""
+    """Return True for a CSV, TSV or JSONL file, by its suffix."""
     return path.suffix.lower() in (*_DELIMITERS, ".jsonl") and path.is_file()
 
 
 def split_of_record(record: Record, path: Path) -> str:
-    """The split that a record's split column names, else the one its file's name speaks of."""
+    """Return the split in a record's split column, else the one in the file's name."""
     value = next((value for name in SPLIT_COLUMNS if (value := record.get(name)) not in (None, "")), None)
     return split_of(path) if value is None else split_name(str(value)) or str(value)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file of records; picklable, opened anew for each read."""
+    """A file of records; picklable, as each read opens the file again."""
 
     path: Path
 
     def records(self) -> Iterator[tuple[int, Record]]:
-        """(byte offset, values by column) of each record; raises SourceError naming the line that is
-        malformed.
+        """Yield byte offset and values by column of each record.
+
+        Raise SourceError with the number of a malformed line.
         """
         with self._open() as stream:
             if self._delimiter is None:
@@ -61,24 +62,24 @@ class Table:
                 yield from self._csv(lines, header)
 
     def at(self, offset: int, columns: Sequence[str]) -> Record:
-        """The record at `offset`, as `records` gave it; `columns` is the CSV header, in order."""
+        """Return the record at an `offset` from `records`; `columns` is the CSV header, in order."""
         with self._open() as stream:
             stream.seek(offset)
             lines = _Lines(stream, self.path)
             found = self._json(lines) if self._delimiter is None else self._csv(lines, columns)
             for _, record in found:
                 return record
-        raise SourceError("a record is gone", got=f"{self.path} ends before byte {offset}")
+        raise SourceError("a record is missing", got=f"{self.path} ends before byte {offset}")
 
     def columns(self) -> tuple[str, ...]:
-        """The CSV header, or every key that some JSON record has."""
+        """Return the CSV header, or all keys of all JSON records."""
         if self._delimiter is None:
             return tuple(dict.fromkeys(key for _, record in self.records() for key in record))
         with self._open() as stream:
             return self._header(_Lines(stream, self.path))
 
     def first_columns(self) -> tuple[str, ...]:
-        """The columns as far as the first record tells: cheap."""
+        """Return the columns of the first record, without reading the whole file."""
         if self._delimiter is None:
             return next((tuple(record) for _, record in self.records()), ())
         return self.columns()
@@ -94,6 +95,7 @@ class Table:
             raise SourceError("the file cannot be opened", got=f"{self.path}: {error.strerror}") from None
 
     def _header(self, lines: _Lines) -> tuple[str, ...]:
+        """Read the CSV header; raise SourceError if it is empty or has a name twice."""
         header = tuple(name.strip() for name in next(csv.reader(lines, delimiter=self._delimiter or ","), []))
         if not header:
             raise SourceError(
@@ -104,6 +106,7 @@ class Table:
         return header
 
     def _csv(self, lines: _Lines, header: Sequence[str]) -> Iterator[tuple[int, Record]]:
+        """Yield offset and record of each CSV row."""
         reader = csv.reader(lines, delimiter=self._delimiter or ",", strict=True)
         while True:
             offset = lines.offset
@@ -121,6 +124,7 @@ class Table:
                 yield offset, dict(zip(header, values, strict=True))
 
     def _json(self, lines: _Lines) -> Iterator[tuple[int, Record]]:
+        """Yield offset and record of each line of JSON."""
         while True:
             offset = lines.offset
             line = next(lines, None)
@@ -138,7 +142,7 @@ class Table:
 
 
 class _Lines:
-    """Text lines of a byte stream that know where they are: `csv` takes as many as a quoted record needs."""
+    """Text lines of a byte stream, with the current offset: `csv` may read several lines for one record."""
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         self._stream, self._path = stream, path
@@ -159,6 +163,7 @@ class _Lines:
             raise self.malformed("bytes that are not UTF-8", "UTF-8 text") from None
 
     def malformed(self, got: str, expected: str) -> SourceError:
+        """Return the error for the line read last."""
         return SourceError(
             f"line {self._number} of {self._path.name} is malformed", got=got, expected=expected
         )

@@ -1,11 +1,11 @@
 """NumPy arrays of images, (N, H, W[, C]): one .npy file, or an .npz with named arrays.
 
-- `.npy`: labels are in the file beside it with `y` for `x`, or `labels` for `images`, in its name
-  (`x_train.npy`, `y_train.npy`), if there is one.
+- `.npy`: labels are in a file beside it, whose name has `y` for `x`, or `labels` for `images`
+  (`x_train.npy`, `y_train.npy`). Without such a file, the samples are unlabelled.
 - `.npz`: names are read as in `_arrays` (`x_train`, `y_train`, `images`, `labels`, ...); `class_names` is
   optional.
 
-Arrays are mapped, not loaded, except those of a compressed .npz, which has no random access.
+Arrays are memory-mapped, except those of a compressed .npz, which has no random access.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import SourceError
+from featcache.errors import SourceError, option
 from featcache.sources._arrays import assemble_arrays
 from featcache.sources._samples import Lazy, Reader
 from featcache.sources.base import Source
@@ -31,13 +31,14 @@ _LABELS_OF = {"x": "y", "images": "labels"}
 
 
 def match(path: Path) -> bool:
-    """An .npy or .npz file."""
+    """Return True for an .npy or .npz file."""
     return path.suffix in (".npy", ".npz") and path.is_file()
 
 
 def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
-    """The splits in the file; `label_column` names the labels in an .npz. Raises SourceError as
-    `assemble_arrays`.
+    """Return the splits in the file; `label_column` is the name of the labels in an .npz.
+
+    Raise SourceError as `assemble_arrays` does.
     """
     file = Path(path)
     if file.suffix == ".npz":
@@ -47,7 +48,7 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     if label_column is not None:
         raise SourceError(
             "an .npy file has its labels in the file beside it, not in a column",
-            got=f"--label-column {label_column}",
+            got=option("label_column", label_column),
             hint="call the files x.npy and y.npy",
         )
     arrays = {"images": _load(path)}
@@ -59,6 +60,8 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 @dataclass(frozen=True)
 class _Reader:
+    """Reads rows of an array that is mapped on first use."""
+
     array: Lazy[NDArray[Any]]
 
     def __call__(self, row: int) -> NDArray[Any]:
@@ -70,6 +73,7 @@ def _reader(make: Any, *args: str) -> Reader:
 
 
 def _labels_beside(file: Path) -> Path | None:
+    """Return the .npy file of labels that belongs to an .npy file of images, if there is one."""
     words = re.split(r"([_.-])", file.stem)
     renamed = "".join(_LABELS_OF.get(word, word) for word in words)
     labels = file.with_name(renamed + file.suffix)
@@ -77,12 +81,13 @@ def _labels_beside(file: Path) -> Path | None:
 
 
 def _load(path: str) -> Any:
+    """Open an .npy file, memory-mapped, or an .npz archive."""
     with _readable(path):
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _member(path: str, name: str) -> NDArray[Any]:
-    """One array of an .npz, mapped where it is stored as it is (NumPy itself maps none of them)."""
+    """Return one array of an .npz, memory-mapped if it is not compressed (NumPy maps none of them)."""
     with _readable(path), zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
         if info.compress_type == zipfile.ZIP_STORED:
@@ -92,8 +97,9 @@ def _member(path: str, name: str) -> NDArray[Any]:
 
 
 def _mapped(path: str, header_offset: int) -> NDArray[Any]:
+    """Map an uncompressed .npy member of a zip file, whose local header is at `header_offset`."""
     with Path(path).open("rb") as stream:
-        # A local zip header is 30 bytes and two fields more, whose lengths stand at 26 and 28.
+        # A local zip header has 30 bytes and two more fields, whose lengths are at bytes 26 and 28.
         stream.seek(header_offset + 26)
         stream.seek(sum(struct.unpack("<HH", stream.read(4))), 1)
         old = np.lib.format.read_magic(stream) == (1, 0)
@@ -108,6 +114,7 @@ def _mapped(path: str, header_offset: int) -> NDArray[Any]:
 
 @contextmanager
 def _readable(path: str) -> Iterator[None]:
+    """Raise SourceError if NumPy cannot read the file."""
     try:
         yield
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:

@@ -1,6 +1,4 @@
-"""What every source gives: samples by index in a stable order, with stable ids, labels and a digest of their
-content.
-"""
+"""The contract of a source: samples by index in a stable order, with stable ids, labels and a digest."""
 
 from __future__ import annotations
 
@@ -20,34 +18,35 @@ UNLABELLED = -1
 
 
 class Source(Protocol):
-    """One split of a data set: random access, stable order, picklable (workers reopen their own file
-    handles).
+    """One split of a data set: random access, stable order, picklable (each worker opens its own files).
 
-    `ids` and `labels` are known without reading any sample's content, so that a row exists for every sample
-    before the first one is decoded.
+    `ids` and `labels` are known without reading the content of a sample. A cache therefore has a row for
+    every sample before the first one is decoded.
     """
 
     modality: Modality
     class_names: tuple[str, ...]
-    """Names by label; empty when nothing is labelled."""
+    """Class names in the order of the labels; empty if nothing is labelled."""
     ids: Sequence[str]
-    """(N,) unique and stable: what ties a cache row to its sample."""
+    """(N,) unique and stable; they connect a cache row to its sample."""
     labels: NDArray[np.int64]
-    """(N,) class index, or UNLABELLED (-1)."""
+    """(N,) class indices, UNLABELLED (-1) for samples without a label."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Return N, the number of samples."""
 
     def __getitem__(self, index: int) -> Any:
-        """The sample: an RGB `PIL.Image.Image`, or a `str`. Raises SampleError when it cannot be read."""
+        """Return a sample, an RGB `PIL.Image.Image` or a `str`; raise SampleError if it cannot be read."""
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the ids, labels, class names and content of every sample, in order."""
+        """Return the SHA-256 (hex) of ids, labels, class names and content of all samples, in order."""
 
 
 def digest_samples(source: Source, content: Callable[[int], bytes]) -> str:
-    """SHA-256 (hex) over ids, labels, class names and `content(index)` of every sample, one at a time.
+    """Return the SHA-256 (hex) of ids, labels, class names and `content(index)` of all samples.
 
-    A sample whose content raises SampleError counts as absent, so that mending it changes the digest.
+    Samples are read one at a time. If `content` raises SampleError, the sample counts as absent; repairing it
+    changes the digest.
     """
     head = json.dumps([source.modality, len(source), source.class_names])
     sha = hashlib.sha256(head.encode())
@@ -64,18 +63,19 @@ def digest_samples(source: Source, content: Callable[[int], bytes]) -> str:
 
 
 def limit(source: Source, n: int) -> Source:
-    """The first `n` samples of `source`, or `source` itself where it has no more; raises SourceError for n <
-    1.
+    """Return the first `n` samples of `source`, or `source` itself if it has no more.
 
-    The digest covers the decoded samples that are left, so it costs what `n` samples cost, not the whole
-    source.
+    The digest covers the `n` decoded samples only, so it does not read the whole source. Raise SourceError
+    for n < 1.
     """
     if n < 1:
-        raise SourceError("a limit must leave at least one sample", got=n, expected="1 or more")
+        raise SourceError("the limit is too small", got=n, expected="1 or more")
     return source if n >= len(source) else _First(source, n)
 
 
 class _First:
+    """The first samples of a source."""
+
     def __init__(self, source: Source, n: int) -> None:
         self.modality: Modality = source.modality
         self.class_names = source.class_names
@@ -94,6 +94,7 @@ class _First:
 
 
 def _decoded_bytes(sample: Any) -> bytes:
+    """Return a text as UTF-8, or an image as its size and pixels."""
     if isinstance(sample, str):
         return sample.encode("utf-8", "surrogatepass")
     return struct.pack("<qq", *sample.size) + bytes(sample.tobytes())

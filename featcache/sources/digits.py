@@ -17,12 +17,15 @@ _TEST_SIZE = 500
 
 
 def match(path: Path) -> bool:
-    """The word `digits` itself."""
+    """Return True for the word `digits`."""
     return path == Path("digits")
 
 
 def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
-    """The fixed stratified split into 1,297 train and 500 test digits, 8x8 RGB images; `path` is not read."""
+    """Return 1,297 train and 500 test digits, a fixed stratified split of 8x8 RGB images.
+
+    `path` is not read. Raise SourceError for a label column.
+    """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

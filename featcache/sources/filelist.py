@@ -1,7 +1,6 @@
 """A CSV, TSV or JSONL list of image files, with a path column and optional label and split columns.
 
-Paths are relative to the list; so are the ids. A listed file that is missing keeps its row, and fails when
-read.
+Paths and ids are relative to the folder of the list. A missing file keeps its row, and fails when it is read.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ from featcache.sources.base import Source
 
 
 def match(path: Path) -> bool:
-    """A table with a path column."""
+    """Return True for a table with a path column."""
     return is_table(path) and any(name in Table(path).first_columns() for name in PATH_COLUMNS)
 
 
 def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
-    """The splits named by the split column, else one named by the file; raises SourceError for a malformed
-    list.
+    """Return the splits in the split column, else one split from the file's name.
+
+    Raise SourceError for a malformed list.
     """
     file = Path(path)
     table = Table(file)
@@ -54,10 +54,12 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 
 def _part(root: Path, listed: list[tuple[str, Any]]) -> Part:
+    """Make a split from (path, label) pairs."""
     names = [name for name, _ in listed]
     return Part([_id(root, name) for name in names], [label for _, label in listed], Files(str(root), names))
 
 
 def _id(root: Path, name: str) -> str:
+    """Return the path of a listed file, normalised and relative to `root`."""
     relative = os.path.relpath(name, root.absolute()) if os.path.isabs(name) else name
     return printable(posixpath.normpath(Path(relative).as_posix()))

@@ -1,10 +1,10 @@
 """A folder of image files, in torchvision's ImageFolder layout or flat.
 
 - `train/`, `val/` (`valid/`, `validation/`, `dev/`) and `test/` are splits; without them all is `train`.
-- Inside a split the first folder level is the class; class names are the sorted union over all splits.
-- An image outside any class folder is unlabelled, so a flat folder is an unlabelled split.
+- The first folder level inside a split is the class; class names are the sorted union over all splits.
+- An image outside all class folders is unlabelled, so a flat folder is an unlabelled split.
 
-Ids are paths relative to the split's folder, so that `data` and `data/train` give the same ones.
+Ids are paths relative to the split's folder, so `data` and `data/train` have the same ids.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _SPLIT_FOLDERS = frozenset(["train", "training", "val", "valid", "validation", "
 
 
 def match(path: Path) -> bool:
-    """A folder with an image file somewhere below."""
+    """Return True for a folder with an image file at any depth."""
     return path.is_dir() and any(True for _ in image_files(path))
 
 
 def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
-    """The splits below the folder; raises SourceError where it, or a split's folder, holds no image."""
+    """Return the splits below the folder; raise SourceError if it, or a split's folder, has no image."""
     refuse_label_column(label_column, "a folder of images has its labels in the folders' names")
     root = Path(path)
     if not match(root):
@@ -45,27 +45,28 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Folders by split.
+    """Return the folder of each split.
 
-    A lone `train` (beside `bus` and `car`) that holds images and no folders of them is a class, not a split.
+    A single `train` folder beside others (`bus`, `car`) is a class if its images are not in folders.
     """
     children = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     named = [child for child in children if child.name.lower() in _SPLIT_FOLDERS]
     others = [child for child in children if child not in named and match(child)]
     if not named or (len(named) == 1 and others and not any("/" in name for name in image_files(named[0]))):
         return {DEFAULT: root}
-    splits: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for child in [*named, *others]:
         split = (split_name(child.name) if child in named else None) or child.name
-        if split in splits:
-            got = f"{splits[split].name}/ and {child.name}/ in {root}"
+        if split in found:
+            got = f"{found[split].name}/ and {child.name}/ in {root}"
             raise SourceError(
                 f"two folders are split `{split}`", got=got, hint="rename one, or pass one of the two"
             )
-        splits[split] = child
-    return splits
+        found[split] = child
+    return found
 
 
 def _class(name: str) -> str | None:
+    """Return the class of a relative path, its first folder, or None if it has no folder."""
     folder, slash, _ = name.partition("/")
     return printable(folder) if slash else None

@@ -20,13 +20,14 @@ _SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 
 
 def match(path: Path) -> bool:
-    """A file with an HDF5 suffix."""
+    """Return True for a file with an HDF5 suffix."""
     return path.suffix.lower() in _SUFFIXES and path.is_file()
 
 
 def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
-    """The splits in the file; `label_column` names the labels' dataset. Raises SourceError as
-    `assemble_arrays`.
+    """Return the splits in the file; `label_column` is the name of the dataset of labels.
+
+    Raise SourceError as `assemble_arrays` does.
     """
     import h5py
 
@@ -45,6 +46,8 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 @dataclass(frozen=True)
 class _Reader:
+    """Reads rows of a dataset from a file that is opened on first use."""
+
     handle: Lazy[Any]
     name: str
 
@@ -57,6 +60,7 @@ class _Reader:
 
 
 def _open_file(path: str) -> Any:
+    """Open an HDF5 file; raise SourceError if it cannot be read."""
     import h5py
 
     try:

@@ -1,9 +1,8 @@
 """Hugging Face style parquet: an image column (struct of bytes and path, or plain bytes) or a text column.
 
-Class names come from the `huggingface` schema metadata (ClassLabel). Files are read one row group at a time,
-and the groups read last are kept up to 64 MB; writers should keep groups small (100 to 1,000 rows), because
-one sample costs the whole group it is in. Ids are the images' paths where these are unique and relative, else
-`file:row`.
+Class names come from the `huggingface` schema metadata (ClassLabel). Files are read one row group at a time.
+The groups read last are kept, up to 64 MB. Reading one sample reads its whole group, so groups should be
+small (100 to 1,000 rows). Ids are the images' paths if these are unique and relative, else `file:row`.
 """
 
 from __future__ import annotations
@@ -32,13 +31,14 @@ _CACHED_BYTES = 64 * 2**20
 
 
 def match(path: Path) -> bool:
-    """A .parquet file, a pattern of such files, or a folder that holds some (at most two levels down)."""
+    """Return True for .parquet: a file, a pattern, or a folder with files at most two levels down."""
     return matches(path, ".parquet")
 
 
 def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
-    """The splits that the files' names speak of; raises SourceError for a column, a class or rows that are
-    missing.
+    """Return the splits in the files' names.
+
+    Raise SourceError for a missing column or class, for files that differ in their columns, and for no rows.
     """
     root, files = expand(Path(path), ".parquet")
     layout = _layout(files[0], label_column)
@@ -52,6 +52,8 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 
 class _Layout(NamedTuple):
+    """The columns that hold samples, names and labels."""
+
     modality: Modality
     column: str
     content: str
@@ -63,6 +65,7 @@ class _Layout(NamedTuple):
 
 
 def _layout(file: Path, label_column: str | None) -> _Layout:
+    """Find the columns by their types and names; raise SourceError if there is none, or no clear choice."""
     schema = _open_file(file).schema_arrow
     label = label_column_of(schema.names, label_column, file.name)
     features = _features(schema, file)
@@ -88,6 +91,7 @@ def _layout(file: Path, label_column: str | None) -> _Layout:
 
 
 def _kind(arrow_type: Any) -> str | None:
+    """Return `struct` (of an image), `bytes` or `text` for a column type, else None."""
     import pyarrow.types as types
 
     if types.is_struct(arrow_type):
@@ -98,6 +102,7 @@ def _kind(arrow_type: Any) -> str | None:
 
 
 def _choose(candidates: list[str], usual: Sequence[str], file: Path) -> str | None:
+    """Return the candidate with a usual name, or the only one; raise SourceError if there are several."""
     named = [name for name in usual if name in candidates]
     if not named and len(candidates) > 1:
         raise SourceError(
@@ -109,6 +114,7 @@ def _choose(candidates: list[str], usual: Sequence[str], file: Path) -> str | No
 
 
 def _features(schema: Any, file: Path) -> Mapping[str, Any]:
+    """Return the features by column in the `huggingface` metadata, if there are any."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return {}
@@ -116,7 +122,7 @@ def _features(schema: Any, file: Path) -> Mapping[str, Any]:
         features = json.loads(text)["info"]["features"]
     except (ValueError, KeyError, TypeError):
         raise SourceError(
-            f"the `huggingface` metadata of {file.name} is not what `datasets` writes",
+            f"the `huggingface` metadata of {file.name} cannot be read",
             got=repr(text[:80]),
             expected='{"info": {"features": {COLUMN: {"names": [...]}}}}',
         ) from None
@@ -144,6 +150,7 @@ def _part(root: Path, shards: list[Path], layout: _Layout) -> Part:
 
 
 def _column(file: Any, leaf: str | None, rows: int) -> list[Any]:
+    """Read all values of one leaf; without a leaf, return None for each row."""
     if leaf is None:
         return [None] * rows
     values = file.read(columns=[leaf], use_threads=False).column(0).to_pylist()
@@ -152,6 +159,7 @@ def _column(file: Any, leaf: str | None, rows: int) -> list[Any]:
 
 
 def _are_ids(names: Sequence[str | None]) -> bool:
+    """Return True if all names are present, different and relative."""
     present = {name for name in names if name}
     absolute = any(
         PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute() for name in present
@@ -160,6 +168,7 @@ def _are_ids(names: Sequence[str | None]) -> bool:
 
 
 def _open_file(path: Path) -> Any:
+    """Open a parquet file; raise SourceError if it cannot be read."""
     import pyarrow
     import pyarrow.parquet
 
@@ -171,6 +180,8 @@ def _open_file(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class _Reader:
+    """Reads rows over all shards of a split; `starts` has the first row of each shard."""
+
     starts: tuple[int, ...]
     shards: tuple[Lazy[_Groups], ...]
 
@@ -183,7 +194,7 @@ class _Reader:
 
 
 class _Groups:
-    """One open file; the row groups read last stay in memory."""
+    """One open file that keeps the row groups read last in memory."""
 
     def __init__(self, path: Path, leaf: str) -> None:
         self._file, self._leaf = _open_file(path), leaf
@@ -195,6 +206,7 @@ class _Groups:
         self._lock = threading.Lock()
 
     def value(self, row: int) -> bytes | str | None:
+        """Return the content of a row, from its row group in memory or in the file."""
         group = bisect_right(self._starts, row) - 1
         with self._lock:
             if group not in self._groups:

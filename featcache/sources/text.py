@@ -1,6 +1,6 @@
 """Texts: the lines of a .txt file, or the text column of a CSV, TSV or JSONL file.
 
-Ids are `file:row`, rows counted from 0; blank lines of a .txt file are no samples, but count.
+Ids are `file:row`, with rows counted from 0. Blank lines of a .txt file are counted, but are not samples.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from featcache.sources.base import Source
 
 
 def match(path: Path) -> bool:
-    """A .txt file, or a table without a path column."""
+    """Return True for a .txt file, or a table without a path column."""
     if path.suffix.lower() == ".txt":
         return path.is_file()
     return is_table(path) and not any(name in Table(path).first_columns() for name in PATH_COLUMNS)
 
 
 def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
-    """The splits named by the split column, else one named by the file; raises SourceError without a text
-    column.
+    """Return the splits in the split column, else one split from the file's name.
+
+    Raise SourceError if a table has no text column.
     """
     file = Path(path)
     if not file.is_file():
@@ -45,6 +46,8 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 @dataclass(frozen=True)
 class _Lines:
+    """Reads lines of a .txt file at their byte offsets."""
+
     path: Path
     offsets: NDArray[np.int64]
 
@@ -65,6 +68,8 @@ class _Lines:
 
 @dataclass(frozen=True)
 class _Column:
+    """Reads the text column of records at their byte offsets."""
+
     table: Table
     columns: Sequence[str]
     text: str
@@ -83,6 +88,7 @@ class _Column:
 
 
 def _open_table(file: Path, label_column: str | None) -> dict[str, Source]:
+    """Return the splits of a CSV, TSV or JSONL file."""
     table = Table(file)
     columns = table.columns()
     text = next((name for name in TEXT_COLUMNS if name in columns), None)
@@ -107,6 +113,7 @@ def _open_table(file: Path, label_column: str | None) -> dict[str, Source]:
 
 
 def _line_offsets(file: Path) -> tuple[list[int], NDArray[np.int64]]:
+    """Return number and byte offset of each line that is not blank."""
     rows, offsets, offset = [], [], 0
     with file.open("rb") as stream:
         for row, line in enumerate(stream):

@@ -1,9 +1,9 @@
-"""WebDataset: tar shards whose members with the same name up to the first dot are one sample.
+"""WebDataset: tar shards, where members with the same name up to the first dot are one sample.
 
 A sample has an image (`.jpg`, `.png`, ...) and may have a label: `.cls` (an index or a name) or a key of its
-`.json`. Other members (captions, masks) are left alone. `classes.txt` beside the shards names the classes,
-one a line. The shards' headers are walked once, on opening; from then on every sample is one seek and one
-read. Ids are `shard/key`.
+`.json`. Other members (captions, masks) are ignored. `classes.txt` beside the shards lists the class names,
+one per line. The shards' headers are read once, on opening; then each sample takes one seek and one read.
+Ids are `shard/key`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from featcache.errors import SampleError, SourceError
+from featcache.errors import SampleError, SourceError, option
 from featcache.sources._files import IMAGE_SUFFIXES, printable
 from featcache.sources._labels import LABEL_COLUMNS
 from featcache.sources._paths import expand, matches
@@ -28,18 +28,15 @@ _LABEL_MEMBERS = ("cls", "json")
 
 
 def match(path: Path) -> bool:
-    """A .tar file, a glob or brace pattern of such files, or a folder that holds some (at most two levels
-    down).
-    """
+    """Return True for .tar: a file, a pattern, or a folder with files at most two levels down."""
     return matches(path, ".tar")
 
 
 def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
-    """The splits that the shards' names speak of. `label_column` is a member's extension or a key of the
-    `.json`.
+    """Return the splits in the shards' names.
 
-    Raises SourceError for a shard that is missing, cut short or compressed, and for a label that no sample
-    has.
+    `label_column` is a member's extension or a key of the `.json`. Raise SourceError for a shard that is
+    missing, truncated or compressed, and for a label that no sample has.
     """
     root, files = expand(Path(path), ".tar")
     groups = group_files(root, files)
@@ -50,19 +47,22 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
 
 class _Member(NamedTuple):
+    """Byte offset and size of a member in its shard."""
+
     start: int
     size: int
 
 
 @dataclass
 class _Label:
-    """Where labels are looked for, and what was seen meanwhile, for the error if it is nowhere."""
+    """The label to look for, and the keys seen so far, for the error message if no sample has it."""
 
     asked: str | None
     found: bool = False
     seen: set[str] = field(default_factory=set)
 
     def of(self, extras: dict[str, bytes], where: str) -> object:
+        """Return the label in the members of one sample, or None."""
         self.seen |= set(extras)
         if self.asked is not None and self.asked in extras:
             self.found = True
@@ -76,17 +76,18 @@ class _Label:
         return record[keys[0]] if keys else None
 
     def check_found(self, origin: str) -> None:
+        """Raise SourceError if a label was asked for that no sample has."""
         if self.asked is not None and not self.found:
             raise SourceError(
                 f"no sample has a label `{self.asked}`",
                 got=f"{', '.join(sorted(self.seen)) or 'no label members'} in {origin}",
-                hint="pass the extension of a member, or a key of the .json, as --label-column",
+                hint=f"pass the extension of a member, or a key of the .json, as {option('label_column')}",
             )
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Holds offsets, not handles: a shard is opened for each read, so threads and workers share nothing."""
+    """Keeps offsets but no open files: each read opens its shard, so threads and workers share nothing."""
 
     shards: tuple[Path, ...]
     shard_of: array[int]
@@ -107,6 +108,7 @@ class _Reader:
 
 
 def _part(root: Path, shards: list[Path], asked: _Label) -> Part:
+    """Read the headers of a split's shards."""
     ids: list[str] = []
     labels: list[object] = []
     reader = _Reader(tuple(shards), array("q"), array("q"), array("q"))
@@ -122,7 +124,7 @@ def _part(root: Path, shards: list[Path], asked: _Label) -> Part:
 
 
 def _samples(shard: Path, label: str | None) -> Iterator[tuple[str, _Member, dict[str, bytes]]]:
-    """(key, image, label members) of each sample; a sample with a label but no image has size -1."""
+    """Yield key, image and label members of each sample; the size is -1 if a sample has no image."""
     images: dict[str, _Member] = {}
     extras: dict[str, dict[str, bytes]] = {}
     try:
@@ -147,12 +149,14 @@ def _samples(shard: Path, label: str | None) -> Iterator[tuple[str, _Member, dic
 
 
 def _split(name: str) -> tuple[str, str]:
+    """Return the key and the lower-case extension of a member's name."""
     path = PurePosixPath(name)
     stem, _, extension = path.name.partition(".")
     return (path.parent / stem).as_posix(), extension.lower() if stem else ""
 
 
 def _check_new(new: bool, name: str, shard: Path) -> None:
+    """Raise SourceError for a second image of a sample."""
     if not new:
         raise SourceError(
             "a sample has two images", got=f"{name} in {shard}", expected="one image for each key"
@@ -160,6 +164,7 @@ def _check_new(new: bool, name: str, shard: Path) -> None:
 
 
 def _record(data: bytes, where: str) -> dict[str, object]:
+    """Parse a `.json` member; raise SourceError if it is not an object."""
     try:
         record = json.loads(data)
     except ValueError:
@@ -172,6 +177,7 @@ def _record(data: bytes, where: str) -> dict[str, object]:
 
 
 def _class_names(folder: Path) -> list[str] | None:
+    """Read `classes.txt` of the folder, if there is one."""
     file = folder / "classes.txt"
     if not file.is_file():
         return None

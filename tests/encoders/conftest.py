@@ -28,7 +28,7 @@ def towers(tmp_path_factory):
 
 @pytest.fixture
 def batch():
-    """Stacks what an encoder's transform makes of samples."""
+    """Stack the results of an encoder's transform of samples."""
 
     def stack(encoder, samples):
         made = [encoder.transform(sample) for sample in samples]

@@ -1,4 +1,4 @@
-"""The examples of a user's own encoder give what they say."""
+"""The examples of a user's own encoder compute what they document."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ FIRES |= {6: (256, 48, 192), 7: (384, 48, 192), 8: (384, 64, 256), 9: (512, 64, 
 
 
 def random_weights():
-    """Arrays of the names and shapes that the published file has."""
+    """Arrays with the names and shapes of the published file."""
     shapes = {"conv1": (96, 3, 7, 7), "conv10": (1000, 512, 1, 1)}
     for fire, (width, squeeze, expand) in FIRES.items():
         shapes[f"fire{fire}/squeeze1x1"] = (squeeze, width, 1, 1)
@@ -34,7 +34,7 @@ def random_weights():
 
 
 def fire9(arrays, x):
-    """SqueezeNet v1.0 as its paper's figure 2 and table 1 have it."""
+    """SqueezeNet v1.0 as in figure 2 and table 1 of its paper."""
 
     def conv(x, name, **options):
         weight, bias = (torch.from_numpy(arrays[f"{name}|{kind}"]) for kind in "wb")

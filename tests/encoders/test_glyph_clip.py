@@ -1,4 +1,4 @@
-"""glyph-clip, the pretrained model inside the wheel: it loads offline, and it knows what it was taught."""
+"""glyph-clip, the pretrained model inside the wheel: it loads offline and knows its classes."""
 
 import hashlib
 import re
@@ -44,7 +44,7 @@ def digits(count=300):
 
 
 def printed(character, size=40):
-    """One character as Pillow's own font prints it, black on white."""
+    """One character in Pillow's own font, black on white."""
     page = Image.new("RGB", (size, size), "white")
     font = ImageFont.load_default(0.7 * size)
     ImageDraw.Draw(page).text((size / 2, size / 2), character, "black", font, anchor="mm")

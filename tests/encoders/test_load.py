@@ -1,4 +1,4 @@
-"""FAMILY:NAME, and what is said where it names nothing."""
+"""FAMILY:NAME, and the errors for unknown names."""
 
 import random
 

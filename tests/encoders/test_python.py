@@ -1,4 +1,4 @@
-"""python: a user's own modules, whole and broken."""
+"""python: a user's own modules, valid and broken."""
 
 import multiprocessing
 import pickle

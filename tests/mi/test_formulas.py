@@ -1,4 +1,4 @@
-"""Every estimator against loops in numpy, its gradient against differences, and what it does at the edges."""
+"""Every estimator against loops in numpy, its gradient against differences, and its edge cases."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def some(size: int, seed: int, spread: float = 2.0) -> Tensor:
     return spread * torch.randn(size, size, generator=seeded(seed), dtype=torch.float64)
 
 
-# By hand: one sum after the other, no logarithm of a sum of exponentials
+# By hand: plain sums, without a logarithm of a sum of exponentials
 
 
 def rest(t: Matrix) -> list[float]:
@@ -131,7 +131,7 @@ def test_what_a_critic_may_add(size: int, seed: int) -> None:
     torch.testing.assert_close(infonce(scores + of_x).estimate, infonce(scores).estimate)
     torch.testing.assert_close(mine(scores + 7).estimate, mine(scores).estimate)
     torch.testing.assert_close(smile(scores, math.inf).estimate, mine(scores).estimate)
-    # log z <= z / e: of the same critic, NWJ is never above Donsker-Varadhan.
+    # log z <= z / e, so NWJ is never above Donsker-Varadhan for the same critic.
     assert nwj(scores).estimate <= mine(scores).estimate + 1e-9
 
 
@@ -201,7 +201,7 @@ def test_the_gradient_is_divided_by_the_moving_average(
 
 
 def test_the_average_takes_the_bias_out_of_the_gradient() -> None:
-    """Of small batches, at a critic that is off: the mean gradient is that of one batch of them all."""
+    """With a wrong critic, the mean gradient of small batches is that of all of them as one batch."""
     t = torch.randn(4000, generator=seeded(0), dtype=torch.float64)
     truth = (t * t.exp()).mean() / t.exp().mean()
     plain, corrected, average = [], [], None
@@ -271,24 +271,24 @@ def test_half_precision_decoders_are_averaged_in_float32() -> None:
 def test_scores_that_are_no_matrix_of_pairs_are_refused(
     estimator: Callable[[Tensor], Bound], shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(TrainError, match="not those of all pairs") as caught:
+    with pytest.raises(TrainError, match="scores") as caught:
         estimator(torch.zeros(shape))
     assert caught.value.got == f"shape {shape}"
 
 
 @pytest.mark.parametrize("shapes", [((), ()), ((0,), ()), ((3, 1), ()), ((3,), (2,)), ((3,), (3, 1))])
 def test_a_decoder_and_a_prior_that_do_not_fit_are_refused(shapes: tuple[Any, Any]) -> None:
-    with pytest.raises(TrainError, match="do not fit each other"):
+    with pytest.raises(TrainError, match="decoder"):
         barber_agakov(*map(torch.zeros, shapes))
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
 def test_a_decay_that_keeps_everything_is_refused(decay: float) -> None:
-    with pytest.raises(ConfigError, match="must move"):
+    with pytest.raises(ConfigError, match="decay="):
         donsker_varadhan(torch.zeros(2, 2), decay=decay)
 
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.nan])
 def test_a_clip_that_leaves_nothing_is_refused(tau: float) -> None:
-    with pytest.raises(ConfigError, match="between the clips"):
+    with pytest.raises(ConfigError, match="tau="):
         smile(torch.zeros(2, 2), tau)

@@ -1,4 +1,4 @@
-"""What the estimators say where the truth is known: correlated Gaussians, I = -d/2 log(1 - rho^2)."""
+"""The estimators on correlated Gaussians, where I = -d/2 log(1 - rho^2) is known."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pairs(dim: int, rho: float, seed: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def log_ratio(x: Tensor, y: Tensor, rho: float) -> Tensor:
-    """log p(y_j|x_i) - log p(y_j), straight from the two normal densities."""
+    """log p(y_j|x_i) - log p(y_j), computed from the two normal densities."""
     given = (y[None] - rho * x[:, None]).square() / (1 - rho**2)
     return ((y[None].square() - given) / 2 - math.log(1 - rho**2) / 2).sum(2)
 
@@ -68,13 +68,13 @@ def read(
 def test_lower_bounds_stay_below_the_truth_and_come_close(name: str, dim: int, rho: float) -> None:
     found, truth = read(LOWER[name], dim, rho), information(dim, rho)
     assert found.mean <= truth + 4 * found.error
-    # NWJ is unbiased; InfoNCE pays a little for its finite batch.
+    # NWJ is unbiased; InfoNCE has a small bias for a finite batch.
     assert found.mean >= truth - 4 * found.error - (0.1 * truth if name == "infonce" else 0)
 
 
 @cases
 def test_donsker_varadhan_comes_close_from_above(dim: int, rho: float) -> None:
-    """The log of a mean of few is too small; of more, less so."""
+    """The log of a mean of few values is too small; with more values the error shrinks."""
     found, truth = read(LOWER["donsker_varadhan"], dim, rho), information(dim, rho)
     assert found.mean == pytest.approx(truth, abs=4 * found.error + 0.02)
     assert found.mean >= read(LOWER["nwj"], dim, rho).mean
@@ -90,7 +90,7 @@ def test_smile_comes_close_where_nothing_is_clipped_much(dim: int, rho: float) -
 @pytest.mark.parametrize("dim", [1, 20])
 def test_the_independent_share_nothing(name: str, dim: int) -> None:
     assert read(LOWER[name], dim, 0.0, batches=3).mean == pytest.approx(0, abs=1e-9)
-    # A critic that sees what is not there pays for it.
+    # A critic that sees a dependence where there is none lowers the bound.
     generator = torch.Generator().manual_seed(0)
 
     def mirage(ratio: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def test_infonce_rises_with_the_batch_up_to_log_b() -> None:
 
 @pytest.mark.parametrize(("dim", "rho"), [(1, 0.5), (1, 0.8), (5, 0.4)])
 def test_the_spread_of_the_ratio_grows_exponentially(dim: int, rho: float) -> None:
-    """Var_q r = E_p r - 1 = (1 - rho^2)^-d - 1 >= exp(I) - 1, which is what n in the docstrings divides."""
+    """Var_q r = E_p r - 1 = (1 - rho^2)^-d - 1 >= exp(I) - 1, the numerator over n in the docstrings."""
     ratio = log_ratio(*pairs(dim, rho, 0, 1000), rho).exp()
     known = (1 - rho**2) ** -dim - 1
     rest = ratio[~torch.eye(len(ratio), dtype=torch.bool)]
@@ -129,7 +129,7 @@ def test_the_spread_of_the_ratio_grows_exponentially(dim: int, rho: float) -> No
 
 
 def test_much_information_breaks_what_averages_exponentials() -> None:
-    """d = 20, rho = 0.99, the true ratio: what docs/mi.md shows and warns of."""
+    """d = 20, rho = 0.99, the true ratio: the case that docs/mi.md warns about."""
     truth, few = information(20, 0.99), {"size": 128, "batches": 20}
     assert read(LOWER["nwj"], 20, 0.99, **few).mean == pytest.approx(truth + 1, abs=1)
     assert read(LOWER["donsker_varadhan"], 20, 0.99, **few).mean > truth + 50
@@ -156,7 +156,7 @@ def test_barber_agakov_is_exact_for_the_true_decoder_and_below_for_others(dim: i
 
 @pytest.mark.parametrize("name", ["infonce", "nwj", "donsker_varadhan", "jensen_shannon", "smile"])
 def test_the_loss_finds_the_critic(name: str) -> None:
-    """T = a x y - b (x^2 + y^2) + c, trained from zero, reads nearly all there is, on new batches."""
+    """T = a x y - b (x^2 + y^2) + c, trained from zero, gives nearly all of I on new batches."""
     rho, truth = 0.8, information(1, 0.8)
     estimators = LOWER | {"smile": smile}
     a, b, c = (torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(3))

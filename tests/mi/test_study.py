@@ -1,4 +1,4 @@
-"""The study on Gaussians runs in its short form, and says what docs/mi.md shows."""
+"""The study on Gaussians runs in its short form, and prints the tables of docs/mi.md."""
 
 from __future__ import annotations
 

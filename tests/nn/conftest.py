@@ -1,4 +1,4 @@
-"""One torch thread: these tensors are tiny, and idle threads spin."""
+"""Use one torch thread, as these tensors are tiny and idle threads busy-wait."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def by_hand(pool: str, rows: list[list[float]], query: list[float], p: float) ->
 def test_matches_a_direct_computation(pool: aggregate.Pool, seed: int, lengths: list[int], p: float) -> None:
     tokens, mask = some_tokens(seed, lengths)
     module = aggregate.make(pool, 3).double()
-    # As small as the gain is large, so that more than one token counts.
+    # Small enough, despite the large gain, that several tokens have weight.
     query = torch.randn(3, generator=torch.Generator().manual_seed(seed + 1)).double() / aggregate.GAIN
     for name, value in module.named_parameters():
         value.data = {"query": query, "log_p": torch.tensor(math.log(p)).double()}[name]

@@ -1,4 +1,4 @@
-"""Cosine head and critics: closed forms, starts, limits."""
+"""Cosine head and critics: closed forms, initial values, limits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_several_unknown_classes_are_not_one() -> None:
 
 
 def test_no_known_class_is_refused() -> None:
-    with pytest.raises(TrainError, match="no class has a starting direction"):
+    with pytest.raises(TrainError, match="all zero"):
         CosineHead(torch.zeros(3, 4))
 
 

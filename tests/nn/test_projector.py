@@ -1,4 +1,4 @@
-"""The projector starts as the frozen representation, learns everywhere, and never sees padding."""
+"""The projector starts as the frozen representation, learns in all parts, and ignores padding."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_padding_has_no_influence(
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_sample_is_worth_the_same_in_any_company(pool: Pool) -> None:
-    """Its first token is padding, of which a batch of 60 keeps some, a batch of one all."""
+    """The first token is padding; a batch of 60 keeps some of the padding, a batch of one all of it."""
     mask = torch.ones(60, 5, dtype=torch.bool)
     mask[:, 0] = False
     batch = features([5] * 60)._replace(mask=mask)
@@ -157,7 +157,9 @@ def test_permuting_the_batch_permutes_the_result() -> None:
 
 
 def test_heads_that_do_not_fit_name_those_that_do() -> None:
-    with pytest.raises(ConfigError, match=r"heads=4, width 10[\s\S]*\[1, 2, 5, 10\][\s\S]*projector.heads=2"):
+    with pytest.raises(
+        ConfigError, match=r"heads=4, width 10[\s\S]*\[1, 2, 5, 10\][\s\S]*projector\.heads': 2"
+    ):
         Projector(ProjectorOptions(heads=4), 10, 10, seeded(0))
 
 

@@ -40,7 +40,7 @@ class World:
         return Batch(labelled, label, unlabelled, torch.arange(unlabelled_rows))
 
     def projector(self, steps_away: float = 0.05, seed: int = 0) -> Projector:
-        """A projector a little away from its start, so that it is not the identity."""
+        """A projector a little away from its start, so it is not the identity."""
         generator = torch.Generator().manual_seed(seed)
         projector = Projector(ProjectorOptions(heads=2), DIM, DIM, generator)
         for parameter in projector.parameters():
@@ -50,7 +50,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """These tensors are tiny, and idle threads spin."""
+    """Use one thread, as these tensors are tiny and idle threads busy-wait."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

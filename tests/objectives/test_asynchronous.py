@@ -1,6 +1,6 @@
-"""A training step never waits for the device: no tensor's value is read back.
+"""A training step never waits for the device: it reads back no value of a tensor.
 
-On the meta device tensors have no values, so whatever asks for one (`float(x)`, `bool(x)`, `x[mask]`,
+Tensors on the meta device have no values. Code that asks for one (`float(x)`, `bool(x)`, `x[mask]`,
 `x.nonzero()`, `x.cpu()`) raises an error there, and so does a step that mixes devices.
 """
 
@@ -37,14 +37,14 @@ MORE: list[tuple[str, dict[str, Any]]] = [
 
 
 class Generator(torch.Generator):
-    """Draws on the meta device, where there is nothing to draw."""
+    """Replace draws by empty tensors on the meta device."""
 
     device = META
 
 
 @pytest.fixture(autouse=True)
 def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is none on the meta device, not even to be switched off."""
+    """Replace autocast, which the meta device does not support, even switched off."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
 
 

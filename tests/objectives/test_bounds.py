@@ -38,7 +38,7 @@ def xlogx(x: float) -> float:
 
 
 def table_by_hand(name: str, logits: list[list[float]]) -> list[list[float]]:
-    """q(y|x), with everything spelled out: (B, C) rows."""
+    """Compute q(y|x) in plain Python: (B, C) rows."""
     weights = [[math.exp(s) for s in row] for row in logits]
     match name:
         case "categorical":

@@ -47,7 +47,7 @@ def histogram(labels: Sequence[int], classes: int) -> list[float]:
 
 
 class ByHand:
-    """A method in plain Python: the targets and weights of a batch, and what it remembers of it."""
+    """A method in plain Python: targets and weights of a batch, and the memory of it."""
 
     def __init__(self, key: str, options: Any, classes: int) -> None:
         self.key, self.o, self.classes = key, options, classes

@@ -1,4 +1,4 @@
-"""Pseudo-labelling methods at the edges: gradients, memory, few and many classes, nothing to believe."""
+"""Pseudo-labelling methods at the edges: gradients, memory, few and many classes, no confident sample."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_one_view_is_a_constant_as_a_target(world: Any) -> None:
 
 
 def strict(key: str, task: Task) -> Consistency[Any]:
-    """A method whose thresholds nothing reaches."""
+    """A method whose thresholds no sample reaches."""
     objective = make(key, task, **({} if key in ("freematch", "softmatch") else {"p_cutoff": 1.0}))
     if isinstance(objective, FlexMatch):
         objective.selected_label.copy_(torch.arange(task.num_unlabelled) % task.num_classes)
@@ -191,7 +191,7 @@ def test_views(key: str, world: Any) -> None:
 
 
 def test_a_class_that_is_guessed_too_often_needs_more(world: Any) -> None:
-    """DebiasPL turns a guess around; without its strength it is FixMatch."""
+    """DebiasPL changes the pseudo-label; with strength zero it is FixMatch."""
     weak = torch.tensor([[1.0, 0.9, -5.0]])
     evidence = Evidence(weak, weak, torch.tensor([0]))
     labels = {}

@@ -1,4 +1,4 @@
-"""Content and style: every term against numpy, what each weight moves, where it starts, and the edges."""
+"""Content and style: terms against numpy, the parameters each weight moves, initial values, edge cases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 def make(world: Any, away: float = 0.3, **options: Any) -> ContentStyle:
-    """An objective `away` from its start, where the decoder does not see the content yet."""
+    """An objective `away` from its start, where the decoder ignores the content."""
     small = {"style_dim": 4, "critic_hidden": 16, "ramp": 0.0}
     objective = ContentStyle(ContentStyleOptions.parse(small | options), world.task())
     generator = torch.Generator().manual_seed(1)
@@ -147,7 +147,7 @@ def test_gradients_match_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda v: reconstruction(y, v), x)
 
 
-# Where it starts
+# Initial values
 
 
 @pytest.mark.parametrize("options", [{}, OFF, {"style_dim": 100}])
@@ -167,15 +167,15 @@ def test_a_style_as_wide_as_z_starts_by_telling_all_of_it(world: Any) -> None:
         return float(terms["rec"])
 
     assert start(100) == pytest.approx(0, abs=1e-12)
-    # Half of the coordinates are told, the other half have a mean square of about one.
+    # Half of the coordinates are reconstructed; the other half have a mean square of about one.
     assert 0.1 < start(4) < 0.4
 
 
-# Who moves whom
+# Parameters moved by each term
 
 
 def test_critics_move_by_their_own_loss_alone(world: Any) -> None:
-    """Their gradients do not depend on the weights of what they judge."""
+    """The critics' gradients do not depend on the weights of the parts they compare."""
     some, _, _ = run(world, w_content=0.1, w_style=0.1)
     many, _, _ = run(world, w_content=5.0, w_style=7.0, w_rec=0.0)
     names = {"critics." + name for name, _ in some.critics.named_parameters()}

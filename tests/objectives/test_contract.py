@@ -1,4 +1,4 @@
-"""What every objective file owes: the files are found by folder scan, so a new one is tested by existing."""
+"""The contract of all objectives; files are found by a folder scan, so a new one is tested too."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_logits_cover_every_class(key: str, world: Any) -> None:
 @pytest.mark.parametrize("key", TRAINED)
 @pytest.mark.parametrize("missing", [1, 2])
 def test_classes_without_a_label_are_classes(key: str, missing: int, make_world: Any) -> None:
-    """No label and no name of theirs: finite all the same, and not predicted before anything is learned."""
+    """Classes without labels and names give finite terms, and are not predicted before training."""
     world = make_world(classes=5)
     known = torch.arange(5) < 5 - missing
     told = replace(

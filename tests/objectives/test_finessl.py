@@ -1,4 +1,4 @@
-"""FineSSL: its terms against loops, its views and gradients, and what each part does."""
+"""FineSSL: its terms against loops, its views and gradients, and the effect of each part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from featcache.objectives.finessl import FineSSL, FineSSLOptions
 
 FULL = Views(("weak",), ("weak", "strong", "strong"))
 MARGINS = 8 * 0.8 * torch.tensor([0.0, 0.6 / 1.4, 0.8 / 1.2])
-"""Of classes that 5, 2 and 1 samples were confident of: s = 1, 0.4 and 0.2."""
+"""The memory of a task where classes have 5, 2 and 1 confident samples: s = 1, 0.4 and 0.2."""
 SHARES = {"margin", "util_ratio", "confident"}
 
 

@@ -1,4 +1,4 @@
-"""What FineSSL remembers of the unlabelled samples, against a loop over many steps."""
+"""FineSSL's memory of the unlabelled samples, against a loop over many steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_margins_match_loops(latest: list[int], alpha: float) -> None:
 
 
 def toy(classes: int, num_unlabelled: int) -> FineSSL:
-    """Classes are axes, z is the pooled embedding, and at this scale its largest entry decides."""
+    """Build an objective whose prediction is the largest entry of the pooled embedding."""
     counts, center = torch.ones(classes, dtype=torch.int64), torch.zeros(classes)
     task = Task(classes, classes, classes, num_unlabelled, counts, center, torch.eye(classes))
     return FineSSL(FineSSLOptions(), task)
@@ -48,7 +48,7 @@ def step(objective: FineSSL, batch: Batch) -> tuple[torch.Tensor, Any]:
 
 
 def as_batch(index: list[int], predicted: list[int], sure: list[bool], classes: int) -> Batch:
-    """Unlabelled samples predicted as asked, with full or with hardly any confidence."""
+    """Return unlabelled samples with given predictions, of high or low confidence."""
     z = torch.where(torch.tensor(sure).unsqueeze(1), 1.0, 0.01) * F.one_hot(torch.tensor(predicted), classes)
     z = z + torch.where(torch.tensor(sure).unsqueeze(1), 0.0, 1.0)
     view = Features(z.unsqueeze(1), None, z)

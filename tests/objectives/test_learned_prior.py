@@ -52,7 +52,7 @@ def test_a_step_is_the_formula(seed: int, pull: float) -> None:
 
 @pytest.mark.parametrize("logits", [[50.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.1, 0.0, 0.0]])
 def test_no_class_dies_out(logits: list[float]) -> None:
-    """Not where all are taken for one class, and not where q says nothing, or next to nothing."""
+    """Neither if all samples are predicted as one class, nor if q is uniform or almost uniform."""
     learned = uniform = torch.full((3,), 1 / 3)
     for _ in range(2000):
         learned = em_prior(torch.tensor([logits] * 5), learned, uniform, 0.1)

@@ -72,7 +72,7 @@ def test_knn_at_a_very_low_temperature_follows_the_nearest() -> None:
 
 
 def test_knn_does_not_mind_that_embeddings_are_far_from_zero() -> None:
-    """With cosines of the raw embeddings all of these would be near one, and every vote alike."""
+    """The cosines of the raw embeddings are all near one, so all votes would be equal."""
     data, query, label = digits(8, seed=0)
 
     def accuracy(shift: float) -> float:
@@ -106,7 +106,7 @@ def test_the_scale_of_embeddings_does_not_matter(probe: Any) -> None:
 
 
 def test_linear_on_real_digits_is_as_good_as_any_single_regularisation() -> None:
-    """Chosen on the labelled samples alone, within two points of the best C on the test set."""
+    """C is chosen on the labelled samples only, and is within two points of the best C on the test set."""
     data, query, label = digits(8, seed=1)
 
     def accuracy(c: float | None) -> float:

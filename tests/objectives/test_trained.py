@@ -88,7 +88,7 @@ def test_every_variant_is_finite_at_the_edges(
 
 
 def test_critics_and_projector_are_trained_against_each_other(world: Any) -> None:
-    """The critics' gradient is that of their own loss alone; the projector's holds nothing of it."""
+    """The critics' gradient is that of their own loss; the projector's gradient has no part of it."""
     weights = {"w_critic": 1.0, "w_kz": 1.0, "w_ent": 0.0, "w_z": 0.0}
     objective, projector, loss, _ = run(world, **weights)
     loss.backward()

@@ -108,7 +108,7 @@ def test_the_draw_follows_the_sample_not_its_place() -> None:
 
 
 def test_a_mix_under_masks() -> None:
-    """What lies outside a mask, NaN included, has no part in a mix."""
+    """Values outside a mask, also NaN, have no influence on a mix."""
     tokens, mask = draw(0, 2, 3, 4), torch.tensor([[True, True, False], [True, False, False]])
     broken = tokens.masked_fill(~mask.unsqueeze(-1), math.nan)
     found = mixed(Features(broken, mask, draw(1, 2, 4)), torch.tensor([1]), torch.tensor([0.25]))

@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 class Make:
-    """Writes files below `root`, each method one file, and returns its path as a source's spec."""
+    """Writes files below `root`; each method writes one and returns its path as a source's spec."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -221,7 +221,7 @@ FORMATS: dict[str, Build] = {
 
 
 class Format:
-    """One format, and the six samples; `build` writes them below a new folder and gives the spec."""
+    """One format, and the six samples; `build` writes them below a new folder and returns the spec."""
 
     def __init__(self, name: str, root: Path) -> None:
         self.name, self._root = name, root
@@ -230,7 +230,7 @@ class Format:
         self.samples = [Sample(image, row // 3) for row, image in enumerate(pixels)]
 
     def build(self, folder: str, samples: Sequence[Sample] | None = None) -> str:
-        """The spec, with its format forced."""
+        """Return the spec with its format."""
         path = FORMATS[self.name](Make(self._root / folder), samples or self.samples)
         return f"{self.name.partition('-')[0]}:{path}"
 

@@ -1,4 +1,4 @@
-"""What holds for every source, whatever its format."""
+"""The contract of all sources, for each format."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_limit_keeps_the_first(format):
 @pytest.mark.parametrize("n", [0, -1])
 def test_limit_refuses_nothing(make, n):
     source = open_source(make.file("a.txt", b"one\ntwo\n"))["train"]
-    with pytest.raises(SourceError, match=f"(?s)at least one.*got: *{n}"):
+    with pytest.raises(SourceError, match=f"(?s)limit.*got: *{n}"):
         limit(source, n)
 
 

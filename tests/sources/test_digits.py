@@ -1,4 +1,4 @@
-"""scikit-learn's digits: the same split for ever."""
+"""scikit-learn's digits: the split never changes."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def test_workers_get_the_same():
 
 
 def test_no_label_column():
-    with pytest.raises(SourceError, match=r"(?s)built in.*--label-column parity"):
+    with pytest.raises(SourceError, match=r"(?s)column.*label_column='parity'"):
         open_source("digits", label_column="parity")

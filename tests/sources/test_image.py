@@ -1,4 +1,4 @@
-"""Decoding: every kind of image comes out as upright 8-bit RGB, everything else as a reproducible error."""
+"""Decoding: every kind of image becomes upright 8-bit RGB, all else is a reproducible error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From labels as found to class indices."""
+"""Labels as found in files become class indices."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def test_nothing_labelled_has_no_classes():
         ([0, -2], ["a", "b"], r"outside the classes.*got: *-2 in row 1"),
         (["a", "c"], ["a", "b"], r"got: *'c' in row 1"),
         ([3, -5], None, r"got: *-5 in row 1"),
-        ([0, 10**12], None, r"got: *1000000000000 in row 1.*99999.*sparse"),
-        ([0.5], None, r"neither a whole number nor a name.*got: *0.5 in row 0.*--label-column"),
+        ([0, 10**12], None, r"got: *1000000000000 in row 1.*99999"),
+        ([0.5], None, r"neither a whole number nor a name.*got: *0.5 in row 0.*label_column"),
         ([math.inf], None, r"neither.*inf"),
         ([[1, 2]], None, r"neither.*\[1, 2\]"),
         ([0], ["a", "a"], r"class name occurs twice"),

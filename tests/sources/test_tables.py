@@ -115,7 +115,7 @@ def test_byte_order_mark_and_windows_line_ends(make):
         ("a.csv", b"text,label\na,1\nb\n", "line 3 of a.csv.*1 values.*2: text, label"),
         ("a.csv", b'text,label\n"a,1\n', "line 2 of a.csv.*malformed"),
         ("a.csv", b"text\n\xff\n", "line 2 of a.csv.*not UTF-8"),
-        ("a.csv", b"path,label\n,1\n", "names no file.*row 0"),
+        ("a.csv", b"path,label\n,1\n", "no file.*row 0"),
         ("a.csv", b"path,label\na.png,-3\n", r"outside the classes.*-3.*row 0 .*a.png"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', "line 2 of a.jsonl.*list.*JSON object"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 of a.jsonl.*malformed"),
@@ -136,7 +136,7 @@ def test_a_list_without_paths_when_forced(make):
 
 
 def test_lines_have_no_label_column(make):
-    with pytest.raises(SourceError, match=r"(?s)lines has no labels.*--label-column label"):
+    with pytest.raises(SourceError, match=r"(?s)column.*label_column='label'"):
         open_source(make.file("a.txt", b"one\n"), label_column="label")
 
 

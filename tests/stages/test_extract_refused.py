@@ -85,7 +85,7 @@ def test_a_model_that_does_not_fit_leaves_nothing_behind(
         ({"out": "s3://bucket/c.zarr"}, "s3://bucket/c.zarr"),
         ({"colour": "red"}, "colour"),
         ({"device": "abacus"}, "no such device"),
-        ({"label_column": "y"}, "label.column"),
+        ({"label_column": "y"}, "label_column"),
     ],
 )
 def test_a_request_that_does_not_fit_leaves_nothing_behind(
