@@ -22,8 +22,8 @@ TITLES = {
     "digits": "digits, glyph-clip",
     "signdigits": "signdigits, SqueezeNet",
     "cifar10": "cifar10, SqueezeNet",
-    "trec6": "trec6, all-MiniLM-L6-v2",
-    "clinc150": "clinc150, all-MiniLM-L6-v2",
+    "trec6": "trec6, MiniLM-L6",
+    "clinc150": "clinc150, MiniLM-L6",
 }
 Row = dict[str, str]
 
@@ -119,36 +119,34 @@ def counts(*names: str) -> str:
 
 
 def spread(objectives: str, *names: str) -> str:
-    """Standard deviations of accuracy over the draws, for `objectives` with commas between them."""
+    """Standard deviations of accuracy over the draws, in the order of `objectives` (separated by commas)."""
     chosen, budgets = objectives.split(","), distinct(tables(names[0])[0], "labels")
     rows = []
     for name in names:
         by = cells(name)
         found = [[by[o, b]["accuracy %"].partition(" ± ")[2] for o in chosen] for b in budgets]
         rows.append([title(name), *(", ".join(values) for values in found)])
-    return markdown(["", *(f"{b}: " + ", ".join(f"`{o}`" for o in chosen) for b in budgets)], rows)
+    return markdown(["", *budgets], rows)
 
 
-def calibration(objectives: str, *names: str) -> str:
-    """NLL, then ECE, before and after temperature scaling."""
+def calibration(measure: str, objectives: str, *names: str) -> str:
+    """NLL or ECE, before and after temperature scaling."""
     budgets, rows = distinct(tables(names[0])[0], "labels"), []
     for name in names:
         for o in objectives.split(","):
             found = [cells(name)[o, b] for b in budgets]
-            texts = [f"{r['NLL']} → {r['NLL scaled']}, {r['ECE']} → {r['ECE scaled']}" for r in found]
+            texts = [f"{row[measure]} → {row[f'{measure} scaled']}" for row in found]
             rows.append([title(name), f"`{o}`", *texts])
     return markdown(["", "objective", *budgets], rows)
 
 
-def conditions(name: str, against: str) -> str:
-    """One budget under several conditions: accuracy; the difference to `against`; the AUROC, if any."""
-    rows = tables(name)[0]
+def conditions(name: str, *columns: str) -> str:
+    """One budget under several conditions: the columns of those names (`-` for a space), as far as filled."""
+    rows, wanted = tables(name)[0], [column.replace("-", " ") for column in columns]
     caches, by = distinct(rows, "cache"), {(row["objective"], row["cache"]): row for row in rows}
 
     def text(row: Row) -> str:
-        difference = row[f"minus {against.replace('-', ' ')}"]
-        auroc = f"AUROC {row['AUROC']}" if row.get("AUROC") else ""
-        return "; ".join(part for part in (row["accuracy %"], difference, auroc) if part)
+        return "; ".join(filter(None, (row.get("accuracy %" if w == "accuracy" else w) for w in wanted)))
 
     return markdown(
         ["objective", *(cache.partition("+")[2] for cache in caches)],
@@ -156,11 +154,15 @@ def conditions(name: str, against: str) -> str:
     )
 
 
-def copy(name: str, number: str, labels: str) -> str:
-    """The table of that number (from 0) without its cache; the rows of one budget, or `all`."""
+def copy(name: str, number: str, labels: str, *without: str) -> str:
+    """The table of that number (from 0), for one budget or `all`; without its cache and those columns.
+
+    Options come without `optim.`.
+    """
     rows = tables(name)[int(number)]
-    head = [column for column in rows[0] if column != "cache"]
-    return markdown(head, [[r[c] for c in head] for r in rows if labels in ("all", r["labels"])])
+    head = [column for column in rows[0] if column not in ("cache", *without)]
+    kept = [row for row in rows if labels in ("all", row["labels"])]
+    return markdown(head, [[row[column].replace("optim.", "") for column in head] for row in kept])
 
 
 def quickstart(name: str) -> str:

@@ -113,6 +113,13 @@ def test_a_cache_gives_the_same_values(name: str) -> None:
     assert make.digests(CacheReader.open(name)) == read("digests.json")[name]
 
 
+@pytest.mark.parametrize("name", make.CACHES)
+def test_a_cache_is_described(name: str, featcache: Command) -> None:
+    output = featcache("info", name).output
+    assert make.CACHES[name][1] in output  # the model
+    assert read(f"{name}/zarr.json")["attributes"]["featcache"]["fingerprint"][:8] in output
+
+
 @pytest.mark.parametrize("name", make.KILLED_CACHES)
 def test_a_killed_extraction_goes_on_to_the_bytes_of_the_old_code(
     name: str, featcache: Command, tree: Callable[[Path], Mapping[str, bytes]]

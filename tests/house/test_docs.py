@@ -79,11 +79,25 @@ def test_what_a_page_shows_works(page: str, tmp_path: Path) -> None:
             assert done.returncode == 0, f"{page}:{block.line}\n{done.stdout}\n{done.stderr}"
 
 
+MAX_WIDTH = 150
+EVERY_PAGE = sorted([*ROOT.glob("*.md"), ROOT / "data" / "README.md", *ROOT.glob("docs/*.md")])
+
+
+def test_tables_are_no_wider_than_a_page() -> None:
+    """As they are read: without the target of a link."""
+    wide = [
+        f"{page.relative_to(ROOT)}:{number}"
+        for page in EVERY_PAGE
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if line.startswith("|") and len(re.sub(r"\]\([^)]*\)", "]", line)) > MAX_WIDTH
+    ]
+    assert not wide
+
+
 def test_links_between_pages_lead_somewhere() -> None:
-    pages = [*ROOT.glob("*.md"), ROOT / "data" / "README.md", *ROOT.glob("docs/*.md")]
     dead = [
         f"{page.relative_to(ROOT)}: {target}"
-        for page in pages
+        for page in EVERY_PAGE
         for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text())
         if not (page.parent / target).exists()
     ]
