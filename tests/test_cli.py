@@ -127,6 +127,10 @@ def test_the_bar_is_for_terminals_only(
         shown = screen.getvalue()
         assert ("train: 100%" in shown and "10/10" in shown and "samples/s" in shown) == tty
         assert (shown == "") != tty
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", screen)
+        extract(photos, frozen("tiny"), tmp_path / "off.zarr", progress=False)
+    assert screen.getvalue() == shown
 
 
 def test_a_dry_run_prints_shape_bytes_and_time(featcache: Command, arguments: list[object]) -> None:
