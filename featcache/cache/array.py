@@ -92,7 +92,7 @@ class ShardedArray:
         array, CacheError for a damaged shard.
         """
         rows = np.asarray(rows, np.int64)
-        self._check_bounds(rows, view)
+        _check_bounds(rows, view, self)
         out = _buffer((len(rows), *self.row_shape), self.dtype, out)
         if out.size:
             before = readahead.blocks_read()
@@ -137,14 +137,6 @@ class ShardedArray:
             part.take(local, scratch[: stop - start])
             values = scratch[: stop - start].view(self.dtype).reshape(-1, *self.layout.chunk[2:])
             _place(values, target, self.layout.region(cell), out)
-
-    def _check_bounds(self, rows: NDArray[np.int64], view: int) -> None:
-        if not 0 <= view < self.shape[1]:
-            raise IndexError(f"view {view} is outside the {self.shape[1]} views of {self.storage}")
-        if rows.size and not (rows.min() >= 0 and rows.max() < self.shape[0]):
-            raise IndexError(
-                f"rows {rows.min()}..{rows.max()} reach outside the {self.shape[0]} of {self.storage}"
-            )
 
 
 @dataclass(frozen=True)
@@ -209,6 +201,14 @@ class _Part:
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows if self.place is None else self.place[rows]
+
+
+def _check_bounds(rows: NDArray[np.int64], view: int, array: ShardedArray) -> None:
+    samples, views = array.shape[:2]
+    if not 0 <= view < views:
+        raise IndexError(f"view {view} is outside the {views} views of {array.storage}")
+    if rows.size and not (rows.min() >= 0 and rows.max() < samples):
+        raise IndexError(f"rows {rows.min()}..{rows.max()} reach outside the {samples} of {array.storage}")
 
 
 def _open_part(

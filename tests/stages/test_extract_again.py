@@ -103,7 +103,7 @@ def test_a_cache_of_something_else_is_refused_by_field_and_replaced_on_request(
     assert lines[1].endswith(" in the cache")
     assert lines[2].startswith(f"  expected: {here}")
     assert lines[1].split()[1] != lines[2].split()[1]
-    assert "--overwrite" in lines[3]
+    assert "overwrite" in lines[3]
     assert tree(request_of().out) == before
     extract(request_of(**change), overwrite=True)
     assert tree(request_of().out) != before
