@@ -8,7 +8,6 @@ import json
 import mmap
 import resource
 import sys
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache import codec, readahead
-from featcache.cache.layout import ArrayLayout, parse_array
+from featcache.cache.layout import ArrayLayout, Cell, parse_array
 from featcache.cache.storage import Place, Storage, folder_of, storage_at
 from featcache.errors import CacheError
-
-Cell = tuple[tuple[int, ...], tuple[int, ...]]
-"""A part of a row: coordinates of the shard, and of the inner chunk in it, along the row's own axes."""
 
 
 class ShardedArray:
@@ -34,9 +30,9 @@ class ShardedArray:
     def __init__(self, storage: Storage, layout: ArrayLayout, *, strict: bool = False) -> None:
         self.storage, self.layout, self._strict = storage, layout, strict
         self._cold, self._asked = True, False
-        # By a weak reference: a cycle would keep every map (and, before Python 3.13, its file) open until
-        # the garbage collector happens to run.
-        open_part = functools.partial(ShardedArray._open_part, weakref.proxy(self))
+        # Without a reference to self: a cycle would keep every map (and, before Python 3.13, its file) open
+        # until the garbage collector happens to run.
+        open_part = functools.partial(_open_part, storage, layout, strict)
         self._part = functools.lru_cache(maxsize=_most_mapped())(open_part)
 
     @classmethod
@@ -96,13 +92,13 @@ class ShardedArray:
         array, CacheError for a damaged shard.
         """
         rows = np.asarray(rows, np.int64)
-        self._check_bounds(rows, view)
-        out = self._buffer(len(rows), out)
+        _check_bounds(rows, view, self)
+        out = _buffer((len(rows), *self.row_shape), self.dtype, out)
         if out.size:
             before = readahead.blocks_read()
             if self._cold:
                 self._ask(rows, view)
-            for cell in self._cells:
+            for cell in self.layout.cells:
                 self._gather_cell(rows, view, cell, out)
             self._cold = readahead.blocks_read() > before or self._asked
             self._asked = False
@@ -118,7 +114,7 @@ class ShardedArray:
     def _ask(self, rows: NDArray[np.int64], view: int) -> None:
         wanted = np.unique(rows)
         blocks = wanted // self.layout.shard[0]
-        for cell, block in itertools.product(self._cells, np.unique(blocks).tolist()):
+        for cell, block in itertools.product(self.layout.cells, np.unique(blocks).tolist()):
             self._part(block, view, cell).ask(wanted[blocks == block] - block * self.layout.shard[0])
 
     def _gather_cell(self, rows: NDArray[np.int64], view: int, cell: Cell, out: NDArray[Any]) -> None:
@@ -139,70 +135,8 @@ class ShardedArray:
                 continue
             target = slice(start, stop) if order is None else order[start:stop]
             part.take(local, scratch[: stop - start])
-            self._place(scratch[: stop - start], target, cell, out)
-
-    def _place(self, scratch: NDArray[np.uint8], target: Any, cell: Cell, out: NDArray[Any]) -> None:
-        values = scratch.view(self.dtype).reshape(len(scratch), *self.layout.chunk[2:])
-        inside = [slice(0, part.stop - part.start) for part in self._region(cell)]
-        out[(target, *self._region(cell))] = values[(slice(None), *inside)]
-
-    @functools.cached_property
-    def _cells(self) -> list[Cell]:
-        shard, chunk = self.layout.shard[2:], self.layout.chunk[2:]
-        outer = [range(-(-size // piece)) for size, piece in zip(self.row_shape, shard, strict=True)]
-        inner = [range(size // piece) for size, piece in zip(shard, chunk, strict=True)]
-        cells = itertools.product(itertools.product(*outer), itertools.product(*inner))
-        return [cell for cell in cells if all(part.stop > part.start for part in self._region(cell))]
-
-    def _region(self, cell: Cell) -> list[slice]:
-        shard, chunk = self.layout.shard[2:], self.layout.chunk[2:]
-        starts = [o * s + i * c for o, i, s, c in zip(*cell, shard, chunk, strict=True)]
-        return [slice(at, min(at + c, n)) for at, c, n in zip(starts, chunk, self.row_shape, strict=True)]
-
-    def _open_part(self, block: int, view: int, cell: Cell) -> _Part:
-        layout, (outer, inner) = self.layout, cell
-        shard_view, in_shard = divmod(view, layout.shard[1])
-        chunk_view, in_chunk = divmod(in_shard, layout.chunk[1])
-        path = self.storage.local(layout.key((block, shard_view, *outer)))
-        rows = min(layout.shard[0], self.shape[0] - block * layout.shard[0])
-        piece = layout.piece_bytes
-        try:
-            mapped = _map(path, layout.index_bytes)
-        except FileNotFoundError:
-            if self._strict:
-                raise codec.damaged(path, "no such file", f"{rows} rows of view {view}") from None
-            return _Part.empty(rows, piece, self.layout.fill)
-        data = np.empty(0, np.uint8) if mapped is None else np.frombuffer(mapped, np.uint8)
-        along: tuple[Any, ...] = (slice(None), chunk_view, *inner)
-        offsets = self._offsets(data, path)[along]
-        local = np.arange(rows)
-        within = (local % layout.chunk[0] * layout.chunk[1] + in_chunk) * piece
-        starts = offsets[local // layout.chunk[0]]
-        return _Part.at(mapped, data, np.where(starts < 0, -1, starts + within), piece, self.layout.fill)
-
-    def _offsets(self, data: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
-        if self.layout.sharded:
-            return codec.decode_index(data, self.layout, path)
-        if data.nbytes != self.layout.chunk_bytes:
-            raise codec.damaged(path, f"{data.nbytes:,} bytes", f"{self.layout.chunk_bytes:,} bytes")
-        return np.zeros([1] * len(self.shape), np.int64)
-
-    def _buffer(self, count: int, out: NDArray[Any] | None) -> NDArray[Any]:
-        shape = (count, *self.row_shape)
-        if out is None:
-            return np.empty(shape, self.dtype)
-        if out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
-            got = f"{out.shape} {out.dtype}, contiguous: {out.flags.c_contiguous}"
-            raise ValueError(f"out must be a C-contiguous {shape} {self.dtype}, got {got}")
-        return out
-
-    def _check_bounds(self, rows: NDArray[np.int64], view: int) -> None:
-        if not 0 <= view < self.shape[1]:
-            raise IndexError(f"view {view} is outside the {self.shape[1]} views of {self.storage}")
-        if rows.size and not (rows.min() >= 0 and rows.max() < self.shape[0]):
-            raise IndexError(
-                f"rows {rows.min()}..{rows.max()} reach outside the {self.shape[0]} of {self.storage}"
-            )
+            values = scratch[: stop - start].view(self.dtype).reshape(-1, *self.layout.chunk[2:])
+            _place(values, target, self.layout.region(cell), out)
 
 
 @dataclass(frozen=True)
@@ -267,6 +201,62 @@ class _Part:
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows if self.place is None else self.place[rows]
+
+
+def _check_bounds(rows: NDArray[np.int64], view: int, array: ShardedArray) -> None:
+    samples, views = array.shape[:2]
+    if not 0 <= view < views:
+        raise IndexError(f"view {view} is outside the {views} views of {array.storage}")
+    if rows.size and not (rows.min() >= 0 and rows.max() < samples):
+        raise IndexError(f"rows {rows.min()}..{rows.max()} reach outside the {samples} of {array.storage}")
+
+
+def _open_part(
+    storage: Storage, layout: ArrayLayout, strict: bool, block: int, view: int, cell: Cell
+) -> _Part:
+    """Map one shard; return the part that holds one cell of one view."""
+    outer, inner = cell
+    shard_view, in_shard = divmod(view, layout.shard[1])
+    chunk_view, in_chunk = divmod(in_shard, layout.chunk[1])
+    path = storage.local(layout.key((block, shard_view, *outer)))
+    rows = min(layout.shard[0], layout.shape[0] - block * layout.shard[0])
+    piece = layout.piece_bytes
+    try:
+        mapped = _map(path, layout.index_bytes)
+    except FileNotFoundError:
+        if strict:
+            raise codec.damaged(path, "no such file", f"{rows} rows of view {view}") from None
+        return _Part.empty(rows, piece, layout.fill)
+    data = np.empty(0, np.uint8) if mapped is None else np.frombuffer(mapped, np.uint8)
+    along: tuple[Any, ...] = (slice(None), chunk_view, *inner)
+    offsets = _offsets(data, layout, path)[along]
+    local = np.arange(rows)
+    within = (local % layout.chunk[0] * layout.chunk[1] + in_chunk) * piece
+    starts = offsets[local // layout.chunk[0]]
+    return _Part.at(mapped, data, np.where(starts < 0, -1, starts + within), piece, layout.fill)
+
+
+def _offsets(data: NDArray[np.uint8], layout: ArrayLayout, path: Path) -> NDArray[np.int64]:
+    if layout.sharded:
+        return codec.decode_index(data, layout, path)
+    if data.nbytes != layout.chunk_bytes:
+        raise codec.damaged(path, f"{data.nbytes:,} bytes", f"{layout.chunk_bytes:,} bytes")
+    return np.zeros([1] * len(layout.shape), np.int64)
+
+
+def _buffer(shape: tuple[int, ...], dtype: np.dtype[Any], out: NDArray[Any] | None) -> NDArray[Any]:
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        got = f"{out.shape} {out.dtype}, contiguous: {out.flags.c_contiguous}"
+        raise ValueError(f"out must be a C-contiguous {shape} {dtype}, got {got}")
+    return out
+
+
+def _place(values: NDArray[Any], target: Any, region: list[slice], out: NDArray[Any]) -> None:
+    """Copy the values of a cell to their rows, without what reaches beyond the array."""
+    inside = [slice(0, part.stop - part.start) for part in region]
+    out[(target, *region)] = values[(slice(None), *inside)]
 
 
 def _is_sorted(rows: NDArray[np.int64]) -> bool:

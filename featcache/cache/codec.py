@@ -111,7 +111,7 @@ def decode_index(data: NDArray[np.uint8], layout: ArrayLayout, path: Path) -> ND
 
 def damaged(file: str | Path, got: object, expected: object) -> CacheError:
     """Return the error for a file of a cache that is missing, truncated or altered."""
-    hint = "run the same `featcache extract` command again: it rewrites missing and truncated files"
+    hint = "rerun the same `featcache extract` command: it rewrites missing and truncated files"
     return CacheError(f"the file {file} is damaged", got=got, expected=expected, hint=hint)
 
 

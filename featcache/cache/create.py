@@ -113,15 +113,9 @@ def create_split(
     made: dict[str, bytes] = {}
     for array_name, array in arrays.items():
         made |= under(array_name, _sharded(array, rows.spec.rows, views, block))
-    made |= under(
-        "status",
-        encode(
-            shape=(rows.spec.rows, views),
-            chunks=(block, 1),
-            dtype="uint8",
-            dimension_names=("sample", "view"),
-        ),
-    )
+    axes = ("sample", "view")
+    status = encode(shape=(rows.spec.rows, views), chunks=(block, 1), dtype="uint8", dimension_names=axes)
+    made |= under("status", status)
     written = _row_files(rows)
     # What a killed creation or overwrite left here: no entry of an old ledger may be believed.
     storage.delete(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +21,10 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "
 _DTYPES = {"bool", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
+
+
+Cell = tuple[tuple[int, ...], tuple[int, ...]]
+"""A part of a row: coordinates of the shard, and of the inner chunk in it, along the row's own axes."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,21 @@ class ArrayLayout:
     def index_bytes(self) -> int:
         """Bytes of the shard index: offset and size (uint64) per inner chunk, then crc32c."""
         return 16 * math.prod(self.chunks) + 4 * self.index_crc if self.sharded else 0
+
+    @functools.cached_property
+    def cells(self) -> list[Cell]:
+        """Parts of a row that lie in different chunks; one in our own arrays."""
+        shard, chunk = self.shard[2:], self.chunk[2:]
+        outer = [range(-(-size // piece)) for size, piece in zip(self.row_shape, shard, strict=True)]
+        inner = [range(size // piece) for size, piece in zip(shard, chunk, strict=True)]
+        cells = itertools.product(itertools.product(*outer), itertools.product(*inner))
+        return [cell for cell in cells if all(part.stop > part.start for part in self.region(cell))]
+
+    def region(self, cell: Cell) -> list[slice]:
+        """Return the slices of a row that a cell holds; empty ones if it lies outside the array."""
+        shard, chunk = self.shard[2:], self.chunk[2:]
+        starts = [o * s + i * c for o, i, s, c in zip(*cell, shard, chunk, strict=True)]
+        return [slice(at, min(at + c, n)) for at, c, n in zip(starts, chunk, self.row_shape, strict=True)]
 
     def key(self, shard: Sequence[int]) -> str:
         """Return the key, below the array, of the file that holds one shard."""

@@ -181,7 +181,7 @@ class SplitReader:
         written = sum(entry is not None for entry in entries)
         if written < len(entries):
             got = f"{written} of {len(entries)} units (up to {self._status.layout.shard[0]} rows of a view)"
-            hint = "run the same `featcache extract` command again to finish it"
+            hint = "rerun the same `featcache extract` command to finish it"
             raise CacheError(f"the split {self.storage} is not complete", got=got, hint=hint)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -86,7 +86,7 @@ class SplitFormat:
                 hint=f"{wider}, with {option('overwrite', True)}",
             )
         return CacheError(
-            f"the model returned {value}, {where}",
+            f"the model gave {value}, {where}",
             expected="finite values",
             hint=f"look at that sample, or try {option('amp', 'float32')}",
         )

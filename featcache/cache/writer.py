@@ -27,11 +27,10 @@ from featcache.errors import CacheError, CacheMismatch
 class CacheWriter:
     """The only writer of a cache; a context manager that holds the lock of the cache.
 
-    Nothing is written, and with `overwrite` nothing is deleted, before the first `split`: a model that fails
-    on its first batch costs nothing. An existing cache is continued, in its own storage layout.
-    `provenance` is stored with a new cache, beside the versions of the libraries; it is never compared.
-    Raise CacheMismatch if the cache was made with another `spec`. Raise CacheError if something else is at
-    `place`, or another process is writing it.
+    Nothing is written or deleted before the first `split`, so that a model may fail on its first batch. An
+    existing cache is continued in its own storage layout, or replaced with `overwrite`. `provenance` is kept
+    in a new cache, and never compared. Raise CacheMismatch if the cache was made with another `spec`. Raise
+    CacheError if something else is at `place`, or another process is writing it.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class CacheWriter:
         """Begin a split, or continue it.
 
         `ids` (N,) are unique, `labels` are (N,). Raise CacheMismatch if the existing split has another
-        source, or the cache another geometry, which includes the `std` of int8 tokens.
+        source, or the cache another geometry (or other `std` of int8 tokens).
         """
         rows = SplitRows(split, ids, labels)
         create.require_rows(name, rows)
@@ -101,9 +100,8 @@ class CacheWriter:
         """
         names = self.spec.class_names
         if len(embedding) != len(names):
-            raise CacheError(
-                "class texts do not fit", got=len(embedding), expected=f"{len(names)} class names"
-            )
+            expected = f"{len(names)} class names"
+            raise CacheError("class texts do not fit", got=len(embedding), expected=expected)
         if self.needs_class_text(templates):
             with explained(self._storage, "the class texts"):
                 embedding = np.asarray(embedding, np.float32)
@@ -114,12 +112,9 @@ class CacheWriter:
         texts = self._storage.below(CLASS_TEXT)
         stored = read_attributes(texts)
         if stored is not None and stored["templates"] != list(templates):
-            raise CacheMismatch(
-                f"{texts} was made with other templates",
-                got=stored["templates"],
-                expected=list(templates),
-                hint=ELSEWHERE,
-            )
+            got, expected = stored["templates"], list(templates)
+            what = f"{texts} was made with other templates"
+            raise CacheMismatch(what, got=got, expected=expected, hint=ELSEWHERE)
         return stored is None
 
     def close(self) -> None:
@@ -151,8 +146,8 @@ class CacheWriter:
 class SplitWriter:
     """The units of one split that are still to write; a context manager that waits for their commits.
 
-    It holds no lock. Several processes may write one split if a coordinator holds the lock of the cache and
-    gives each of them units of its own. Writing a unit again gives the same files.
+    It holds no lock. Several processes may write one split at the same time, while a coordinator holds the
+    lock of the cache and gives each process its own units. Writing a unit again gives the same files.
     """
 
     def __init__(self, cache: CacheReader, split: SplitReader) -> None:

@@ -45,7 +45,7 @@ def decode(storage: Storage) -> Any:
         return zarr.open_array(MemoryStore(held), mode="r")[...]
     except (OSError, ValueError) as error:
         got = error if held else "no files"
-        hint = "run the same `featcache extract` command again: it restores missing and truncated files"
+        hint = "rerun the same `featcache extract` command: it restores missing and truncated files"
         raise CacheError(f"the array {storage} is damaged", got=got, hint=hint) from error
 
 
