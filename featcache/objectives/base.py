@@ -89,6 +89,15 @@ class Objective(nn.Module, Generic[OptionsT]):
         raise TypeError(f"{type(self).__name__} must define logits")
 
 
+def ramp(progress: float, share: float) -> float:
+    """Return a factor that rises linearly from 0 to 1 over the first `share` of a training, then stays 1.
+
+    >>> ramp(0.1, 0.4), ramp(0.9, 0.4), ramp(0.0, 0.0)
+    (0.25, 1.0, 1.0)
+    """
+    return min(1.0, progress / share) if share else 1.0
+
+
 @dataclass(frozen=True)
 class ProbeData:
     """The data a probe is fitted to: labelled pooled embeddings, and class-name embeddings if any."""

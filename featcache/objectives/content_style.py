@@ -43,7 +43,7 @@ from featcache.nn.critics import Critic
 from featcache.nn.heads import CosineHead
 from featcache.nn.init import isometry, on_sphere, zero_linear
 from featcache.objectives._adversarial import Prior, adversarial, class_prior, sample_one_hot
-from featcache.objectives.base import Objective, Project, Task
+from featcache.objectives.base import Objective, Project, Task, ramp
 
 Terms = dict[str, Tensor]
 
@@ -152,9 +152,10 @@ class ContentStyle(Objective[ContentStyleOptions]):
         for name, weight in (("content", o.w_content), ("style", o.w_style)):
             if name in self.critics:
                 latent = latent + weight * terms[f"kl_{name}"]
-        ramp = min(1.0, progress / o.ramp) if o.ramp else 1.0
         critics = [terms[f"critic_{name}"] for name in self.critics]
-        return terms["ce_cond"] + ramp * latent + sum(critics, start=torch.zeros_like(latent))
+        return (
+            terms["ce_cond"] + ramp(progress, o.ramp) * latent + sum(critics, start=torch.zeros_like(latent))
+        )
 
 
 def reconstruction(target: Tensor, decoded: Tensor) -> Tensor:

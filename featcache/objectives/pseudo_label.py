@@ -23,6 +23,7 @@ from featcache.objectives._consistency import (
     pseudo_target,
     reaches,
 )
+from featcache.objectives.base import ramp
 
 
 class PseudoLabelOptions(ConsistencyOptions):
@@ -51,8 +52,7 @@ class PseudoLabel(Consistency[PseudoLabelOptions]):
 
     def term_weights(self, progress: float) -> dict[str, float]:
         """Return the weight, which rises linearly to `w_u`."""
-        ramp = min(1.0, progress / self.options.unsup_warm_up) if self.options.unsup_warm_up else 1.0
-        return {"ce_pseudo": ramp * self.options.w_u}
+        return {"ce_pseudo": ramp(progress, self.options.unsup_warm_up) * self.options.w_u}
 
 
 objective = PseudoLabel

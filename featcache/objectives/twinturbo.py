@@ -43,7 +43,7 @@ from featcache.nn.heads import SCALE, CosineHead
 from featcache.nn.init import isometry, unit
 from featcache.objectives._adversarial import Prior, adversarial, class_prior, em_prior, sample_one_hot
 from featcache.objectives._posteriors import POSTERIORS, PosteriorName
-from featcache.objectives.base import Objective, Project, Task
+from featcache.objectives.base import Objective, Project, Task, ramp
 
 Terms = dict[str, Tensor]
 
@@ -137,7 +137,7 @@ class TwinTurbo(Objective[TwinTurboOptions]):
             logits, unlabelled_logits = self.logits(z), self.logits(unlabelled_z)
             terms = self._task_terms(logits, batch.label, unlabelled_logits, generator)
             terms |= self._latent_terms(unlabelled_z.to(dtype), unlabelled[-1].pooled.to(dtype))
-            loss = self._loss(terms, progress)
+            loss = total_loss(terms, self.options, progress)
         return loss, {name: value.detach() for name, value in terms.items()}
 
     def logits(self, z: Tensor) -> Tensor:
@@ -146,19 +146,6 @@ class TwinTurbo(Objective[TwinTurboOptions]):
         Their softmax is q(y|x); for sigmoids it is q given that one class is true.
         """
         return cast(Tensor, self.head(z))
-
-    def _loss(self, terms: Terms, progress: float) -> Tensor:
-        """Return the weighted sum of the module's docstring, and the critics' own losses."""
-        o = self.options
-        unlabelled = o.w_y * terms["kl_y"] - o.w_marg * terms["ce_marg"] + o.w_ent * terms["ent"]
-        unlabelled = unlabelled + o.w_z * (terms["align"] + terms["uniform"])
-        if "kl_c" in terms:
-            unlabelled = unlabelled + o.w_critic * terms["kl_c"]
-        if "kl_z" in terms:
-            unlabelled = unlabelled + o.w_kz * terms["kl_z"]
-        ramp = min(1.0, progress / o.ramp) if o.ramp else 1.0
-        critics = [terms[name] for name in ("critic_c", "critic_z") if name in terms]
-        return terms["ce_cond"] + ramp * unlabelled + sum(critics, start=torch.zeros_like(unlabelled))
 
     def _task_terms(
         self, logits: Tensor, label: Tensor, unlabelled_logits: Tensor, generator: torch.Generator
@@ -213,6 +200,20 @@ class TwinTurbo(Objective[TwinTurboOptions]):
     def _critic(self, dim: int, generator: torch.Generator) -> Critic:
         """Build a critic of vectors of width `dim`, as the options describe it."""
         return Critic(dim, generator, self.options.critic_hidden, spectral=self.options.critic_spectral)
+
+
+def total_loss(terms: Terms, options: TwinTurboOptions, progress: float) -> Tensor:
+    """Return the weighted sum of the module's docstring, plus the critics' own losses, a scalar."""
+    o = options
+    unlabelled = o.w_y * terms["kl_y"] - o.w_marg * terms["ce_marg"] + o.w_ent * terms["ent"]
+    unlabelled = unlabelled + o.w_z * (terms["align"] + terms["uniform"])
+    if "kl_c" in terms:
+        unlabelled = unlabelled + o.w_critic * terms["kl_c"]
+    if "kl_z" in terms:
+        unlabelled = unlabelled + o.w_kz * terms["kl_z"]
+    critics = [terms[name] for name in ("critic_c", "critic_z") if name in terms]
+    ramped = ramp(progress, o.ramp) * unlabelled
+    return terms["ce_cond"] + ramped + sum(critics, start=torch.zeros_like(unlabelled))
 
 
 def _unlabelled(batch: Batch, z: Tensor, project: Project) -> tuple[tuple[Features, ...], Tensor]:

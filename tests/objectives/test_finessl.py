@@ -19,7 +19,7 @@ from featcache.objectives.finessl import FineSSL, FineSSLOptions
 
 FULL = Views(("weak",), ("weak", "strong", "strong"))
 MARGINS = 8 * 0.8 * torch.tensor([0.0, 0.6 / 1.4, 0.8 / 1.2])
-"""The memory of a task where classes have 5, 2 and 1 confident samples: s = 1, 0.4 and 0.2."""
+"""Margins of classes with 5, 2 and 1 confident samples: s = 1, 0.4 and 0.2."""
 SHARES = {"margin", "util_ratio", "confident"}
 
 
