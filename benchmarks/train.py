@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import common
-from featcache import encoders, plugins
+from featcache import encoders
 from featcache.batch import Batch, Features, Views
 from featcache.cache.reader import CacheReader
 from featcache.cache.spec import FeatureSpec
@@ -38,6 +38,7 @@ from featcache.loading.store import FeatureStore, reside
 from featcache.objectives.base import Task
 from featcache.training.loop import fit
 from featcache.training.options import TrainOptions
+from featcache.training.recipe import Recipe
 from featcache.training.task import FeatureOrigin
 from featcache.training.trained_projector import TrainedProjector
 
@@ -114,8 +115,7 @@ class Learner:
         )
         features = FeatureSpec(encoder=common.ENCODER, layer=-1, tokens="all", dim=dim, pooled=dim)
         origin = FeatureOrigin(features=features, class_names=common.CLASS_NAMES)
-        kind = plugins.find("objectives", objective).objective
-        self.learner = TrainedProjector(kind, self.options, task, origin, seed=0, device=device)
+        self.learner = TrainedProjector(Recipe(objective, self.options, 0, device), task, origin)
 
     def run(self, batches: Batches) -> int:
         """Every step once; returns how many."""

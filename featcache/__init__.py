@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from featcache.report.study import Study
     from featcache.sources import open_source
     from featcache.specs import ViewSpec
-    from featcache.stages.bench import bench
+    from featcache.stages.bench import bench as benchmark
     from featcache.stages.extract import dry_run, extract
     from featcache.stages.info import info
     from featcache.stages.pipeline import run_pipeline
@@ -36,7 +36,7 @@ _HOMES = {
     "Study": "featcache.report.study:Study",
     "TrainOptions": "featcache.training.options:TrainOptions",
     "ViewSpec": "featcache.specs:ViewSpec",
-    "bench": "featcache.stages.bench:bench",
+    "benchmark": "featcache.stages.bench:bench",
     "compare": "featcache.report.compare:compare",
     "dry_run": "featcache.stages.extract:dry_run",
     "extract": "featcache.stages.extract:extract",
@@ -58,7 +58,7 @@ __all__ = [
     "Study",
     "TrainOptions",
     "ViewSpec",
-    "bench",
+    "benchmark",
     "compare",
     "dry_run",
     "extract",

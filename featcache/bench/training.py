@@ -19,28 +19,27 @@ from featcache.training.data import Draw
 from featcache.training.learners import create_learner
 from featcache.training.loop import fit, make_loader
 from featcache.training.options import TrainOptions
+from featcache.training.recipe import Recipe
 from featcache.training.trained_projector import TrainedProjector
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One objective with its options and a draw of labels."""
+    """A recipe and a draw of labels."""
 
-    objective: str
-    options: TrainOptions
+    recipe: Recipe
     draw: Draw
     replay: ReplayCache | None
 
     def learner(self) -> TrainedProjector:
         """Make a learner before its first step."""
-        device = self.draw.data.device
-        learner = create_learner(self.objective, self.options, self.draw, seed=0, device=device)
+        learner = create_learner(self.recipe, self.draw)
         assert isinstance(learner, TrainedProjector)
         return learner
 
     def loader(self) -> Loader:
         """Make the batches that its learner asks for."""
-        return make_loader(self.learner(), self.draw, self.options, order_seed=0, replay=self.replay)
+        return make_loader(self.learner(), self.draw, self.recipe.options, order_seed=0, replay=self.replay)
 
     def batch(self) -> Batch:
         """Read one batch into memory of its own, as the loader reuses its buffers."""
@@ -67,11 +66,10 @@ class StepBench:
 
     def measure(self, reading: Reading, end: float) -> Training:
         """Measure steps alone, under options that might help, then with the loader as far as time allows."""
-        trial, options = self.trial, self.trial.options
+        trial, options = self.trial, self.trial.recipe.options
         runs = {"step": self._step(trial)}
-        runs |= {
-            flag: self._step(replace(trial, options=other)) for flag, other in _variants(options).items()
-        }
+        for flag, other in _variants(options).items():
+            runs[flag] = self._step(replace(trial, recipe=replace(trial.recipe, options=other)))
         rates = turns(runs)
         step = rates.pop("step")
         count = min(options.optim.steps, max(RING, round(step / self.samples * SECONDS)))
@@ -83,7 +81,7 @@ class StepBench:
         if reading.residency != "stream" and time.perf_counter() + takes < end:
             reside(store, cast(Literal["ram", "device"], reading.residency), trial.draw.data.device)
             resident = self._fed(count)
-        return Training(trial.objective, step, streamed, resident, rates)
+        return Training(trial.recipe.objective, step, streamed, resident, rates)
 
     def _step(self, trial: Trial) -> Callable[[], int]:
         """Make a run of one step, on the same batch each time."""

@@ -11,10 +11,10 @@ from featcache.report.table import Table, difference_text, mean_text
 PROBES = {
     "target_knn": "target, k-NN",
     "target_linear": "target, linear",
-    "replay_knn": "source, k-NN",
-    "replay_linear": "source, linear",
+    "replay_knn": "replay cache, k-NN",
+    "replay_linear": "replay cache, linear",
 }
-"""Keys in result.json, and how the table names them; `source` is the second cache."""
+"""Keys in result.json, and their names in the table."""
 _BySeed = dict[int, Mapping[str, float]]
 
 

@@ -130,7 +130,8 @@ class MetricLog:
         for events in run.path.glob("events.out.tfevents.*"):
             events.unlink()
         found = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        kept = [line for line in found if _step(line) <= start]
+        # Runs of earlier versions called the replay cache `source`.
+        kept = [line.replace('"source_share"', '"replay_share"') for line in found if _step(line) <= start]
         write_atomic(path, "".join(kept).encode())
         self._lines = path.open("a")
         self._events = SummaryWriter(str(run.path))

@@ -17,8 +17,9 @@ from featcache.errors import ConfigError
 from featcache.location import Location
 from featcache.training.checks import refuse_missing_cls
 from featcache.training.data import DataPool, TrainingData
-from featcache.training.learners import learner_class, parse_options
+from featcache.training.learners import learner_class
 from featcache.training.options import DataOptions
+from featcache.training.recipe import Recipe, parse_options
 
 MOST_SECONDS = 40.0
 """Measurements that would start later, or not end by then, are left out."""
@@ -52,7 +53,7 @@ def bench(
         raise ConfigError("there is no step to measure", got=f"{objective}, which trains no steps", hint=hint)
     # From disk first, before anything holds the files in memory.
     cold = measure_cold(data)
-    steps = StepBench(Trial(objective, parsed, draw, pool.replay(data, parsed.data)))
+    steps = StepBench(Trial(Recipe(objective, parsed, 0, data.device), draw, pool.replay(data, parsed.data)))
     extracting = extraction(opened, source, model, device)
     reading = measure_reading(data, parsed.data, loader=steps.loading(), cold=cold)
     training = steps.measure(reading, end)

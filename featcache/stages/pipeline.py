@@ -31,7 +31,7 @@ from featcache.report.study import Study, write_study
 from featcache.stages.extract import run_extraction
 from featcache.stages.train import TrainRequest, run_training
 from featcache.training.data import DataPool
-from featcache.training.learners import parse_options
+from featcache.training.recipe import parse_options
 
 Say = Callable[[str], None]
 CacheName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]

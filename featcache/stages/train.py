@@ -22,9 +22,10 @@ from featcache.training.cross_validation import cross_validate
 from featcache.training.data import DataPool, Draw, Say, TrainingData
 from featcache.training.journal import RunJournal, Watch
 from featcache.training.learner import Learner
-from featcache.training.learners import create_learner, parse_options
+from featcache.training.learners import create_learner
 from featcache.training.loop import train_learner
 from featcache.training.options import TrainOptions
+from featcache.training.recipe import Recipe, parse_options
 from featcache.training.self_report import self_report
 
 
@@ -90,8 +91,8 @@ class _Training:
 
     def create(self, draw: Draw) -> Learner:
         """Make the learner, before its first step."""
-        seed, device = self.request.seed, self.data.device
-        return create_learner(self.request.objective, self.options, draw, seed=seed, device=device)
+        request = self.request
+        return create_learner(Recipe(request.objective, self.options, request.seed, self.data.device), draw)
 
     def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
         """Train the learner to its last step, from its checkpoint where there is one."""

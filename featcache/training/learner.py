@@ -5,22 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Protocol, Self
+from typing import ClassVar, NoReturn, Protocol, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from featcache.batch import Batch, Views
 from featcache.loading.store import FeatureStore
 from featcache.nn.projector import Projector
-from featcache.objectives.base import Objective, Probe, ProbeData, Task
+from featcache.objectives.base import ProbeData, Task
 from featcache.training.data import Draw, Labelled
-from featcache.training.options import TrainOptions
 from featcache.training.outputs import Outputs
+from featcache.training.recipe import Recipe
 from featcache.training.task import FeatureOrigin, save_task
-
-Kind = type[Objective[Any]] | type[Probe[Any]]
 
 
 class SavedFiles(Protocol):
@@ -67,14 +64,12 @@ class Learner(ABC):
 
     @classmethod
     @abstractmethod
-    def create(cls, kind: Any, options: TrainOptions, draw: Draw, *, seed: int, device: torch.device) -> Self:
-        """Make the learner for a draw of labels; the seed gives its initial values."""
+    def create(cls, recipe: Recipe, draw: Draw) -> Self:
+        """Make the learner for a draw of labels."""
 
     @classmethod
     @abstractmethod
-    def load(
-        cls, kind: Any, options: TrainOptions, files: SavedFiles, *, seed: int, device: torch.device
-    ) -> Self:
+    def load(cls, recipe: Recipe, files: SavedFiles) -> Self:
         """Make the learner again from the files of a finished run; raises TrainError if they are damaged."""
 
     @abstractmethod

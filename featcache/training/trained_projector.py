@@ -20,8 +20,8 @@ from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective, Project, Task
 from featcache.training.data import Draw, Labelled
 from featcache.training.learner import Learner, SavedFiles
-from featcache.training.options import TrainOptions
 from featcache.training.outputs import Outputs, map_rows
+from featcache.training.recipe import Recipe
 from featcache.training.state import TrainState
 from featcache.training.task import FeatureOrigin, load_task
 
@@ -33,43 +33,24 @@ class TrainedProjector(Learner):
     default_folds = 0  # every fold is one more training
     reads_tokens = True
 
-    def __init__(
-        self,
-        kind: type[Objective[Any]],
-        options: TrainOptions,
-        task: Task,
-        origin: FeatureOrigin,
-        *,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.options, self.seed, self.device = options, seed, device
-        self.task, self.origin, self.steps = task, origin, options.optim.steps
-        generator, features = torch.Generator().manual_seed(seed), origin.features
-        projector = Projector(options.projector, features.dim, features.pooled, generator).to(device)
-        objective = kind(kind.Options.parse(options.objective), task).to(device)
-        self.state = TrainState(projector, objective, options.optim)
+    def __init__(self, recipe: Recipe, task: Task, origin: FeatureOrigin) -> None:
+        self.recipe, self.options, self.device = recipe, recipe.options, recipe.device
+        self.task, self.origin, self.steps = task, origin, recipe.options.optim.steps
+        generator, features = torch.Generator().manual_seed(recipe.seed), origin.features
+        projector = Projector(self.options.projector, features.dim, features.pooled, generator)
+        objective = recipe.kind(recipe.own_options, task)
+        self.state = TrainState(projector.to(self.device), objective.to(self.device), self.options.optim)
         self._recent: list[dict[str, Tensor]] = []
 
     @classmethod
-    def create(
-        cls, kind: type[Objective[Any]], options: TrainOptions, draw: Draw, *, seed: int, device: torch.device
-    ) -> Self:
+    def create(cls, recipe: Recipe, draw: Draw) -> Self:
         """Make projector and objective for a draw of labels."""
-        return cls(kind, options, draw.task, draw.origin(options.data.layer), seed=seed, device=device)
+        return cls(recipe, draw.task, draw.origin(recipe.options.data.layer))
 
     @classmethod
-    def load(
-        cls,
-        kind: type[Objective[Any]],
-        options: TrainOptions,
-        files: SavedFiles,
-        *,
-        seed: int,
-        device: torch.device,
-    ) -> Self:
+    def load(cls, recipe: Recipe, files: SavedFiles) -> Self:
         """Make projector and objective again, with the weights of the checkpoint."""
-        learner = cls(kind, options, *load_task(files.task, Task), seed=seed, device=device)
+        learner = cls(recipe, *load_task(files.task, Task))
         learner.resume(files.checkpoint)
         return learner
 
@@ -108,9 +89,10 @@ class TrainedProjector(Learner):
         is not finite.
         """
         state, log = self.state, self.options.log
-        generator = self._seed_step()
+        generator = seeded_step(self.recipe.seed, state.step, self.device)
         state.set_learning_rate()
-        with self._autocast():
+        half = self.options.optim.amp == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             loss, terms = self._objective(self._project, batch, state.step / self.steps, generator)
         self._recent.append({"loss": loss.detach(), **terms, "grad_norm": state.update(loss)})
         last = state.step == self.steps
@@ -153,15 +135,12 @@ class TrainedProjector(Learner):
         projector = self.state.model["projector"]
         return torch.compile(projector) if self.options.optim.compile else projector
 
-    def _seed_step(self) -> torch.Generator:
-        """Make the step's own generator; dropout, which uses the global one, gets the same seed."""
-        mixed = (self.seed * 1_000_003 + self.state.step) % 2**63
-        torch.manual_seed(mixed)
-        return torch.Generator(self.device).manual_seed(mixed)
 
-    def _autocast(self) -> torch.autocast:
-        enabled = self.options.optim.amp == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+def seeded_step(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """Make the generator of one step; dropout, which uses the global one, gets the same seed."""
+    mixed = (seed * 1_000_003 + step) % 2**63
+    torch.manual_seed(mixed)
+    return torch.Generator(device).manual_seed(mixed)
 
 
 def finite(recent: Sequence[dict[str, Tensor]], step: int) -> dict[str, float]:

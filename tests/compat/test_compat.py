@@ -71,7 +71,9 @@ def read(path: Path | str) -> Any:
 
 
 def metrics(run: str) -> list[dict[str, float]]:
-    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    # The replay cache was called `source`.
+    text = Path(run, "metrics.jsonl").read_text().replace("source_share", "replay_share")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def renamed(result: Mapping[str, Any]) -> dict[str, Any]:

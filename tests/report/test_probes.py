@@ -38,5 +38,5 @@ def test_before_after_and_what_lies_between():
 
 def test_only_figures_that_are_there():
     assert probes_table([Outcome("c", "linear", result(0))]) is None
-    rows = cells(probes_table(results("source_linear", naive=NAIVE)))
-    assert [row["probe"] for row in rows] == ["source, linear"]
+    rows = cells(probes_table(results("replay_linear", naive=NAIVE)))
+    assert [row["probe"] for row in rows] == ["replay cache, linear"]
