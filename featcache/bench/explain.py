@@ -1,4 +1,4 @@
-"""What bounds a machine with a cache, in plain words: from measured rates alone, without any I/O."""
+"""Explain from measured rates what limits training and extraction, and which options help. No I/O."""
 
 from __future__ import annotations
 
@@ -9,132 +9,136 @@ from dataclasses import dataclass, field
 from featcache.files import human_bytes
 
 HELPS = 1.1
-"""What makes less of a difference than this is not worth an option, nor surely measured."""
+"""Smallest speed-up to recommend an option for; smaller ones may be noise."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Samples a second (a sample: one row in one view) that reach memory, and what there is room for."""
+    """Rates of reading in samples/s (a sample: one row in one view), and the memory that rows need."""
 
     memory: float
-    """What memory itself gives: tokens of shuffled rows, by `torch.index_select`, into a reused buffer."""
+    """Tokens of shuffled rows copied within memory: `torch.index_select` into a reused buffer."""
     warm: float
-    """The same rows from the cache's files, which the operating system holds in memory."""
+    """The same rows from the cache's files in the page cache."""
     cold: float | None
-    """The same, straight from the disk; None where the system does not let go of the files."""
+    """The same rows from the disk; None if the page cache cannot be dropped."""
     loader: float
-    """All that a training reads, in batches made ready ahead, from files in memory."""
+    """Whole training batches from the loader, with the files in the page cache."""
     nbytes: int
-    """Bytes of the training split, as held in memory."""
+    """Bytes of the training split in memory."""
     free: int
     """Bytes of RAM available."""
     residency: str
-    """Where the training option `data.residency` holds the rows: stream, ram or device."""
+    """Where a training holds the rows (option `data.residency`): stream, ram or device."""
 
     @property
     def streams_from_disk(self) -> bool:
-        """Whether a training reads the disk at every epoch: neither it nor the system holds all rows."""
+        """True if every epoch reads the disk: rows are streamed and do not fit into free memory."""
         return self.residency == "stream" and self.nbytes > self.free
 
 
 @dataclass(frozen=True)
 class Training:
-    """Samples a second that training steps take."""
+    """Rates of training steps in samples/s."""
 
     objective: str
     step: float
-    """Where batches are at hand."""
+    """The step alone, on a batch that is in memory."""
     streamed: float | None = None
-    """With the loader, from the cache's files; None where the time did not suffice."""
+    """With the loader, from the cache's files; None if there was no time to measure it."""
     resident: float | None = None
-    """With the loader, from memory or the device; None where it does not fit or the time did not suffice."""
+    """With the loader, from RAM or the device; None if it is not used or there was no time."""
     tried: Mapping[str, float] = field(default_factory=dict)
-    """`step` under other options, by the option."""
+    """`step` with one option changed, by that option."""
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """Views a second: read and transformed by one reader, and through the model."""
+    """Rates of an extraction in views/s."""
 
     model: str
     decode: float
+    """Reading and transforming in one reader."""
     forward: float
+    """The forward pass of the model."""
     readers: int
-    """Readers that an extraction has by default."""
+    """Number of readers that an extraction has by default."""
     cores: int
     device: str
     tried: Mapping[str, float] = field(default_factory=dict)
-    """`forward` under other options, by the option."""
+    """`forward` with one option changed, by that option."""
 
 
 def training_words(reading: Reading, training: Training, smaller: Sequence[str]) -> str:
-    """What bounds a training, and what helps; `smaller`: options of an extraction that shrink each sample."""
-    step, again = rounded(training.step), _again(smaller)
+    """Explain what limits training. `smaller` lists extraction options that make samples smaller."""
+    step = rounded(training.step)
     from_disk = reading.cold if reading.streams_from_disk else None
     source = from_disk or reading.loader
     if training.step <= source:
-        said = (
-            f"bound by the step (compute): reading gives {rounded(source)} samples/s, the step takes {step}."
-        )
-        # Smaller values of as many tokens would make no step faster.
-        fewer = _again([option for option in smaller if option.startswith("--tokens")])
-        return f"Training is {said} {_measured(training.tried, training.step, fewer)}"
-    room = f"the split takes {human_bytes(reading.nbytes)}, {human_bytes(reading.free)} are free"
-    rates = f"{rounded(source)} samples/s, and the step could take {step}"
+        # The size of a value does not change the time of a step; the number of tokens does.
+        fewer = _extract_again([option for option in smaller if option.startswith("--tokens")])
+        advice = _tried(training.tried, training.step, unmeasured=fewer)
+        rates = f"a step processes {step} samples/s, and reading gives {rounded(source)}"
+        return f"Training is limited by the step (compute): {rates}. {advice}"
+    room = f"the split takes {human_bytes(reading.nbytes)}, and {human_bytes(reading.free)} are free"
+    rates = f"{rounded(source)} samples/s, and a step could process {step}"
+    again = _extract_again(smaller)
+    advice = f"Smaller samples would help: {again}." if again else ""
     if from_disk:
-        rest = f"Less of each sample would help: {again}." if again else "A faster disk would help."
-        return f"Training is bound by the disk: it gives {rates} ({room}). {rest}"
+        advice = advice or "A faster disk would help."
+        return f"Training is limited by the disk: it gives {rates} ({room}). {advice}"
     if reading.residency == "stream" and reading.nbytes < reading.free:
-        held = f"--set data.residency=ram would help ({room})"
-        return f"Training is bound by reading the cache's files: they give {rates}. {held}."
-    rest = f"Less of each sample would help: {again}." if again else "Each sample is as small as it gets."
-    return f"Training is bound by memory: the loader gives {rates}. {rest}"
+        advice = f"--set data.residency=ram would help ({room})."
+        return f"Training is limited by reading the cache's files: they give {rates}. {advice}"
+    advice = advice or "No option makes the samples smaller."
+    return f"Training is limited by memory: the loader gives {rates}. {advice}"
 
 
 def disk_words(reading: Reading) -> str:
-    """What the disk costs a cache that is not in memory yet."""
+    """Explain which epochs wait for the disk."""
     if reading.cold is None:
-        return "The disk was not measured: this system keeps the cache's files in memory."
+        return "The disk was not measured, because the page cache could not be dropped."
     if reading.streams_from_disk:
-        return "The split does not fit into memory: every epoch reads the disk."
+        return "The split does not fit into memory, so every epoch reads the disk."
     if reading.loader < HELPS * reading.cold:
-        return "The disk keeps up with memory: a first epoch costs no more than the others."
+        return "The disk is fast enough: the first epoch takes no longer than the others."
     return f"Only the first epoch after a restart waits for the disk ({rounded(reading.cold)} samples/s)."
 
 
 def extraction_words(extraction: Extraction) -> str:
-    """What bounds an extraction, and what helps."""
+    """Explain what limits extraction, and which options help."""
     readers, read = extraction.readers, extraction.readers * extraction.decode
-    many = f"{readers} reader{'s give' if readers > 1 else ' gives'} {rounded(read)} views/s"
-    rates = f"{many}, the model takes {rounded(extraction.forward)}"
+    reading = f"{readers} reader{'s give' if readers > 1 else ' gives'} {rounded(read)} views/s"
     if read >= extraction.forward:
-        otherwise = "" if extraction.device == "cuda" else "a GPU (--device cuda)"
-        said = _measured(extraction.tried, extraction.forward, otherwise)
-        return f"Extraction is bound by the forward pass: {rates}. {said}"
+        gpu = "" if extraction.device == "cuda" else "a GPU (--device cuda)"
+        advice = _tried(extraction.tried, extraction.forward, unmeasured=gpu)
+        rates = f"the model processes {rounded(extraction.forward)} views/s, and {reading}"
+        return f"Extraction is limited by the forward pass: {rates}. {advice}"
     workers = min(math.ceil(extraction.forward / extraction.decode), extraction.cores)
-    rest = f"All {extraction.cores} cores read already: smaller images, or more cores, would help."
+    advice = f"All {extraction.cores} cores are reading. Smaller images or more cores would help."
     if workers > readers:
-        rest = f"--num-workers {workers} would help."
-    return f"Extraction is bound by decoding: {rates}. {rest}"
+        advice = f"--num-workers {workers} would help."
+    rates = f"{reading}, and the model could process {rounded(extraction.forward)}"
+    return f"Extraction is limited by decoding: {rates}. {advice}"
 
 
-def _again(options: Sequence[str]) -> str:
+def _extract_again(options: Sequence[str]) -> str:
     return f"extract again with {' or '.join(options)}" if options else ""
 
 
-def _measured(tried: Mapping[str, float], before: float, otherwise: str) -> str:
-    """Which of the options that were tried help, the best first; and what else would, unmeasured."""
+def _tried(tried: Mapping[str, float], before: float, *, unmeasured: str) -> str:
+    """List the options that were tried, the fastest first, and one that was not measured."""
     gains = sorted(((rate / before, option) for option, rate in tried.items()), reverse=True)
     helping = [f"{option} ({gain:.1f} times as fast)" for gain, option in gains if gain >= HELPS]
-    useless = [f"{option} ({gain:.1f} times)" for gain, option in gains if gain < HELPS]
+    useless = [f"{option} ({gain:.1f} times as fast)" for gain, option in gains if gain < HELPS]
     words = [f"Measured: {' or '.join(helping)} would help."] if helping else []
-    words += [f"Measured, and no help here: {', '.join(useless)}."] if useless else []
-    words += [f"Not measured: {otherwise}."] if otherwise else []
+    words += [f"Measured without a gain: {', '.join(useless)}."] if useless else []
+    words += [f"Not measured: {unmeasured}."] if unmeasured else []
     return " ".join(words)
 
 
 def rounded(value: float) -> str:
-    """Three digits, as more are not known.
+    """Write a rate with three digits; measurements are not more precise.
 
     >>> rounded(12_345.6), rounded(912.3), rounded(0.456)
     ('12,300', '912', '0.456')

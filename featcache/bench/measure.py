@@ -1,4 +1,4 @@
-"""How many samples a second steps, readers and models take: short trials, in turn."""
+"""Measure the stages of an extraction on a few batches: reading and decoding, and the forward pass."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 
 BATCHES, VIEWS = 4, {"cpu": 16, "cuda": 64}
-"""What goes through the model, and how many views at a time: a large one is slow on a CPU."""
+"""Batches to measure, and views in a batch; fewer on a CPU, where large models are slow."""
 
 
 def extraction(cache: CacheReader, source: str | None, model: str | None, device: str) -> Extraction | str:
-    """Reading, decoding and the forward pass, some batches of each; or why not."""
+    """Measure an extraction with the source and the model of a cache, or return why it cannot be measured.
+
+    Raises a FeatcacheError if a given `source` or `model` cannot be opened.
+    """
     made, spec = cache.provenance, cache.spec
     found = source or made.get("source"), model or made.get("model")
     if not all(found):
-        return "the cache does not say what it was made from; give --source and --model."
+        return "the cache does not record its source and model; give --source and --model."
     same = {name: getattr(spec, name) for name in ("views", "tokens", "layers", "dtype", "amp")}
     options = ExtractOptions.of(same | {"label_column": made.get("options", {}).get("label_column")})
     try:
@@ -59,7 +62,7 @@ def extraction(cache: CacheReader, source: str | None, model: str | None, device
 
 
 def _decoded(dataset: ViewDataset) -> tuple[float, list[Inputs]]:
-    """Views a second that one reader gives, and the batches it gave; the first one also warms it up."""
+    """Measure the views/s of one reader, and return its batches; the first batch is a warm-up."""
     batches: list[Inputs] = []
     rates: list[float] = []
     start = time.perf_counter()

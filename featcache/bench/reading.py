@@ -20,13 +20,13 @@ from featcache.training.data import TrainingData
 from featcache.training.options import DataOptions
 
 POOL_BYTES, ROWS = 256 << 20, 256
-"""Size of the pool of rows that reading is measured on, and rows read at a time."""
+"""Bytes of the rows that reading is measured on, and rows in a batch."""
 
 
 def measure_reading(
     data: TrainingData, options: DataOptions, *, loader: float, cold: float | None
 ) -> Reading:
-    """Measure shuffled reading; `loader` and `cold` were measured before, in samples a second."""
+    """Measure shuffled reading; `loader` and `cold` are rates measured before, in samples/s."""
     column, rows = tokens_of(data), _pool(data)
     held = column.gather(rows, 0, column.buffer(len(rows), pinned=False))
     plan = ReadPlan(rows, min(ROWS, len(rows)), seed=0)
@@ -52,9 +52,9 @@ def measure_reading(
 
 
 def measure_cold(data: TrainingData) -> float | None:
-    """Measure samples a second in random order from files that the page cache has dropped.
+    """Measure random reads from disk in samples/s, after dropping the files from the page cache.
 
-    None where the system cannot drop them.
+    Return None if the system cannot drop them.
     """
     array = CacheReader.open(data.cache.path).split(data.train.name).array(tokens_of(data).array.path.name)
     column = Column(array)
@@ -73,12 +73,12 @@ def measure_cold(data: TrainingData) -> float | None:
 
 
 def tokens_of(data: TrainingData) -> Column:
-    """Return the column of training tokens."""
+    """Return the column of the training tokens."""
     return data.train_store.columns["tokens"]
 
 
 def _drop_pages(folder: Path) -> bool:
-    """Ask the system to drop its copies of the files in memory; tell whether it can be asked."""
+    """Ask the system to drop files from the page cache; return False if it has no such call."""
     if not hasattr(os, "posix_fadvise"):
         return False
     for path in filter(Path.is_file, folder.rglob("*")):
@@ -88,12 +88,12 @@ def _drop_pages(folder: Path) -> bool:
 
 
 def _blocks_read() -> int:
-    """Count the blocks that this process has read from disk so far, in all its threads."""
+    """Return the number of blocks that all threads of this process have read from disk."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_inblock
 
 
 def _pool(data: TrainingData) -> NDArray[np.int64]:
-    """Take the first rows, as many as memory holds beside their copy."""
+    """Return the numbers of the first rows, as many as fit into memory twice."""
     array = tokens_of(data).array
     most = min(POOL_BYTES, available_ram() // 4 or POOL_BYTES) // max(1, array.layout.row_bytes)
     return np.arange(min(array.shape[0], max(1, most)))

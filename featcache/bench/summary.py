@@ -1,4 +1,4 @@
-"""The rates of a machine with a cache, as a table and in words."""
+"""Show the measured rates as a table, with an explanation."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Bench:
     reading: Reading
     training: Training
     extraction: Extraction | str
-    """The rates, or the reason why they could not be measured."""
+    """The rates, or the reason why they were not measured."""
     smaller: tuple[str, ...]
-    """Options of an extraction that make each sample of this cache smaller."""
+    """Extraction options that would make the samples of this cache smaller."""
 
     def describe(self) -> str:
-        """Write a table of rates, and what they mean."""
+        """Return the table of rates and its explanation, for a terminal."""
         rows = self._rows()
         width, digits = max(len(name) for name, *_ in rows), max(len(rounded(rate)) for _, rate, _ in rows)
         lines = [f"{name:{width}}  {rounded(rate):>{digits}} {unit}/s" for name, rate, unit in rows]
@@ -44,7 +44,7 @@ class Bench:
         return "\n".join([*lines, "", *words])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return every figure as plain values, for JSON."""
+        """Return all rates as plain values, for JSON."""
         extraction = self.extraction
         return {
             "path": str(self.path),
@@ -57,8 +57,8 @@ class Bench:
     def _rows(self) -> list[tuple[str, float, str]]:
         reading, training, extraction = self.reading, self.training, self.extraction
         rows: list[tuple[str, float | None, str]] = [
-            ("memory itself (index_select of tokens)", reading.memory, "samples"),
-            ("the cache's files, in memory", reading.warm, "samples"),
+            ("copying in memory (index_select of tokens)", reading.memory, "samples"),
+            ("the cache's files, in the page cache", reading.warm, "samples"),
             ("the cache's files, from disk", reading.cold, "samples"),
             ("the loader's batches", reading.loader, "samples"),
             (f"a step of {training.objective} alone", training.step, "samples"),

@@ -25,36 +25,36 @@ from featcache.training.trained_projector import TrainedProjector
 
 @dataclass(frozen=True)
 class Trial:
-    """A recipe and a draw of labels."""
+    """A recipe and a draw of labels, whose steps are measured."""
 
     recipe: Recipe
     draw: Draw
     replay: ReplayCache | None
 
     def learner(self) -> TrainedProjector:
-        """Make a learner before its first step."""
+        """Make a new learner."""
         learner = create_learner(self.recipe, self.draw)
         assert isinstance(learner, TrainedProjector)
         return learner
 
     def loader(self) -> Loader:
-        """Make the batches that its learner asks for."""
+        """Make the loader of the learner's batches."""
         return make_loader(self.learner(), self.draw, self.recipe.options, order_seed=0, replay=self.replay)
 
     def batch(self) -> Batch:
-        """Read one batch into memory of its own, as the loader reuses its buffers."""
+        """Return a copy of the first batch."""
         with closing(self.loader().steps(0, 1)) as batches:
             return copied(next(batches))
 
 
 class StepBench:
-    """Rates of the training step of one trial."""
+    """Measure the rates of one trial."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial, self.samples = trial, _samples(trial.batch())
 
     def loading(self) -> float:
-        """Measure the samples a second of the loader, from files in memory."""
+        """Measure the loader in samples/s, with the files in the page cache."""
         loader, steps = self.trial.loader(), 6 * RING
 
         def run() -> int:
@@ -65,7 +65,10 @@ class StepBench:
         return turns({"loader": run})["loader"]
 
     def measure(self, reading: Reading, end: float) -> Training:
-        """Measure steps alone, under options that might help, then with the loader as far as time allows."""
+        """Measure steps alone, then with other options, then with the loader.
+
+        A measurement that would end after `end`, a time of `time.perf_counter()`, is left out.
+        """
         trial, options = self.trial, self.trial.recipe.options
         runs = {"step": self._step(trial)}
         for flag, other in _variants(options).items():
@@ -84,7 +87,7 @@ class StepBench:
         return Training(trial.recipe.objective, step, streamed, resident, rates)
 
     def _step(self, trial: Trial) -> Callable[[], int]:
-        """Make a run of one step, on the same batch each time."""
+        """Return a function that takes one step, always on the same batch."""
         learner, batch = trial.learner(), trial.batch()
 
         def run() -> int:
@@ -95,7 +98,7 @@ class StepBench:
         return run
 
     def _fed(self, count: int) -> float:
-        """Measure the samples a second of `count` steps with the loader, its start included."""
+        """Measure `count` steps with the loader in samples/s, including the start of the loader."""
         learner, loader = self.trial.learner(), self.trial.loader()
         start = time.perf_counter()
         _last_steps(learner, count)
@@ -105,12 +108,12 @@ class StepBench:
 
 
 def _last_steps(learner: TrainedProjector, count: int) -> None:
-    """Go to the last steps of a training, where the learning rate is smallest."""
+    """Set the learner to its last `count` steps, where the learning rate is smallest."""
     learner.state.step = max(0, learner.steps - count)
 
 
 def _variants(options: TrainOptions) -> dict[str, TrainOptions]:
-    """Change the options that might make a step faster, one at a time, by the flag that does so."""
+    """Return options that might make a step faster, one changed at a time, by their flag."""
     found = {}
     if options.optim.amp == "float32":
         amp = options.optim.model_copy(update={"amp": "bfloat16"})
@@ -122,12 +125,12 @@ def _variants(options: TrainOptions) -> dict[str, TrainOptions]:
 
 
 def _samples(batch: Batch) -> int:
-    """Count the rows of a step, in each view they are read in."""
+    """Count the samples of a batch; a row in two views counts twice."""
     return sum(len(part.pooled) for part in (*batch.labelled, *batch.unlabelled, *batch.replay))
 
 
 def copied(batch: Batch) -> Batch:
-    """Copy a batch to memory of its own, as the loader reuses its buffers."""
+    """Copy a batch, because the loader reuses its buffers."""
 
     def kept(parts: tuple[Features, ...]) -> tuple[Features, ...]:
         return tuple(part.copy() for part in parts)

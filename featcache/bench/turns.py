@@ -1,4 +1,4 @@
-"""Compare rates in turns, so that other programs on the machine slow all of them down alike."""
+"""Measure rates in turns, so that other programs on the machine slow all of them equally."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 
 SECONDS = 2.0
-"""For each group of rates that are compared with each other."""
+"""Time to measure one group of rates."""
 
 
 def turns(runs: Mapping[str, Callable[[], int]]) -> dict[str, float]:
-    """Measure what each run does in a second: the median of its turns, taken one after the other.
+    """Measure the rate of each run, per second: the median over its turns.
 
-    A run returns how much it did. Each has one turn to warm up, and one at least that counts.
+    A run returns the amount of work it did. Its first turn is a warm-up and does not count.
     """
     for run in runs.values():
         run()

@@ -1,4 +1,4 @@
-"""`featcache bench`: measure how fast this machine reads a cache and trains on it, and explain the limits."""
+"""`featcache bench`: measure reading, training and extraction, and explain the limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from featcache.bench.summary import Bench
 from featcache.bench.training import StepBench, Trial
 from featcache.cache.reader import CacheReader
 from featcache.devices import resolve
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, option
 from featcache.location import Location
 from featcache.training.checks import refuse_missing_cls
 from featcache.training.data import DataPool, TrainingData
@@ -22,9 +22,9 @@ from featcache.training.options import DataOptions
 from featcache.training.recipe import Recipe, parse_options
 
 MOST_SECONDS = 40.0
-"""Measurements that would start later, or not end by then, are left out."""
+"""Time limit; measurements that would not end before it are left out."""
 LABELS = 1000
-"""More labels make no step slower."""
+"""Most labels to draw; more do not make a step slower."""
 
 
 def bench(
@@ -36,11 +36,11 @@ def bench(
     model: str | None = None,
     device: str = "auto",
 ) -> Bench:
-    """Measure reading, training and extraction on this machine, in less than a minute; writes nothing.
+    """Measure reading, training and extraction on this machine in less than a minute. Write nothing.
 
-    `source` and `model` are by default those recorded in the cache; extraction is left out where these do not
-    open (any more). Raises a FeatcacheError where there is no complete cache, the objective trains no steps
-    or cannot be trained on this cache, or a given source or model does not open.
+    `source` and `model` are by default those recorded in the cache; if they cannot be opened, extraction is
+    not measured. Raises a FeatcacheError if the cache is not complete, if the objective has no steps or
+    cannot be trained on this cache, or if a given source or model cannot be opened.
     """
     end = time.perf_counter() + MOST_SECONDS
     parsed, pool = parse_options(objective, options or {}), DataPool(resolve(device))
@@ -49,9 +49,9 @@ def bench(
     refuse_missing_cls(opened, parsed)
     draw = data.draw(parsed.data, seed=0, num_labels=_labels(data))
     if not learner_class(objective).trains_steps:
-        hint = "choose an objective that does, such as twinturbo"
+        hint = f"choose another {option('objective')}, such as twinturbo"
         raise ConfigError("there is no step to measure", got=f"{objective}, which trains no steps", hint=hint)
-    # From disk first, before anything holds the files in memory.
+    # First, because the other measurements bring the files into the page cache.
     cold = measure_cold(data)
     steps = StepBench(Trial(Recipe(objective, parsed, 0, data.device), draw, pool.replay(data, parsed.data)))
     extracting = extraction(opened, source, model, device)
@@ -61,12 +61,12 @@ def bench(
 
 
 def _labels(data: TrainingData) -> int:
-    """Use all labels, up to a thousand."""
+    """Return the number of labels to draw: all, but at most LABELS."""
     return max(1, min(LABELS, int(((data.train.labels >= 0) & data.usable).sum())))
 
 
 def _smaller(cache: CacheReader, options: DataOptions) -> tuple[str, ...]:
-    """Name options of an extraction that make each sample smaller than in this cache."""
+    """List extraction options that would make the samples of this cache smaller."""
     layers = {layer.layer: layer for layer in cache.shapes.layers}
     layer = layers[cache.features(options.layer).layer]
     found = [] if cache.spec.dtype == "int8" else ["--dtype int8"]

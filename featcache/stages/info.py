@@ -12,7 +12,10 @@ from featcache.sources.base import UNLABELLED
 
 
 def info(cache: str | os.PathLike[str] | Location) -> dict[str, Any]:
-    """Return identity, geometry and state of a cache as plain values; CacheError where there is none."""
+    """Return the model, shapes and state of a cache as plain values.
+
+    Raises CacheError if there is no cache.
+    """
     return _content(CacheReader.open(Location.of(cache).path))
 
 
@@ -45,7 +48,7 @@ def _split(split: SplitReader) -> dict[str, Any]:
 
 
 def describe(content: dict[str, Any]) -> str:
-    """Write the content of `info` in lines for a person."""
+    """Format the result of `info` as lines of text."""
     lines = [
         f"{content['path']}: {human_bytes(content['bytes'])}, fingerprint {content['fingerprint'][:12]}",
         f"model:   {content['encoder']['name']} (weights {content['encoder']['weights'][:12]})",

@@ -1,4 +1,4 @@
-"""Temperature scaling and reliability: how far a confidence can be trusted, as it is and rescaled."""
+"""Temperature scaling and reliability of confidences."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from featcache.training.metrics import BINS, bin_of, expected_calibration_error
 
 Floats = NDArray[np.float64]
 COLDEST, HOTTEST = 1 / 20, 20.0
-"""Bounds of T: labelled samples that are all wrong, for one, would send it to infinity."""
+"""Range of the temperature T; for samples that are all wrong, the best T would be infinite."""
 
 
 def fit_temperature(log_probs: Floats, labels: NDArray[np.int64], coldest: float = COLDEST) -> float:
-    """T in [`coldest`, 20] with the least NLL of softmax(log_probs / T) (arXiv 1706.04599, eq. 9).
+    """Fit the T in [`coldest`, 20] with the least NLL of softmax(log_probs / T).
 
-    `log_probs` (n, C) in nats, `labels` (n,). Of samples that the model learned from, `coldest` should be 1:
-    it is as sure of those as it can be, which is no reason to be surer of others.
+    `log_probs` is (n, C) in nats, `labels` is (n,). Use `coldest` = 1 for samples that the model was trained
+    on: the model is overconfident on these, so they must not make it more confident.
 
-    To the n samples two are added, one guessed right and one wrong, that cost what such a sample costs in the
-    mean over the n (Platt's targets, 1999: Laplace's rule of succession). So n samples that are all right ask
-    for a confidence of (n + 1) / (n + 2), not of 1:
+    Two samples are added to the n samples, one predicted right and one wrong. Their negative log-likelihoods
+    are the means over the n samples. So if all n are right, the confidence becomes (n + 1) / (n + 2) and
+    not 1.
+
+    Sources: arXiv 1706.04599, equation 9; the added samples are Platt's targets (1999).
 
     >>> log_probs, labels = np.log(np.array([[0.6, 0.4]] * 8)), np.zeros(8, np.int64)
     >>> round(float(np.exp(scaled(log_probs, fit_temperature(log_probs, labels))[0, 0])), 3)
@@ -45,7 +47,7 @@ def fit_temperature(log_probs: Floats, labels: NDArray[np.int64], coldest: float
 
 
 def right_or_wrong(log_probs: Floats) -> Floats:
-    """(N, 2) log-probabilities that the most probable class is the true one, and that another is.
+    """Return (N, 2) log-probabilities: the most probable class is right, and it is wrong.
 
     >>> np.exp(right_or_wrong(np.log(np.array([[0.7, 0.2, 0.1]])))).round(3).tolist()
     [[0.7, 0.3]]
@@ -57,7 +59,7 @@ def right_or_wrong(log_probs: Floats) -> Floats:
 
 
 def scaled(log_probs: Floats, temperature: float) -> Floats:
-    """(N, C) log-probabilities of softmax(log_probs / T)."""
+    """Return the (N, C) log-probabilities of softmax(log_probs / T)."""
     from scipy.special import log_softmax
 
     rescaled: Floats = log_softmax(log_probs / temperature, axis=1)
@@ -65,12 +67,14 @@ def scaled(log_probs: Floats, temperature: float) -> Floats:
 
 
 def negative_log_likelihood(log_probs: Floats, labels: NDArray[np.int64]) -> float:
-    """Mean over samples, in nats."""
+    """Return the mean negative log-likelihood over samples, in nats."""
     return float(-log_probs[np.arange(len(labels)), labels].mean())
 
 
 def reliability(log_probs: Floats, labels: NDArray[np.int64], bins: int = BINS) -> dict[str, list[Any]]:
-    """By equal-width bin of confidence: `count`, mean `confidence`, `accuracy` (None where nothing fell).
+    """Return lists over equal-width bins of confidence: `count`, mean `confidence` and `accuracy`.
+
+    Confidence and accuracy of an empty bin are None.
 
     >>> reliability(np.log(np.array([[0.75, 0.25]] * 4)), np.array([0, 0, 0, 1]), bins=2)
     {'count': [0, 4], 'confidence': [None, 0.75], 'accuracy': [None, 0.75]}
@@ -87,7 +91,7 @@ def reliability(log_probs: Floats, labels: NDArray[np.int64], bins: int = BINS) 
 
 
 def calibration(log_probs: Floats, labels: NDArray[np.int64], temperature: float) -> dict[str, Any]:
-    """Of a test: nll_scaled (nats) and ece_scaled at that temperature, `reliability` before and after."""
+    """Return nll_scaled (nats) and ece_scaled at a temperature, and `reliability` before and after."""
     after = scaled(log_probs, temperature)
     return {
         "nll_scaled": negative_log_likelihood(after, labels),

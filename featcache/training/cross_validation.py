@@ -1,4 +1,4 @@
-"""Predict every labelled row by a training that did not learn from it."""
+"""Cross-validation: predict every labelled row by a model that was trained without it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from featcache.training.selection import folds
 def cross_validate(
     draw: Draw, wanted: int, train_fold: Callable[[int, Draw], Learner]
 ) -> NDArray[np.float64] | None:
-    """Train once for each fold, and predict the fold: (n, C) log-probabilities of the labelled rows, in nats.
+    """Train once for each fold, predict the fold, and return log-probabilities of all labelled rows.
 
-    `train_fold` gets the number of the fold and the draw without its labels. None where `wanted` is below 2,
-    or a class has one labelled row only.
+    They are (n, C) in nats. `train_fold` gets the number of the fold and the draw without its labels.
+    Return None if `wanted` is below 2, or if a class has only one labelled row.
     """
     known = draw.known
     parts = folds(known.label, wanted, draw.seed)

@@ -1,4 +1,4 @@
-"""Open the data of trainings once per cache, and draw the labelled rows of each training from it."""
+"""Open the data of a cache once, and draw the labelled rows of each training from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Labelled:
-    """Sorted rows of a split, and their labels."""
+    """Sorted rows of a split and their labels."""
 
     store: FeatureStore
     rows: Rows
@@ -58,10 +58,10 @@ class TrainingData:
 
     @classmethod
     def open(cls, cache: CacheReader, options: DataOptions, device: torch.device) -> TrainingData:
-        """Open both splits; of `options`, only `train`, `test` and `layer` are used.
+        """Open both splits, as the options `train`, `test` and `layer` say.
 
-        Raises TrainError where the splits are the same or one is missing, CacheError where one is not
-        complete, and ConfigError for a layer that the cache does not hold.
+        Raises TrainError if the splits are the same or one does not exist. Raises CacheError if one is not
+        complete, and ConfigError if the cache does not hold the layer.
         """
         refuse_leak(options.train, options.test)
         return cls(
@@ -75,12 +75,12 @@ class TrainingData:
 
     @cached_property
     def usable(self) -> NDArray[np.bool_]:
-        """(N,) training rows that are readable in every view."""
+        """(N,) True for training rows that are readable in every view."""
         return np.asarray((self.train.status == WRITTEN).all(1))
 
     @cached_property
     def testable(self) -> NDArray[np.bool_]:
-        """(N,) test rows that are readable in the evaluation view."""
+        """(N,) True for test rows that are readable in the evaluation view."""
         return np.asarray(self.test.status[:, 0] == WRITTEN)
 
     def draw(
@@ -91,10 +91,10 @@ class TrainingData:
         labels_per_class: int | None = None,
         num_labels: int | None = None,
     ) -> Draw:
-        """Draw the classes and the labelled rows of one training; of `options`, only the case is used.
+        """Draw the classes and the labelled rows of one training.
 
-        The case is `imbalance`, `unknown_classes` and `missing_classes`. Raises TrainError where the labels
-        do not suffice, or no test row is labelled.
+        The options `imbalance`, `unknown_classes` and `missing_classes` change the task. Raises TrainError
+        if there are too few labels, or if no test row is labelled.
         """
         names, labels = self.cache.class_names, self.train.labels
         unknown, missing = options.unknown_classes, options.missing_classes
@@ -113,22 +113,22 @@ class TrainingData:
         return draw
 
     def reside(self, options: DataOptions, say: Say) -> None:
-        """Load the training rows where `options.residency` says, unless they are there already."""
-        # Test rows are streamed: a training reads them a few times only.
+        """Load the training rows to the place that `options.residency` names, unless they are loaded."""
+        # Test rows are streamed, because a training reads them only a few times.
         load_once(self.train_store, options, self.device, lambda where: say(f"features: {where}"))
 
 
 def load_once(store: FeatureStore, options: DataOptions, device: torch.device, say: Say) -> None:
-    """Load a store where `options.residency` says, unless it is resident, and say where that is."""
+    """Load a store to the place that `options.residency` names, and report it, unless it is resident."""
     if store.columns["tokens"].resident is None:
         say(reside(store, options.residency, device))
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of labels: the classes of a task, and which rows are labelled and unlabelled.
+    """One draw of labels: the classes of a task, its labelled rows and its unlabelled rows.
 
-    Labels have the numbers of the task, which leaves unknown classes out.
+    Labels are class numbers of the task, in which unknown classes have no number.
     """
 
     data: TrainingData
@@ -137,7 +137,7 @@ class Draw:
     seed: int
 
     def without(self, positions: NDArray[np.int64]) -> Draw:
-        """Remove the label of some labelled rows, given as positions among them: a fold to hold out."""
+        """Return the draw without the labels at some positions of `known`: a fold to hold out."""
         labelled = np.delete(self.split.labelled, positions)
         return replace(self, split=LabelSplit(labelled, self.split.unlabelled))
 
@@ -148,7 +148,7 @@ class Draw:
 
     @cached_property
     def train_labels(self) -> NDArray[np.int64]:
-        """(N,) labels of all training rows; -1 where a row belongs to no class of the task."""
+        """(N,) labels of all training rows; -1 for a row of no class of the task."""
         return self.classes.numbered(self.data.train.labels)
 
     @property
@@ -170,9 +170,10 @@ class Draw:
         return np.flatnonzero(self.data.testable & np.isin(self.data.test.labels, self.classes.unknown))
 
     def record(self, options: DataOptions) -> dict[str, Any]:
-        """Name the labelled samples by row and by id, so that the draw can be repeated anywhere.
+        """Return the labelled samples by row and by id, so that the draw can be repeated anywhere.
 
-        Where a case was constructed, name also its classes and the rows that stay unlabelled.
+        If the draw has unknown or missing classes or is imbalanced, also return these classes and the
+        unlabelled rows.
         """
         rows, ids, names = self.split.labelled, self.data.train.ids, self.data.cache.class_names
         record: dict[str, Any] = {"rows": rows.tolist(), "ids": [ids[row] for row in rows]}
@@ -183,7 +184,7 @@ class Draw:
         return record
 
     def origin(self, layer: int | None) -> FeatureOrigin:
-        """Describe the features of a layer, which another cache must share to be predicted."""
+        """Describe the features of a layer; a cache to predict must have the same."""
         return FeatureOrigin(features=self.data.cache.features(layer), class_names=self.class_names)
 
     @cached_property
@@ -199,7 +200,7 @@ class Draw:
 
     @cached_property
     def task(self) -> Task:
-        """The part of the data that an objective must know."""
+        """The part of the data that an objective is made from."""
         known, classes = self.known, len(self.class_names)
         center = head_init.center_of(pooled(self.data.train_store, self.split.unlabelled))
         directions = head_init.class_directions(
@@ -221,7 +222,7 @@ class Draw:
         )
 
     def _class_text(self) -> Tensor | None:
-        """(C, P) unit-length embeddings of the names of the task's classes."""
+        """Return the (C, P) unit-length embeddings of the task's class names, if the cache has them."""
         text = self.data.cache.class_text
         if text is None:
             return None
@@ -229,9 +230,9 @@ class Draw:
 
 
 class DataPool:
-    """Keep the last training data and replay cache open, for the next training on the same rows.
+    """Keep the last training data and the last replay cache open for the next training.
 
-    One of each at a time, as both may hold a whole split in memory.
+    Only one of each is kept, because each may hold a whole split in memory.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -240,7 +241,7 @@ class DataPool:
         self._replay: tuple[Any, ReplayCache] | None = None
 
     def data(self, cache: str | os.PathLike[str] | CacheReader, options: DataOptions) -> TrainingData:
-        """Return the data of a cache, opened anew where the last training read other rows."""
+        """Return the data of a cache; open it unless the last training used the same rows."""
         key = (
             cache if isinstance(cache, CacheReader) else Location.of(cache),
             options.train,
@@ -255,7 +256,7 @@ class DataPool:
         return self._data[1]
 
     def replay(self, data: TrainingData, options: DataOptions) -> ReplayCache | None:
-        """Return the replay cache that `options` name, None where they name none."""
+        """Return the replay cache that `options` name, or None if they name none."""
         if options.replay is None:
             return None
         names, like = (options.replay_split, options.replay_test), data.cache.features(options.layer)

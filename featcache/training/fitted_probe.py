@@ -1,4 +1,4 @@
-"""A probe as a learner: fitted on pooled embeddings at once, without a training step."""
+"""A learner that is a probe: fitted on pooled embeddings, without training steps."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Where a cosine head starts: at the logistic regression of what is labelled, on the frozen embedding.
+"""Initialise a cosine head by a logistic regression of the labelled samples, on frozen embeddings.
 
     min_W  -sum log softmax_y(W x / 0.07) + |W|^2 / (2 C),    x = centred(z*),    C = 0.1    (nats)
 
-The head keeps the directions of W. Starting from a linear probe, not from class means or at random, keeps a
-short training from distorting the features that it starts with (LP-FT, Kumar et al., arXiv 2202.10054). The
-regression is that of the head itself, with its scale (CLIP's) and without bias; C was chosen on held-out
-training rows (docs/results.md) and is fixed, as one label per class leaves nothing to choose it by.
+The head starts with the directions of W. Starting from a linear probe distorts the features less than
+starting from class means or at random (LP-FT, Kumar et al., arXiv 2202.10054). The regression has the scale
+of the head (CLIP's) and no bias. C was chosen on held-out training rows (docs/results.md). It is fixed,
+because with one label per class there are no rows to choose it on.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ C = 0.1
 
 
 def center_of(pooled: Tensor) -> Tensor:
-    """(d,) float32 mean of (N, d) embeddings at length one."""
+    """Return the (d,) float32 mean of (N, d) embeddings scaled to unit length."""
     return unit(pooled.float()).mean(dim=0)
 
 
 def class_directions(
     pooled: Tensor, label: Tensor, center: Tensor, num_classes: int, text: Tensor | None = None
 ) -> Tensor:
-    """(C, d) float32 directions, on the CPU, from (n, d) embeddings and their (n,) labels.
+    """Return (C, d) float32 directions on the CPU, from (n, d) embeddings and their (n,) labels.
 
-    Zeros for a class that has neither labels nor a name.
-    The embedding of a class's name, a row of `text` (C, d), counts as one more sample of it. Names have a
-    common part of their own, which is taken from them as that of the samples is taken from these.
+    A row of `text` (C, d), the embedding of a class name, counts as one more sample of its class. Names are
+    centred by their own mean, and samples by `center`. A class without labels and name gets zeros.
 
     >>> directions = class_directions(torch.eye(2), torch.tensor([2, 0]), torch.zeros(2), 3)
     >>> unit(directions).round(decimals=2)
@@ -57,7 +56,7 @@ def class_directions(
 def _regression(x: Tensor, label: NDArray[np.int64]) -> Tensor:
     from sklearn.linear_model import LogisticRegression
 
-    # Of two classes scikit-learn fits the difference of their rows, whose square is twice that of both.
+    # For two classes scikit-learn fits only the difference of their rows, with twice the squared norm.
     strength = 2 * C if len(np.unique(label)) == 2 else C
     model = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000)
     return torch.from_numpy(logistic(model, SCALE * x.double().cpu().numpy(), label)[0])

@@ -1,4 +1,4 @@
-"""Write down a training in its run folder while it goes on."""
+"""Record a training in its run folder."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from featcache.runs.run import MetricLog, RunFolder
 from featcache.training.learner import Journal, Learner
 
 Watch = Callable[[int, Mapping[str, float]], None]
-"""Called with the step and its terms, after they are written down."""
+"""Function that is called with a step and its terms, after they are written."""
 
 
 class RunJournal(Journal):
-    """Metrics and checkpoints of one learner, in the folder of its run."""
+    """Write metrics and checkpoints of one learner to the folder of its run."""
 
     def __init__(self, run: RunFolder, learner: Learner, watch: Watch, bar: Progress) -> None:
         self._run, self._watch, self._bar, self._shown = run, watch, bar, learner.steps_done
         self._metrics = MetricLog(run, learner.steps_done)
 
     def log(self, step: int, terms: Mapping[str, float]) -> None:
-        """Append a line of metrics, and move the bar."""
+        """Append a line of metrics, and advance the progress bar."""
         self._metrics(step, terms)
         self._watch(step, terms)
         self._bar.update(step - self._shown)

@@ -1,4 +1,4 @@
-"""The contract of a learner: it learns the classes of labelled rows and predicts those of other rows."""
+"""The contract of a learner, which learns from labelled rows and predicts the classes of others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from featcache.training.task import FeatureOrigin, save_task
 
 
 class SavedFiles(Protocol):
-    """The files of a run from which a learner can be made again."""
+    """The files of a run that a learner is loaded from."""
 
     @property
     def task(self) -> Path:
@@ -33,44 +33,44 @@ class SavedFiles(Protocol):
 
 
 class Journal:
-    """Hear of a training while it goes on. This one does nothing with what it hears."""
+    """Receive metrics and checkpoints during a training; this class ignores them."""
 
     def log(self, step: int, terms: Mapping[str, float]) -> None:
-        """Take the loss and its terms after a step."""
+        """Record the loss and its terms after a step."""
 
     def checkpoint(self, learner: Learner) -> None:
-        """Save the learner, which can go on from here."""
+        """Save the learner, so that the training can continue from this step."""
 
 
 class Learner(ABC):
     """A probe that is fitted at once, or a projector that is trained step by step.
 
-    A learner is made from a draw of labels, and again from the files of its run. It trains while `steps_done`
-    is below `steps`, by `advance`; `finish` ends that. Then it predicts.
+    It is created from a draw of labels, or loaded from the files of its run. While `steps_done` is below
+    `steps`, call `advance`; then call `finish`. After that, the learner predicts.
     """
 
     steps: int
-    """The length of the training; 0 for a learner that is fitted when it is made."""
+    """The number of training steps; 0 for a learner that is fitted when it is created."""
     trains_steps: ClassVar[bool]
-    """Whether the learner is trained in steps; else it is fitted when it is made."""
+    """True if the learner is trained in steps, False if it is fitted when it is created."""
     default_folds: ClassVar[int]
-    """Folds of cross-validation where the option `cv` is 0."""
+    """Folds of cross-validation if the option `cv` is 0."""
     reads_tokens: ClassVar[bool]
-    """Whether predictions need the tokens of a cache, or its pooled embeddings alone."""
+    """True if predictions need tokens, False if they need only pooled embeddings."""
     task: Task | ProbeData
-    """The part of the data that the learner was made from."""
+    """The part of the data that the learner is created from."""
     origin: FeatureOrigin
     journal: Journal = Journal()
 
     @classmethod
     @abstractmethod
     def create(cls, recipe: Recipe, draw: Draw) -> Self:
-        """Make the learner for a draw of labels."""
+        """Create the learner for a draw of labels."""
 
     @classmethod
     @abstractmethod
     def load(cls, recipe: Recipe, files: SavedFiles) -> Self:
-        """Make the learner again from the files of a finished run; raises TrainError if they are damaged."""
+        """Load the learner of a finished run; raises TrainError if its files are damaged."""
 
     @abstractmethod
     def predict(self, store: FeatureStore, rows: NDArray[np.int64], view: int = 0) -> Outputs:
@@ -78,24 +78,24 @@ class Learner(ABC):
 
     @property
     def steps_done(self) -> int:
-        """Training steps done so far."""
+        """The number of training steps done."""
         return 0
 
     @property
     def probed(self) -> Projector | None:
-        """The projector whose representation the result is to compare by probes; None for most learners."""
+        """The projector to report probes of; None for most learners."""
         return None
 
     def views(self, available: Sequence[str]) -> Views:
-        """Name the view families that a training reads, given those that the cache holds."""
+        """Return the view families that a training reads, chosen from the `available` ones."""
         return Views(labelled=(), unlabelled=())
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint; raises TrainError if it is damaged or of another configuration."""
+        """Restore a checkpoint; raises TrainError if it is damaged or of another configuration."""
         self._refuse()
 
     def save(self, checkpoint: Path) -> None:
-        """Write a checkpoint to go on from."""
+        """Write a checkpoint."""
         self._refuse()
 
     def begin(self) -> None:
@@ -103,11 +103,11 @@ class Learner(ABC):
         self._refuse()
 
     def advance(self, batch: Batch) -> None:
-        """Take one training step; raises TrainError where a number is not finite."""
+        """Take one training step; raises TrainError if the loss or its gradient is not finite."""
         self._refuse()
 
     def finish(self, known: Labelled) -> None:
-        """End the training, with a last look at the labelled rows."""
+        """End the training; `known` are the labelled rows."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:

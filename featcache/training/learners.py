@@ -1,4 +1,4 @@
-"""Make the learner that fits an objective: new for a draw of labels, or again from a finished run."""
+"""Create the learner of an objective for a draw of labels, or load it from a finished run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from featcache.training.trained_projector import TrainedProjector
 
 
 def learner_class(objective: str) -> type[Learner]:
-    """Choose the kind of learner that fits an objective."""
+    """Return the class of learner that an objective needs."""
     return FittedProbe if issubclass(objective_class(objective), Probe) else TrainedProjector
 
 
 def create_learner(recipe: Recipe, draw: Draw) -> Learner:
-    """Make the learner for a draw of labels, before its first step."""
+    """Create the learner for a draw of labels, before its first step."""
     return learner_class(recipe.objective).create(recipe, draw)
 
 
 def load_learner(run: RunFolder, device: torch.device) -> Learner:
-    """Make the learner of a finished run again, from its own folder alone."""
+    """Load the learner of a finished run; only the folder of the run is read."""
     config = run.config()
     options = TrainOptions.parse(config["options"], f"the options of {run.path}")
     recipe = Recipe(config["objective"], options, config["seed"], device)

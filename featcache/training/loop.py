@@ -1,4 +1,4 @@
-"""Train any number of learners on one stream of batches."""
+"""Train one or more learners on one stream of batches."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from featcache.training.options import TrainOptions
 
 
 def fit(learners: Sequence[Learner], batches: Iterable[Batch], device: torch.device) -> None:
-    """Let every learner take one step on each batch; a learner that is done takes no more.
+    """Take one step of every unfinished learner on each batch.
 
-    The global generators of torch are left as they were.
+    The state of torch's global generators is restored at the end.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for learner in learners:
@@ -39,7 +39,7 @@ def train_learner(
     replay: ReplayCache | None,
     say: Say,
 ) -> None:
-    """Train one learner from the steps it has done to its end."""
+    """Train one learner from its current step to its last one."""
     draw.data.reside(options.data, say)
     if replay is not None:
         load_once(
@@ -54,10 +54,10 @@ def train_learner(
 def make_loader(
     learner: Learner, draw: Draw, options: TrainOptions, *, order_seed: int, replay: ReplayCache | None = None
 ) -> Loader:
-    """Make the batches that a learner asks for, in the order of `order_seed`.
+    """Make the loader of a learner's batches, shuffled by `order_seed`.
 
-    A labelled batch holds `batch_size` rows, an unlabelled one `uratio` times as many, and rows of the replay
-    cache `replay_ratio` times the unlabelled ones; none holds more than there are.
+    A batch holds `batch_size` labelled rows, and `uratio` times as many unlabelled rows. Rows of the replay
+    cache are `replay_ratio` times the unlabelled ones. No part holds more rows than its split has.
     """
     store, optim = draw.data.train_store, options.optim
     views = learner.views(sorted({family_of(name) for name in store.view_names}))

@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy in its several forms, negative log-likelihood and calibration."""
+"""Metrics of predictions: accuracy, F1, negative log-likelihood, calibration error and AUROC."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 BINS = 15
-"""Of confidence, equally wide, each (low, high]."""
+"""Number of bins of confidence; they have equal width, and each is (low, high]."""
 
 
 def evaluate(log_probs: Floats, labels: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
-    """Every figure of a test: `log_probs` (N, C) in nats, `labels` (N,) without -1.
+    """Compute all metrics of a test from `log_probs` (N, C) in nats and `labels` (N,) without -1.
 
-    Returns accuracy, balanced_accuracy and macro_f1 (both over the classes present), nll (nats), ece,
-    samples, per_class (accuracy by class name) and confusion (row: true class, column: predicted).
+    Return accuracy, balanced_accuracy and macro_f1 (both over the classes present), nll (nats), ece and
+    samples. `per_class` is the accuracy by class name. `confusion` has a row for each true class and a
+    column for each predicted one.
 
     >>> good = evaluate(np.log(np.array([[0.9, 0.1], [0.2, 0.8]])), np.array([0, 1]), ("cat", "dog"))
     >>> good["accuracy"], round(good["nll"], 3)
     (1.0, 0.164)
     """
     classes, predicted = len(class_names), log_probs.argmax(1)
-    # By hand, as scikit-learn's takes as long to import as torch, and warns where there is one class only.
+    # Not by scikit-learn: its import takes as long as torch's, and it warns if there is only one class.
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
     present = np.flatnonzero(confusion.sum(1))
     right, true = confusion.diagonal()[present], confusion.sum(1)[present]
@@ -42,10 +43,11 @@ def evaluate(log_probs: Floats, labels: NDArray[np.int64], class_names: Sequence
 
 
 def open_set(known: Floats, unknown: Floats) -> dict[str, Any]:
-    """How well confidence tells (N, C) log-probabilities of known classes from (M, C) of unknown ones.
+    """Measure how well confidence separates known classes (N, C) from unknown ones (M, C).
 
-    Returns auroc (the chance that a sample of a known class has a larger greatest probability than one of an
-    unknown class) and unknown, M. The baseline of Hendrycks and Gimpel (arXiv 1610.02136).
+    Both are log-probabilities. Return auroc and unknown (M). AUROC is the probability that a sample of a
+    known class has a higher confidence than one of an unknown class. This is the baseline of Hendrycks and
+    Gimpel (arXiv 1610.02136).
 
     >>> open_set(np.log(np.array([[0.9, 0.1], [0.6, 0.4]])), np.log(np.array([[0.5, 0.5]])))
     {'auroc': 1.0, 'unknown': 1}
@@ -58,7 +60,9 @@ def open_set(known: Floats, unknown: Floats) -> dict[str, Any]:
 
 
 def expected_calibration_error(log_probs: Floats, labels: NDArray[np.int64], bins: int = BINS) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence (arXiv 1706.04599, eq. 3).
+    """Compute the mean gap between confidence and accuracy over equal-width bins of confidence.
+
+    Source: arXiv 1706.04599, equation 3.
 
     >>> expected_calibration_error(np.log(np.array([[0.75, 0.25]] * 4)), np.array([0, 0, 0, 1]))
     0.0
@@ -70,7 +74,7 @@ def expected_calibration_error(log_probs: Floats, labels: NDArray[np.int64], bin
 
 
 def bin_of(confidence: Floats, bins: int) -> NDArray[np.int64]:
-    """(N,) confidences to the bins they fall in, 0 to bins - 1.
+    """Return the bin of each of (N,) confidences, from 0 to bins - 1.
 
     >>> bin_of(np.array([0.0, 0.5, 0.51, 1.0]), 2)
     array([0, 0, 1, 1])

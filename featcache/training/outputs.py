@@ -21,7 +21,7 @@ class Outputs(NamedTuple):
     """The outputs of a model for N rows, on the CPU."""
 
     z: Tensor
-    """(N, d) representations: adapted ones, or of a probe the frozen model's own."""
+    """(N, d) representations: adapted by a projector, or the frozen embeddings for a probe."""
     log_probs: Tensor
     """(N, C) log-probabilities of the classes, in nats."""
 
@@ -33,13 +33,13 @@ def map_rows(
     device: torch.device,
     view: int = 0,
 ) -> Tensor:
-    """Apply `function` to sorted `rows` under one view, batch by batch, concatenated on the CPU."""
+    """Apply `function` to sorted `rows` of one view in batches; return the concatenation on the CPU."""
     with torch.inference_mode():
         parts = read_in_order(store, rows, BATCH, device, view)
         return torch.cat([function(part).cpu() for part in parts])
 
 
 def pooled(store: FeatureStore, rows: NDArray[np.int64], view: int = 0) -> Tensor:
-    """Read the frozen model's own embeddings, (N, P) float32 on the CPU; tokens are not read."""
+    """Read the frozen model's pooled embeddings, (N, P) float32 on the CPU; tokens are not read."""
     column = store.columns["pooled"]
     return column.gather(rows, view, column.buffer(len(rows), pinned=False)).cpu().float()

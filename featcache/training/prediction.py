@@ -15,11 +15,11 @@ from featcache.training.learner import Learner
 from featcache.training.outputs import BATCH, Outputs
 
 ROWS = 32 * BATCH
-"""Rows at a time, so that the probabilities of all classes are in memory for these rows only."""
+"""Rows to predict at a time, which limits the memory for the probabilities of all classes."""
 
 
 def require_fitting(learner: Learner, cache: CacheReader) -> None:
-    """Raise CacheMismatch, naming the field, unless the cache holds the features that the learner reads."""
+    """Raise CacheMismatch with the differing field if the cache does not fit the learner."""
     wanted = learner.origin.features
     held = cache.features(wanted.layer)
     if not learner.reads_tokens:  # only the model and its pooled embedding must be the same
@@ -42,7 +42,7 @@ def open_store(learner: Learner, cache: CacheReader, split: str) -> FeatureStore
 def predict_rows(
     learner: Learner, store: FeatureStore, rows: NDArray[np.int64], view: int = 0
 ) -> Iterator[tuple[NDArray[np.int64], Outputs]]:
-    """Predict sorted rows under one view, some thousands at a time."""
+    """Predict sorted rows of one view, ROWS at a time; yield row numbers and outputs."""
     for start in range(0, len(rows), ROWS):
         part = rows[start : start + ROWS]
         yield part, learner.predict(store, part, view)

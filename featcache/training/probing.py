@@ -1,4 +1,4 @@
-"""Compare a representation before and after training by probes: what was gained, what was forgotten."""
+"""Compare a representation before and after training by the accuracy of probes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from featcache.training.outputs import map_rows, pooled
 
 @dataclass(frozen=True)
 class Prober:
-    """The accuracy of k nearest neighbours and of a linear probe, on z* (before) and on z (after)."""
+    """Measure k nearest neighbours and a linear probe on z* (before training) and z (after it)."""
 
     projector: Projector
     seed: int
@@ -28,9 +28,10 @@ class Prober:
         return self._figures("target", Linear(LinearOptions()), fit, test, num_classes)
 
     def replay(self, cache: ReplayCache) -> dict[str, float]:
-        """Return the same for the replay cache with all its labels, as `replay_...`; empty without labels.
+        """Return the same accuracies on the replay cache, named `replay_...`.
 
-        The linear probe has C = 1, as this many labels need no chosen regularisation.
+        The probes use all labels of that cache; without labels the result is empty. The linear probe has
+        C = 1, because with many labels C need not be chosen.
         """
         if cache.test is None or cache.test_store is None:
             return {}

@@ -1,4 +1,4 @@
-"""The recipe of a learner: everything but the data that decides what it becomes."""
+"""The recipe of a learner: everything that determines it except the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Kind = type[Objective[Any]] | type[Probe[Any]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """An objective with its options, a seed of initial values, and a device."""
+    """An objective with its options, a seed of the initial weights, and a device."""
 
     objective: str
     options: TrainOptions
@@ -36,13 +36,13 @@ class Recipe:
 
 
 def objective_class(objective: str) -> Kind:
-    """Find the class that implements an objective; raises ConfigError with the nearest known name."""
+    """Return the class of an objective; raises ConfigError with the nearest known name."""
     kind: Kind = plugins.find("objectives", objective).objective
     return kind
 
 
 def parse_options(objective: str, options: Mapping[str, Any]) -> TrainOptions:
-    """Parse the options of a training and of its objective; raises ConfigError for one that does not fit."""
+    """Parse the options of a training and of its objective; raises ConfigError if one is not valid."""
     parsed = TrainOptions.parse(options, "the training options")
     own = objective_class(objective).Options.parse(parsed.objective, f"the options of `{objective}`")
     return parsed.model_copy(update={"objective": own.model_dump(mode="json")})

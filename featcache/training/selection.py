@@ -1,7 +1,7 @@
-"""Choosing a setting without test labels: scores of unlabelled samples, their vote, folds of labelled ones.
+"""Select a setting without test labels, by scores of unlabelled samples and by cross-validation.
 
-Every score is oriented so that larger is better. None of them is right alone (a model that is wrong may be
-sure, well separated or of high rank), so the ranks they give are averaged: a Borda count.
+For every score, larger is better. A single score can mislead: a wrong model may be confident, well separated
+or of high rank. So the ranks of the scores are averaged (Borda count).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 ROWS = 2000
-"""Unlabelled samples that are looked at, at most."""
+"""Most unlabelled samples to score."""
 
 
 def sample(unlabelled: NDArray[np.int64], labelled: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Sorted rows to score: `ROWS` of those not labelled, drawn by the seed, or all where there are fewer.
+    """Draw the rows to score: ROWS rows without a label, sorted, or all if there are fewer.
 
     >>> sample(np.arange(5), np.array([0, 3]), seed=0)
     array([1, 2, 4])
@@ -29,13 +29,15 @@ def sample(unlabelled: NDArray[np.int64], labelled: NDArray[np.int64], seed: int
 
 
 def scores(z: Floats, log_probs: Floats, other: Floats | None = None) -> dict[str, float]:
-    """Every score of N samples: `z` (N, d), `log_probs` (N, C) in nats, `other` (N, C) of a second view.
+    """Compute all scores of N samples: `z` (N, d), `log_probs` (N, C) in nats, `other` (N, C) of a second view.
 
-    silhouette (-1 to 1) and calinski_harabasz (scikit-learn): how compact and apart the predicted classes
-    are, z being centred and of unit length; rankme (1 to d); marginal_entropy (nats): how evenly classes are
-    used; confidence: the mean of the largest probability; agreement: the share of samples whose predicted
-    class is the same under the second view, absent where the cache has none. Predictions of a single class
-    get the least there is.
+    - silhouette (-1 to 1) and calinski_harabasz (scikit-learn) measure the separation of the predicted
+      classes, for z centred and scaled to unit length. If only one class is predicted, they are -1 and 0.
+    - rankme (1 to d) is the effective rank of z.
+    - marginal_entropy (nats) measures how evenly the classes are predicted.
+    - confidence is the mean of the largest probability.
+    - agreement is the share of samples with the same predicted class in both views. It is missing
+      without a second view.
     """
     probs, predicted = np.exp(log_probs), log_probs.argmax(1)
     marginal = probs.mean(0)
@@ -51,9 +53,9 @@ def scores(z: Floats, log_probs: Floats, other: Floats | None = None) -> dict[st
 
 
 def rankme(z: Floats) -> float:
-    """exp(-sum_k p_k log p_k) with p_k = sigma_k / sum(sigma) + 1e-7 of the singular values of z.
+    """Compute the effective rank exp(-sum_k p_k log p_k), with p_k = sigma_k / sum(sigma) + 1e-7.
 
-    Source: arXiv 2210.02885, equation 1.
+    The sigma_k are the singular values of z. Source: arXiv 2210.02885, equation 1.
 
     >>> round(rankme(np.eye(4)), 3), round(rankme(np.ones((4, 4))), 3)
     (4.0, 1.0)
@@ -64,7 +66,9 @@ def rankme(z: Floats) -> float:
 
 
 def borda(candidates: Sequence[Mapping[str, float]]) -> list[float]:
-    """Mean rank of each candidate over the scores that all of them have; 1 is best, ties share their ranks.
+    """Compute the mean rank of each candidate over the scores that all candidates have.
+
+    Rank 1 is best; equal scores share the mean of their ranks.
 
     >>> borda([{"a": 1.0, "b": 5.0}, {"a": 2.0, "b": 5.0}, {"a": 3.0, "b": 1.0}])
     [2.25, 1.75, 2.0]
@@ -79,7 +83,7 @@ def borda(candidates: Sequence[Mapping[str, float]]) -> list[float]:
 
 
 def folds(labels: NDArray[np.int64], wanted: int, seed: int) -> list[NDArray[np.int64]]:
-    """Stratified folds as positions in `labels`: at most `wanted`, none where a class has one sample only.
+    """Draw stratified folds as positions in `labels`: at most `wanted`, none if a class has one sample.
 
     >>> folds(np.array([0, 0, 1]), 3, seed=0)
     []
@@ -96,7 +100,7 @@ def folds(labels: NDArray[np.int64], wanted: int, seed: int) -> list[NDArray[np.
 def _separation(z: Floats, predicted: NDArray[np.int64]) -> dict[str, float]:
     from sklearn.metrics import calinski_harabasz_score, silhouette_score
 
-    # Features of one model share a large common part, which would hide what tells them apart.
+    # Features of one model share a large mean, which would hide the differences between classes.
     centred = z - z.mean(0)
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     if not 2 <= len(np.unique(predicted)) < len(z):

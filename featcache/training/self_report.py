@@ -21,11 +21,11 @@ Floats = NDArray[np.float64]
 def self_report(
     learner: Learner, draw: Draw, held_out: Floats | None, replay: ReplayCache | None = None
 ) -> dict[str, Any]:
-    """Return `test`, `temperature`, `held_out`, `scores`, and where they apply `open_set` and `probes`.
+    """Return `test`, `temperature`, `held_out`, `scores`, and if they apply `open_set` and `probes`.
 
-    The temperature never sees test labels. It is fitted on the labelled rows: on `held_out`, their (n, C)
-    log-probabilities by trainings that did not learn from them, and then lies in [1/20, 20]; without these on
-    the predictions of rows that were learned from, and then lies in [1, 20].
+    The temperature never sees test labels. With `held_out`, it is fitted on these (n, C) log-probabilities of
+    the labelled rows by cross-validation, in [1/20, 20]. Without, it is fitted on the learner's predictions
+    of its own labelled rows, in [1, 20].
     """
     test, known = draw.test, draw.known
     log_probs = _log_probs(learner, test.store, test.rows)
@@ -59,7 +59,7 @@ def _figures(log_probs: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
 
 
 def _scores(learner: Learner, draw: Draw) -> dict[str, float]:
-    """Score unlabelled training rows; the second view is the first augmented one, where there is one."""
+    """Score unlabelled training rows; the second view is the first augmented one, if the cache has any."""
     store = draw.data.train_store
     rows = selection.sample(draw.split.unlabelled, draw.split.labelled, draw.seed)
     if not len(rows):

@@ -1,4 +1,4 @@
-"""Hold everything that changes while training, so that it can be saved and restored exactly."""
+"""The state of a training: everything that changes, so that it can be saved and restored exactly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrainState:
         self.average = copy.deepcopy(self.model).requires_grad_(False) if options.ema else None
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Group parameters by role, each with its learning rate; vectors and scalars are not decayed."""
+        """Group parameters by role, each with its learning rate; vectors and scalars get no weight decay."""
         projector, objective = self.model["projector"], self.model["objective"]
         assert isinstance(objective, Objective)
         critics = objective.critic_parameters()
@@ -59,22 +59,22 @@ class TrainState:
         ]
 
     def clip_gradients(self) -> Tensor:
-        """Clip projector and heads by their joint norm, and critics by theirs.
+        """Clip projector and heads by their joint norm, and critics by their own.
 
-        So a spike of one side does not slow the other. Returns the norm of the whole gradient before
+        A spike in one part then does not slow the other. Return the norm of the whole gradient before
         clipping.
         """
         norms = []
         for critics in (False, True):
             groups = [g for g in self.optimizer.param_groups if (g["role"] == "critics") is critics]
-            # The norm of nothing would be a zero on the CPU, wherever the model is.
+            # For an empty list, torch returns a zero on the CPU, whatever device the model is on.
             if parameters := [parameter for group in groups for parameter in group["params"]]:
                 norms.append(nn.utils.clip_grad_norm_(parameters, self.options.clip))
         total: Tensor = torch.stack(norms).norm()
         return total
 
     def update(self, loss: Tensor) -> Tensor:
-        """Take one step of the optimiser down a loss; returns the norm of the gradient before clipping."""
+        """Take one step of the optimiser; return the norm of the gradient before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = self.clip_gradients()
@@ -85,9 +85,9 @@ class TrainState:
 
     @torch.no_grad()
     def move_average(self) -> None:
-        """Move the average (where there is one) towards the present weights; it starts at the first step's.
+        """Update the moving average, if it is used; it starts with the weights after the first step.
 
-        torch's AveragedModel does the same, but copies its count from the host at every step.
+        torch's AveragedModel does the same, but copies its step count from the host at every step.
         """
         if self.average is None:
             return
@@ -98,13 +98,13 @@ class TrainState:
             held.copy_(buffer)
 
     def set_learning_rate(self) -> None:
-        """Set each group's rate to its peak times the schedule's factor at this step."""
+        """Set the learning rate of each group to its peak times the factor of the schedule."""
         factor = schedule(self.step, self.options.steps, self.options.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
     def evaluated(self) -> tuple[Projector, Objective[Any]]:
-        """Return the model for predictions, in evaluation mode: the moving average where there is one."""
+        """Return projector and objective in evaluation mode; the moving average if it is used."""
         model = self.average or self.model
         projector, objective = model["projector"], model["objective"]
         assert isinstance(projector, Projector)
@@ -112,7 +112,7 @@ class TrainState:
         return projector.eval(), objective.eval()
 
     def save(self, path: Path) -> None:
-        """Write atomically, in safetensors: a kill leaves the previous checkpoint or this one."""
+        """Write a checkpoint in safetensors, atomically: a kill leaves the previous one or this one."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.average:
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
@@ -122,7 +122,7 @@ class TrainState:
             write_atomic(path, serialize(unshared(tensors), {"featcache": json.dumps({"step": self.step})}))
 
     def load(self, path: Path) -> None:
-        """Restore a checkpoint of the same configuration; raises TrainError if it is damaged or another's."""
+        """Restore a checkpoint; raises TrainError if it is damaged or of another configuration."""
         try:
             tensors, step = load_file(path), read_step(path)
             self.model.load_state_dict(_part(tensors, "model."))
@@ -142,8 +142,9 @@ class TrainState:
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Compute the learning rate's factor: linear from 0 to 1 over the `warmup` share, then a half cosine to
-    0.
+    """Compute the factor of the learning rate.
+
+    It rises linearly to 1 during the `warmup` share of the steps, and then falls to 0 along a half cosine.
 
     >>> [round(schedule(step, 10, 0.2), 2) for step in (0, 1, 2, 9)]
     [0.5, 1.0, 1.0, 0.04]
@@ -155,12 +156,12 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy each tensor to memory of its own: safetensors refuses tensors that share it, or have gaps."""
+    """Copy each tensor, because safetensors refuses tensors that share memory or are not contiguous."""
     return {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
 
 def read_step(path: Path) -> int:
-    """Read the number of steps of a checkpoint, from its header alone."""
+    """Read the number of steps from the header of a checkpoint."""
     with safe_open(path, framework="pt") as file:
         return int(json.loads(file.metadata()["featcache"])["step"])
 

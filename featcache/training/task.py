@@ -1,7 +1,7 @@
-"""Keep the task of a run beside its checkpoint, so that prediction needs no cache.
+"""Save the task of a run beside its checkpoint, so that prediction does not need the cache of the training.
 
-The tensors of an objective lie in the checkpoint. The arguments of its constructor (directions, counts), and
-the samples a probe was fitted on, lie in the task file: from them the objective or the probe is made again.
+The checkpoint holds the tensors of an objective. The task file holds the arguments of its constructor
+(directions, counts), or the samples that a probe was fitted on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FeatureOrigin(Config):
 
 
 def save_task(path: Path, task: Task | ProbeData, origin: FeatureOrigin) -> None:
-    """Write atomically, in safetensors: tensors as they are, everything else in the header."""
+    """Write a task file in safetensors, atomically; values that are no tensors go to the header."""
     tensors = {name: value for name, value in vars(task).items() if isinstance(value, Tensor)}
     rest = {name: value for name, value in vars(task).items() if name not in tensors}
     header = json.dumps({"task": rest, "origin": origin.model_dump(mode="json")})
@@ -42,7 +42,7 @@ def save_task(path: Path, task: Task | ProbeData, origin: FeatureOrigin) -> None
 
 
 def load_task(path: Path, kind: type[TaskT]) -> tuple[TaskT, FeatureOrigin]:
-    """Read what `save_task` wrote; raises TrainError if it is missing, damaged or of another kind."""
+    """Read a task file; raises TrainError if it is missing, damaged or of another kind."""
     try:
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
@@ -53,6 +53,6 @@ def load_task(path: Path, kind: type[TaskT]) -> tuple[TaskT, FeatureOrigin]:
         raise TrainError(
             f"{path} cannot be used",
             got=str(error).partition("\n")[0],
-            expected="the task of a run, as `featcache train` keeps it",
+            expected="a task file, as a training writes it",
             hint=f"train again with another {option('out')}",
         ) from error

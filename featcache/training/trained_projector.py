@@ -1,4 +1,4 @@
-"""A projector with its objective as a learner: trained step by step on batches of a cache."""
+"""A learner that is a projector with an objective, trained in steps on batches of a cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from featcache.training.task import FeatureOrigin, load_task
 
 
 class TrainedProjector(Learner):
-    """A projector and an objective; before the first step, z is the frozen embedding."""
+    """A projector and an objective; before the first step, z equals the frozen embedding."""
 
     trains_steps = True
     default_folds = 0  # every fold is one more training
@@ -44,37 +44,37 @@ class TrainedProjector(Learner):
 
     @classmethod
     def create(cls, recipe: Recipe, draw: Draw) -> Self:
-        """Make projector and objective for a draw of labels."""
+        """Create projector and objective for a draw of labels."""
         return cls(recipe, draw.task, draw.origin(recipe.options.data.layer))
 
     @classmethod
     def load(cls, recipe: Recipe, files: SavedFiles) -> Self:
-        """Make projector and objective again, with the weights of the checkpoint."""
+        """Load projector and objective from the task file and the checkpoint."""
         learner = cls(recipe, *load_task(files.task, Task))
         learner.resume(files.checkpoint)
         return learner
 
     @property
     def steps_done(self) -> int:
-        """Training steps done so far."""
+        """The number of training steps done."""
         return self.state.step
 
     @property
     def probed(self) -> Projector | None:
-        """The projector, where the objective wants its representation compared by probes."""
+        """The projector, if the objective asks for probes of its representation."""
         projector, objective = self.state.evaluated()
         return projector if objective.probed else None
 
     def views(self, available: Sequence[str]) -> Views:
-        """Name the view families that the objective reads."""
+        """Return the view families that the objective reads."""
         return self._objective.views(available)
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint; raises TrainError if it is damaged or of another configuration."""
+        """Restore a checkpoint; raises TrainError if it is damaged or of another configuration."""
         self.state.load(checkpoint)
 
     def save(self, checkpoint: Path) -> None:
-        """Write a checkpoint to go on from."""
+        """Write a checkpoint."""
         self.state.save(checkpoint)
 
     def begin(self) -> None:
@@ -82,11 +82,11 @@ class TrainedProjector(Learner):
         self.state.model.train()
 
     def advance(self, batch: Batch) -> None:
-        """Take one training step; log and save when they are due.
+        """Take one training step, and log and save if they are due.
 
-        All randomness is seeded by (seed, step), so that a resumed training ends as an uninterrupted one
-        does. Raises TrainError naming the step, without saving, where the loss, a term of it or the gradient
-        is not finite.
+        All randomness is seeded by (seed, step), so a resumed training gives the same result as an
+        uninterrupted one. If the loss, a term of it or the gradient is not finite, raises TrainError with
+        the step and saves nothing.
         """
         state, log = self.state, self.options.log
         generator = seeded_step(self.recipe.seed, state.step, self.device)
@@ -106,7 +106,7 @@ class TrainedProjector(Learner):
                 self.journal.checkpoint(self)
 
     def finish(self, known: Labelled) -> None:
-        """Give the objective the final z of the labelled rows, and save."""
+        """Pass the final z of the labelled rows to the objective, and save."""
         projector, objective = self.state.evaluated()
         z = map_rows(projector, known.store, known.rows, self.device)
         objective.finish(z.float(), torch.from_numpy(known.label))
@@ -137,16 +137,16 @@ class TrainedProjector(Learner):
 
 
 def seeded_step(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Make the generator of one step; dropout, which uses the global one, gets the same seed."""
+    """Return the generator of one step; the global one, which dropout uses, gets the same seed."""
     mixed = (seed * 1_000_003 + step) % 2**63
     torch.manual_seed(mixed)
     return torch.Generator(device).manual_seed(mixed)
 
 
 def finite(recent: Sequence[dict[str, Tensor]], step: int) -> dict[str, float]:
-    """Return the terms of `step`, the last of `recent`; raises TrainError where a term of any is not finite.
+    """Return the terms of the last of the `recent` steps; raises TrainError if a term is not finite.
 
-    All are looked at together, as each look waits for the device.
+    All steps are checked together, because each check waits for the device.
     """
     values: dict[str, float] = {}
     looked = iter(torch.stack([value.float() for terms in recent for value in terms.values()]).tolist())
