@@ -1,1 +1,1 @@
-"""One public function per command: extract, train, run a pipeline, info."""
+"""One module for each command: extract, train, predict, run, bench and info."""

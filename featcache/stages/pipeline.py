@@ -1,4 +1,4 @@
-"""`featcache run`: one typed file says what to extract and what to train; what is done already is skipped."""
+"""`featcache run`: extract and train as one typed file says; finished parts are skipped."""
 
 from __future__ import annotations
 
@@ -35,84 +35,84 @@ from featcache.training.recipe import parse_options
 
 Say = Callable[[str], None]
 CacheName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
-"""A name that can be part of a path."""
+"""A name that can be used as a file name."""
 
 
 class ExtractTable(ExtractOptions):
-    """`[extract.NAME]`: one cache. Keys are those of `featcache extract`."""
+    """`[extract.NAME]`: one cache. The keys are the options of `featcache extract`."""
 
     source: str
     model: str
 
 
 class TrainTable(Config):
-    """`[train]`: the grid of trainings, every combination of these lists."""
+    """`[train]`: the grid of trainings, which is every combination of these lists."""
 
     caches: tuple[str, ...] = ()
-    """Names of `[extract.NAME]`; all of them by default."""
+    """Names of `[extract.NAME]`; by default all of them."""
     conditions: tuple[str, ...] = ()
-    """Names of `[condition.NAME]`; all of them by default."""
+    """Names of `[condition.NAME]`; by default all of them."""
     objectives: tuple[str, ...] = Field(min_length=1)
-    """Also names of `[variant.NAME]`."""
+    """Names of objectives or of `[variant.NAME]`."""
     controls: bool = True
-    """Train zero_shot (where the cache has class text), knn, linear and supervised as well, if not listed."""
+    """Also train zero_shot (if the cache has class text), knn, linear and supervised."""
     against: tuple[str, ...] = ()
-    """More of the objectives that the others are compared with, besides the controls; each is a column."""
+    """Objectives, besides the controls, to compare the others with; each gets a column."""
     labels_per_class: tuple[pydantic.PositiveInt, ...] = ()
+    """Numbers of labels of each class; each is one label budget."""
     num_labels: tuple[pydantic.PositiveInt, ...] = ()
+    """Numbers of labels in all; each is one label budget."""
     seeds: tuple[pydantic.NonNegativeInt, ...] = Field(default=(0,), min_length=1)
 
 
 class VariantTable(Config):
-    """`[variant.NAME]`: an objective with other options, under a name of its own in grid and table."""
+    """`[variant.NAME]`: an objective with other options, under its own name."""
 
     objective: str
     options: dict[str, Any] = Field(default_factory=dict)
-    """Options of the objective; they win over its `[objective.NAME]`."""
+    """Options of the objective; they override its `[objective.NAME]`."""
 
 
 class Pipeline(Config):
-    """A whole pipeline file."""
+    """The content of a pipeline file."""
 
     description: str = ""
     extract: dict[CacheName, ExtractTable] = Field(min_length=1)
     train: TrainTable
     options: dict[str, Any] = Field(default_factory=dict)
-    """`[options]`: what `featcache train --set` takes, for every training."""
+    """`[options]`: options of every training, as `featcache train --set` takes them."""
     objective: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """`[objective.NAME]`: options of one objective; they win over `[options]`."""
+    """`[objective.NAME]`: options of one objective; they override `[options]`."""
     variant: dict[CacheName, VariantTable] = Field(default_factory=dict)
     condition: dict[CacheName, dict[str, Any]] = Field(default_factory=dict)
-    """`[condition.NAME]`: options, such as data.imbalance, under which the whole grid is trained once; they
-    win over `[options]`. Objectives are compared within a condition."""
+    """`[condition.NAME]`: options of a task, such as data.imbalance. They override `[options]`.
+    The whole grid is trained under each condition, and objectives are compared within it."""
     select: dict[str, dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]] = Field(
         default_factory=dict
     )
-    """`[select.NAME]`: values to choose from, by option (`"objective.w_ent" = [0.3, 1.0]`): every combination
-    is trained beside the default, and one is chosen for each draw without test labels."""
+    """`[select.NAME]`: values to select from, by option, such as `"objective.w_ent" = [0.3, 1.0]`. The
+    default and every combination are trained, and each draw selects one without test labels."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for name in self.train.caches:
             if name not in self.extract:
                 raise ConfigError(
-                    f"`train.caches` names a cache that is not extracted: `{name}`",
+                    f"unknown cache `{name}` in `train.caches`",
                     hint=did_you_mean(name, self.extract),
                 )
         for name in self.train.conditions:
             if name not in self.condition:
                 raise ConfigError(
-                    f"`train.conditions` names a condition that is not there: `{name}`",
-                    hint=did_you_mean(name, self.condition) or "begin one with [condition.NAME]",
+                    f"unknown condition `{name}` in `train.conditions`",
+                    hint=did_you_mean(name, self.condition) or f"add a table [condition.{name}]",
                 )
         for name in self.variant:
             if name in plugins.names("objectives"):
-                raise ConfigError(
-                    f"`variant.{name}` has the name of an objective", hint="choose another name"
-                )
+                raise ConfigError(f"`variant.{name}` has the name of an objective", hint="rename the variant")
         if not (self.train.labels_per_class or self.train.num_labels):
             raise ConfigError(
-                "`train` says nothing of labels",
+                "`train` has no number of labels",
                 expected="labels_per_class = [...] (of each class) or num_labels = [...] (in all)",
             )
         for name in (*self.objective, *self.variant, *self.train.objectives):
@@ -131,11 +131,11 @@ class Pipeline(Config):
         return self
 
     def objective_of(self, name: str) -> str:
-        """The objective that is called so, or whose variant is."""
+        """Return the objective of a variant, or the objective of that name itself."""
         return self.variant[name].objective if name in self.variant else name
 
     def options_of(self, name: str, condition: str | None = None) -> dict[str, Any]:
-        """What a training with this objective or variant gets as its options."""
+        """Return the training options of an objective or a variant."""
         options = merge(merge({}, self.options), self.condition[condition] if condition else {})
         own = merge({}, self.objective.get(self.objective_of(name), {}))
         if name in self.variant:
@@ -146,7 +146,7 @@ class Pipeline(Config):
         return self.train.conditions or tuple(self.condition) or (None,)
 
     def settings(self, name: str, condition: str | None = None) -> dict[str, dict[str, Any]]:
-        """Options by the name of the setting: first the default (an empty name), then those that differ."""
+        """Return options by the name of the setting: the default first (named ""), without duplicates."""
         objective, default = self.objective_of(name), self.options_of(name, condition)
         found, parsed = {"": default}, [parse_options(objective, default)]
         grid = self.select.get(name, {})
@@ -159,14 +159,17 @@ class Pipeline(Config):
         return found
 
     def _controls(self, of: Collection[str]) -> tuple[str, ...]:
-        """Those to add to what is listed."""
+        """Return the controls that the file does not list."""
         listed = self.train.objectives
         return tuple(name for name in of if self.train.controls and name not in listed)
 
     def requests(
         self, caches: Mapping[str, Path], with_text: Collection[str] = ()
     ) -> Iterator[tuple[GridCell, TrainRequest]]:
-        """Every training of the grid, and its cell; `with_text`: names of caches that hold class text."""
+        """Yield the cell and the request of every training.
+
+        `caches` are paths by name, `with_text` the names of the caches that hold class text.
+        """
         budgets = [("labels_per_class", n) for n in self.train.labels_per_class]
         budgets += [("num_labels", n) for n in self.train.num_labels]
         for cache, condition in product(self.train.caches or self.extract, self._conditions()):
@@ -185,18 +188,18 @@ class Pipeline(Config):
 
 
 def _name(pairs: Mapping[str, Any]) -> str:
-    """A setting by its values: `w_ent=0.3,optim.steps=100`."""
+    """Name a setting by its values: `w_ent=0.3,optim.steps=100`."""
     return ",".join(f"{key.removeprefix('objective.')}={value}" for key, value in pairs.items())
 
 
 def _located(options: dict[str, Any], caches: Mapping[str, Path]) -> dict[str, Any]:
-    """With `data.replay`, where it names a cache of the file, as that cache's place."""
+    """Replace `data.replay` by the path of the cache, if it names a cache of the file."""
     name = options.get("data", {}).get("replay")
     return merge(options, {"data": {"replay": caches[name]}}) if name in caches else options
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:
-    """The pipeline in a TOML file, or the bundled one of that name; raises ConfigError if it does not fit."""
+    """Load a TOML file, or the bundled pipeline of that name; raises ConfigError if it is not valid."""
     path = find(name)
     try:
         content = tomllib.loads(path.read_bytes().decode())
@@ -206,19 +209,19 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:
 
 
 def find(name: str) -> Path:
-    """Where a pipeline file is: a path, or the name of one that comes with featcache."""
+    """Find a pipeline file, given its path or the name of a bundled one."""
     if (path := Path(name)).is_file():
         return path
     if (path := bundled() / f"{name}.toml").is_file():
         return path
     known = sorted(file.stem for file in bundled().glob("*.toml"))
     raise ConfigError(
-        "no such pipeline", got=name, hint=did_you_mean(name, known) + ", or the path of a TOML file"
+        "no such pipeline", got=name, hint=did_you_mean(name, known) + ", or give the path of a TOML file"
     )
 
 
 def bundled() -> Path:
-    """The folder of pipelines: in the wheel inside the package, in a checkout beside it."""
+    """Return the folder of bundled pipelines: inside an installed package, beside it in a checkout."""
     inside = Path(str(resources.files("featcache"))) / "pipelines"
     return inside if inside.is_dir() else inside.parents[1] / "pipelines"
 
@@ -232,11 +235,11 @@ def run_pipeline(
     say: Say = lambda line: None,
     progress: MakeProgress = silent,
 ) -> Study:
-    """Extract and train what a pipeline file asks for under `out` (by default `runs/NAME`).
+    """Extract and train everything in a pipeline file; write to `out` (by default `runs/NAME`).
 
-    Also writes the tables to `out`/results.md, a plot of them to `out`/results.png, and a reliability diagram
-    to `out`/reliability.png. Finished trainings are kept,
-    unfinished ones are resumed. Raises ConfigError, before anything is computed, where the file does not fit.
+    The results are `out`/results.md, results.png (a plot of accuracy) and reliability.png. Finished
+    trainings are skipped, and unfinished ones are resumed. Raises ConfigError if the file is not valid,
+    before anything is computed.
     """
     pipeline = load(name, overrides)
     folder = Path("runs") / Path(name).stem if out is None else Location.of(out).path
@@ -249,7 +252,7 @@ def run_pipeline(
     trained = []
     with_text = [key for key, path in caches.items() if CacheReader.open(path).class_text is not None]
     requests = list(pipeline.requests(caches, with_text))
-    # Trainings on the same rows share them: a cache is opened and loaded once.
+    # Trainings on the same rows share them, so that a cache is opened and loaded once.
     pool = DataPool(resolve(device))
     for number, (cell, request) in enumerate(requests, start=1):
         run = folder / cell.path
@@ -264,7 +267,10 @@ def run_pipeline(
 def _extract(
     name: str, table: ExtractTable, out: Path, device: str, say: Say, progress: MakeProgress
 ) -> float | None:
-    """Seconds of the whole extraction, now or before (kept beside the cache); None if it was interrupted."""
+    """Extract one cache; return the seconds that the whole extraction took, now or earlier.
+
+    They are kept in a file beside the cache. Return None if the extraction was interrupted.
+    """
     say(f"extracting {name}: {table.source} through {table.model}")
     start, kept = time.perf_counter(), out.with_suffix(".json")
     summaries = run_extraction(table.source, table.model, out, table, device=device, progress=progress)
@@ -281,7 +287,7 @@ def _extract(
 
 
 def _seconds(path: Path) -> float | None:
-    """A figure for a person: where the file is missing or damaged, there is none."""
+    """Read the seconds of an extraction; None if the file is missing or damaged."""
     try:
         return float(json.loads(path.read_bytes())["seconds"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):

@@ -32,36 +32,36 @@ Place = str | os.PathLike[str] | Location
 
 @dataclass(frozen=True)
 class PredictSummary:
-    """The number of predictions for one split, and how many of them are right."""
+    """Counts of predictions for one split."""
 
     rows: int
     failed: int
-    """Rows that failed in extraction: they have no prediction."""
+    """Rows that failed in extraction; they have no prediction."""
     judged: int
     """Rows with a prediction and a label."""
     right: int
-    """Judged rows whose label is the name of the predicted class."""
+    """Judged rows whose predicted class is their label."""
     unknown: Mapping[str, int]
-    """Judged rows of a class that the run does not know, by its name; they count as wrong."""
+    """Judged rows of classes that the run does not know, by class name; they count as wrong."""
 
     @property
     def accuracy(self) -> float | None:
-        """The share of judged rows that are right; None where no row can be judged."""
+        """The share of judged rows that are right; None if there are none."""
         return self.right / self.judged if self.judged else None
 
 
 def predict(
     run: Place, cache: Place, out: Place, *, split: str | None = None, device: str = "auto"
 ) -> dict[str, PredictSummary]:
-    """Predict the rows of a split (None: of all splits) and write a table to `out`; a summary by split.
+    """Predict the rows of a split (None: of all splits), write a table to `out`, return a summary by split.
 
     The table is CSV with the columns `split`, `id`, `prediction`, `confidence` (probability of the predicted
-    class) and `label` (empty where there is none). It has a line for every row of the cache, in that order. A
-    row that failed in extraction has an empty prediction. Only the folder of the run is needed, not its
-    cache.
+    class) and `label` (empty without a label). It has a line for each row of the cache, in the same order. A
+    row that failed in extraction has an empty prediction. The cache that the run was trained on is not
+    needed.
 
-    Raises a FeatcacheError, before anything is written, where the run is not finished, the cache is not
-    complete or holds other features than the run was trained on, or `out` is anything but an earlier table.
+    Raises a FeatcacheError before anything is written. The run must be finished, and the cache complete, with
+    the same features as that of the run. `out` must not exist or be an earlier table.
     """
     finished, table = RunFolder.finished(Location.of(run).path), Location.of(out).path
     _refuse_foreign(table)
@@ -115,7 +115,7 @@ def _names(cache: CacheReader, split: str | None) -> Sequence[str]:
 def _choose(
     learner: Learner, store: FeatureStore, readable: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find, by row, the likeliest class (-1 where it is not `readable`) and its probability."""
+    """Return the most probable class of each row (-1 if it is not `readable`), and its probability."""
     choice, confidence = np.full(store.rows, -1), np.zeros(store.rows)
     for rows, outputs in predict_rows(learner, store, readable):
         given = outputs.log_probs.double().numpy()
@@ -130,7 +130,7 @@ def _named(classes: NDArray[np.int64], names: Sequence[str]) -> list[str | None]
 def _summary(
     predicted: Sequence[str | None], labels: Sequence[str | None], known: Container[str]
 ) -> PredictSummary:
-    """Compare classes by name, as two caches may number them differently."""
+    """Count the right predictions; classes are compared by name, as caches may number them differently."""
     pairs = [(a, b) for a, b in zip(predicted, labels, strict=True) if a is not None and b is not None]
     return PredictSummary(
         rows=len(predicted),
@@ -142,7 +142,7 @@ def _summary(
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Raise ConfigError where writing to `out` would replace anything but an earlier table."""
+    """Raise ConfigError if `out` exists and is not an earlier table."""
     with explained(out):
         if not out.exists():
             return

@@ -36,13 +36,13 @@ class TrainRequest:
     cache: str | os.PathLike[str] | CacheReader
     objective: str
     seed: int = 0
-    """Seeds the draw of labels and the training."""
+    """Seed of the draw of labels and of the training."""
     labels_per_class: int | None = None
     num_labels: int | None = None
     options: Mapping[str, Any] | None = None
     """Nested overrides of TrainOptions, for example {"optim": {"steps": 500}}."""
     order_seed: int | None = None
-    """Seeds the order of samples; None: as `seed`."""
+    """Seed of the order of samples; None: the same as `seed`."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class _Training:
         return self.request.seed if asked is None else asked
 
     def config(self) -> dict[str, Any]:
-        """Return everything the result depends on: two equal configurations are the same run."""
+        """Return everything that the result depends on; two equal configurations are the same run."""
         request, options = self.request, self.options.model_dump(mode="json")
-        # The content of a cache identifies it, not its place.
+        # A cache is identified by its content, not by its path.
         options["data"]["replay"] = None
         return {
             "objective": request.objective,
@@ -90,12 +90,12 @@ class _Training:
         )
 
     def create(self, draw: Draw) -> Learner:
-        """Make the learner, before its first step."""
+        """Create the learner, before its first step."""
         request = self.request
         return create_learner(Recipe(request.objective, self.options, request.seed, self.data.device), draw)
 
     def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
-        """Train the learner to its last step, from its checkpoint where there is one."""
+        """Train the learner to its last step, from its checkpoint if there is one."""
         if not learner.steps:
             return
         if run.checkpoint.exists():
@@ -108,7 +108,7 @@ class _Training:
             )
 
     def train_fold(self, number: int, draw: Draw, run: RunFolder) -> Learner:
-        """Train on a part of the labels, in a folder of the run, so that it can be resumed."""
+        """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
         learner, folder = self.create(draw), RunFolder(run.path / f"fold={number}")
         if learner.steps:
             folder.begin(self.config(), self.data.cache.path)
@@ -132,13 +132,13 @@ def train(
 ) -> Run:
     """Train one objective on a cache with a few labels, test it, and return the run at `out`.
 
-    Give exactly one of `labels_per_class` and `num_labels`. `seed` draws the labels and seeds the training;
-    `order_seed` shuffles the samples (None: as `seed`). `options` are those of `--set`, nested or dotted:
-    `{"optim.steps": 500}`. With `resume`, an unfinished run goes on from its checkpoint, and a finished one
-    is returned as it is. `progress` shows a bar where stderr is a terminal.
+    Give exactly one of `labels_per_class` and `num_labels`. `seed` seeds the draw of labels and the training,
+    and `order_seed` the order of samples (None: the same as `seed`). `options` are the fields of
+    `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. With `resume`, an unfinished run continues from
+    its checkpoint, and a finished one is returned. `progress` shows a bar if stderr is a terminal.
 
-    Test labels are used once, at the end. Raises a FeatcacheError, before anything is written, when the cache
-    is not complete, the labels do not suffice, an option does not fit, or `out` holds something else.
+    Test labels are used once, at the end. Raises a FeatcacheError before anything is written: if the cache
+    is not complete, if there are too few labels, if an option is not valid, or if `out` holds something else.
 
     >>> from tempfile import TemporaryDirectory
     >>> from featcache.stages.extract import extract
@@ -166,16 +166,16 @@ def run_training(
     show: MakeProgress = silent,
     pool: DataPool | None = None,
 ) -> dict[str, Any]:
-    """Do what `train` does for a request; returns the content of result.json.
+    """Train as `train` does, for a request; return the content of result.json.
 
-    `say` gets lines for a person, `watch` every logged step, and `show` makes a bar of the steps. A `pool`
-    keeps the opened data for the next training, and decides about the device.
+    `say` receives messages, `watch` every logged step, and `show` makes the progress bar. A `pool` keeps
+    the opened data for the next training; its device is used instead of `device`.
     """
     training = _open(request, pool or DataPool(resolve(device)), say, watch, show)
     config, path = training.config(), Location.of(out).path
     run = RunFolder.at(path, config, resume=resume)
     if (done := run.result()) is not None:
-        say(f"{path} is done already")
+        say(f"{path} is finished already")
         return done
     draw = training.draw()
     start = time.perf_counter()
@@ -191,7 +191,7 @@ def run_training(
 
 
 def describe(result: Mapping[str, Any]) -> str:
-    """Describe the figures of a run in one line."""
+    """Describe the result of a run in one line."""
     test = result["test"]
     return (
         f"{result['objective']}, {result['num_labels']} labels, seed {result['seed']}: "

@@ -29,7 +29,9 @@ def sample(unlabelled: NDArray[np.int64], labelled: NDArray[np.int64], seed: int
 
 
 def scores(z: Floats, log_probs: Floats, other: Floats | None = None) -> dict[str, float]:
-    """Compute all scores of N samples: `z` (N, d), `log_probs` (N, C) in nats, `other` (N, C) of a second view.
+    """Compute all scores of N samples.
+
+    `z` is (N, d); `log_probs` is (N, C) in nats, and so is `other`, that of a second view.
 
     - silhouette (-1 to 1) and calinski_harabasz (scikit-learn) measure the separation of the predicted
       classes, for z centred and scaled to unit length. If only one class is predicted, they are -1 and 0.

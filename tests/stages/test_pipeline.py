@@ -217,7 +217,7 @@ def test_conditions_and_variants(write, tmp_path):
 
 
 REFUSALS = [
-    (("seeds = [0, 1]", 'conditions = ["tail"]'), r"not there: `tail`[\s\S]*begin one with \[condition"),
+    (("seeds = [0, 1]", 'conditions = ["tail"]'), r"condition `tail`[\s\S]*\[condition\.tail\]"),
     (("[train]", "[condition.a]\ndata.imbalance = 0.5\n[train]"), r"`data\.imbalance`[\s\S]*got: +0\.5"),
     (("[train]", "[variant.a]\nobjective = 'linaer'\n[train]"), r"called `linaer`[\s\S]*did you mean"),
     (("[train]", "[variant.a]\noptions = {}\n[train]"), r"`variant\.a\.objective` is missing"),
@@ -233,9 +233,9 @@ REFUSALS = [
     (('shard_size = "4"', "limit = 0"), r"limit[\s\S]*got: +0\n[\s\S]*greater than 0"),
     (("seeds = [0, 1]", "seeds = []"), r"`train\.seeds`[\s\S]*at least 1 item"),
     (("seeds = [0, 1]", "seeds = [-1]"), r"`train\.seeds\.0`[\s\S]*got: +-1\n"),
-    (("[1]\nnum_labels = [4]", "[]"), r"says nothing of labels[\s\S]*labels_per_class = "),
+    (("[1]\nnum_labels = [4]", "[]"), r"`train`[\s\S]*labels_per_class = "),
     (("[1]", "[0]"), r"`train\.labels_per_class\.0`[\s\S]*got: +0\n"),
-    (("seeds = [0, 1]", 'caches = ["smal"]'), r"not extracted: `smal`\n +next: +did you mean `small`"),
+    (("seeds = [0, 1]", 'caches = ["smal"]'), r"`smal` in `train.caches`\n +next: +did you mean `small`"),
     (('["linear",', '["linaer",'), r"no objective is called `linaer`[\s\S]*did you mean `linear`"),
     (("optim.steps", "optim.step"), r"unknown key `optim\.step`[\s\S]*did you mean `steps`"),
     (("optim.steps = 4", 'optim.steps = "many"'), r"`optim\.steps`[\s\S]*got: +'many'\n[\s\S]*valid integer"),
