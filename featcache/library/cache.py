@@ -1,4 +1,4 @@
-"""A cache and its splits, as Python users hold them."""
+"""The public classes of a cache and its splits."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from featcache.loading.store import FeatureStore
 
 @dataclass(frozen=True)
 class SplitBatch:
-    """Rows of a split as tensors of their own, which stay as they are when the next batch is read.
+    """Rows of a split as tensors, which remain valid when the next batch is read.
 
-    `batch["weak"]` is the features of a view, by the name it was asked for.
+    `batch["weak"]` are the features of a view, by the name that was requested.
     """
 
     rows: NDArray[np.int64]
@@ -37,9 +37,9 @@ class SplitBatch:
     labels: Tensor
     """(B,) int64 class index, or -1."""
     views: tuple[str, ...]
-    """The views, as they were asked for."""
+    """The names of the views that were requested."""
     features: tuple[Features, ...]
-    """One for each of `views`."""
+    """The features of each of `views`."""
 
     def __getitem__(self, view: str) -> Features:
         return self.features[self.views.index(view)]
@@ -71,7 +71,7 @@ class Split(SplitReader):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names by label."""
+        """The class names, by label."""
         return self.cache.class_names
 
     def __len__(self) -> int:
@@ -85,13 +85,13 @@ class Split(SplitReader):
         )
 
     def view(self, name: str) -> int:
-        """Return the number of a view; raises ConfigError with the names there are."""
+        """Return the number of a view; raises ConfigError, listing the views, for another name."""
         if name not in self.views:
             raise ConfigError("the cache holds no such view", got=name, hint=did_you_mean(name, self.views))
         return self.views.index(name)
 
     def embeddings(self, view: str = "eval") -> NDArray[np.float32]:
-        """Read the frozen model's own embeddings under one view: (N, P) float32, zeros for failed rows."""
+        """Read the frozen model's pooled embeddings of one view: (N, P) float32, zeros for failed rows."""
         self.check()
         array = self.array("pooled")
         found = array.gather(np.arange(self.rows), self.view(view))
@@ -107,19 +107,19 @@ class Split(SplitReader):
         device: str = "cpu",
         drop_last: bool = False,
     ) -> Iterator[SplitBatch]:
-        """Read every row once, `size` at a time, as tensors for a training loop of your own.
+        """Yield every row once, `size` rows at a time, as tensors for your own training loop.
 
-        `views` are names of cached views (`weak0`), or families (`weak`) of which each batch draws one; a
-        family that is asked for twice gives two different views where two are cached. `shuffle` is the seed
-        of the order, None keeps that of the source. Within a batch, rows are sorted. Rows that failed in
-        extraction are left out. int8 tokens become float32, other types stay as they are stored.
+        `views` are names of cached views (`weak0`) or of families (`weak`), of which each batch draws one
+        view. If a family is named twice, its two views are different, if two are cached. `shuffle` is the
+        seed of the order; None keeps the order of the source. Within a batch, rows are sorted. Rows that
+        failed in extraction are left out. int8 tokens become float32; other types are not converted.
 
-        A thread reads the next batches ahead. Raises CacheError where the split is not complete, and
-        ConfigError or TrainError for an argument that does not fit.
+        A thread reads ahead. Raises CacheError if the split is not complete, and ConfigError or TrainError
+        for an argument that is not valid.
         """
         if size < 1 or not views:
             got = f"{option('size', size)}, {option('views', list(views))}"
-            raise ConfigError("this gives no batch", got=got, expected="at least one row and one view")
+            raise ConfigError("the batches would be empty", got=got, expected="at least one row and one view")
         self.check()
         rows = np.flatnonzero((self.status == WRITTEN).all(1))
         plan = EpochPlan(rows, size, seed=shuffle or 0, shuffled=shuffle is not None)
@@ -134,10 +134,10 @@ class Split(SplitReader):
 
 
 class Cache(CacheReader):
-    """A cache on disk. `cache["train"]` is a split; iteration gives the names of the splits."""
+    """A cache on disk. `cache["train"]` is a split; iteration yields the names of the splits."""
 
     def split(self, name: str) -> Split:
-        """Open one split; raises CacheError with the names there are."""
+        """Open one split; raises CacheError, listing the splits, for another name."""
         return Split(self, super().split(name).name)
 
     def __getitem__(self, name: str) -> Split:

@@ -15,25 +15,25 @@ from featcache.errors import MissingExtra
 
 @dataclass(frozen=True, repr=False)
 class Predictions:
-    """The predicted class of N samples, with everything it comes from; rows are those of the cache.
+    """Predictions of N samples, in the order of the cache's rows.
 
-    A row that failed in extraction has the label None, and NaN in every figure.
+    A row that failed in extraction has the label None, and NaN as probabilities and z.
     """
 
     classes: tuple[str, ...]
-    """The classes of the run, C of them."""
+    """The names of the C classes of the run."""
     split: NDArray[np.object_]
-    """(N,) name of the split that a sample is in."""
+    """(N,) names of the samples' splits."""
     id: NDArray[np.object_]
     """(N,) sample ids."""
     label: NDArray[np.object_]
     """(N,) names of the predicted classes."""
     truth: NDArray[np.object_]
-    """(N,) names of the classes in the cache; None where a sample has no label."""
+    """(N,) names of the true classes; None for a sample without a label."""
     probabilities: NDArray[np.float64]
     """(N, C) probabilities of the classes, from 0 to 1."""
     z: NDArray[np.float32]
-    """(N, d) representations: of a trained projector z, of a probe the frozen embedding."""
+    """(N, d) representations: z of a trained projector, or the frozen embedding for a probe."""
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ class Predictions:
 
     @property
     def accuracy(self) -> float | None:
-        """The share of labelled samples whose prediction is right; None where no sample is labelled."""
+        """The share of labelled samples that are predicted right; None if no sample is labelled."""
         judged = np.array(
             [a is not None and b is not None for a, b in zip(self.label, self.truth, strict=True)]
         )
@@ -59,7 +59,7 @@ class Predictions:
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame with `split`, `id`, `label`, `confidence` and `truth`.
 
-        Raises MissingExtra where pandas is not installed.
+        Raises MissingExtra if pandas is not installed.
         """
         try:
             pandas = importlib.import_module("pandas")

@@ -1,4 +1,4 @@
-"""A finished run, as Python users hold it."""
+"""The public class of a finished run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from featcache.training.prediction import open_store, predict_rows, require_fitt
 
 
 class Run(RunFolder):
-    """A finished training: its folder, its figures, and a model that predicts."""
+    """A finished training: its folder, its result, and a model that predicts."""
 
     @classmethod
     def open(cls, place: str | os.PathLike[str] | Location) -> Run:
-        """Open the run in a folder; raises TrainError where there is none, or it is not finished."""
+        """Open the run in a folder; raises TrainError if there is none, or if it is not finished."""
         return cls.finished(Location.of(place).path)
 
     @property
@@ -62,9 +62,9 @@ class Run(RunFolder):
     ) -> Predictions:
         """Predict every sample of a split, or of all splits of a cache, under one view.
 
-        Any cache of the same model, layer and tokens will do; a probe needs only the same model. Raises
-        CacheMismatch naming the field that differs, CacheError where a split is not complete, and ConfigError
-        for a view that the cache does not hold.
+        The cache must come from the same model, with the same layer and tokens; a probe needs only the same
+        model. Raises CacheMismatch with the field that differs, and CacheError if a split is not complete.
+        Raises ConfigError if the cache does not hold the view.
         """
         splits = _splits(data)
         for split in splits:

@@ -1,1 +1,1 @@
-"""From rows of a cache to batches on the device: which rows when, then reading them fast."""
+"""Turn rows of a cache into batches on the device: plan the order, then read fast."""

@@ -1,4 +1,4 @@
-"""Turn plans into batches on the device: one thread reads ahead into a ring of reused buffers."""
+"""Turn plans into batches on the device; one thread reads ahead into a ring of reused buffers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from featcache.loading.plan import ReadPlan, choose_tokens, choose_views
 from featcache.loading.store import FeatureStore
 
 RING = 3
-"""Sets of buffers: one in the training step, one ready, one being filled."""
+"""Number of sets of buffers: one in the training step, one ready, one being filled."""
 
 
 class Plan(Protocol):
-    """An order of rows, as a pure function of the step."""
+    """An order of rows: a pure function of the step."""
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -30,19 +30,19 @@ class Plan(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Rows of a step, at most."""
+        """Most rows of a step."""
 
     @property
     def seed(self) -> int:
-        """Seeds the choice of views and tokens."""
+        """Seed of the choice of views and tokens."""
 
     def positions(self, step: int) -> NDArray[np.int64]:
-        """(B,) sorted positions within `rows`."""
+        """Return the (B,) sorted positions within `rows` of one step."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Rows of one store in the order of a plan, and the view families to read of each."""
+    """Rows of one store in the order of a plan, and the view families to read."""
 
     store: FeatureStore
     plan: Plan
@@ -58,26 +58,26 @@ class Stream:
         batch_size: int,
         seed: int,
     ) -> Stream:
-        """Make an endless shuffled stream; a batch has at least one row, and no row twice."""
+        """Make an endless shuffled stream; a batch has at least one row, and at most all rows."""
         return cls(store, ReadPlan(rows, min(max(1, batch_size), len(rows)), seed), families)
 
     def wanted(self, step: int) -> Wanted:
-        """Choose rows and views of one step."""
+        """Choose the rows and views of one step."""
         positions = self.plan.positions(step)
         views = choose_views(self.families, self.store.view_names, self.plan.seed, step)
         return Wanted(positions, self.plan.rows[positions], views)
 
     def buffers(self, *, pinned: bool) -> list[dict[str, Tensor]]:
-        """Make one set of reusable buffers, a view after the other."""
+        """Make one set of reusable buffers, one entry for each view."""
         return [self.store.buffers(self.plan.batch_size, pinned=pinned) for _ in self.families]
 
     def read_ahead(self, wanted: Wanted) -> None:
-        """Have the disk fetch the rows of a later step; never waits."""
+        """Ask the disk for the rows of a later step, without waiting."""
         for view in wanted.views:
             self.store.read_ahead(wanted.rows, view)
 
     def read(self, wanted: Wanted, buffers: list[dict[str, Tensor]]) -> tuple[Features, ...]:
-        """Read the rows of one step, in every view, into the buffers."""
+        """Read the rows of one step in every view into the buffers."""
         return tuple(
             self.store.gather(wanted.rows, view, into)
             for view, into in zip(wanted.views, buffers, strict=True)
@@ -86,7 +86,7 @@ class Stream:
     def on_device(
         self, parts: tuple[Features, ...], step: int, device: torch.device, token_subset: float
     ) -> tuple[Features, ...]:
-        """Move what was read to the device, with the step's share of the tokens."""
+        """Move features to the device, with the step's share of the tokens."""
         moved = []
         for part in parts:
             kept = choose_tokens(part.tokens.shape[1], self.store.prefix, token_subset, self.plan.seed, step)
@@ -95,7 +95,7 @@ class Stream:
 
 
 class Wanted(NamedTuple):
-    """The reads of one stream at one step."""
+    """The rows and views that one stream reads at one step."""
 
     positions: NDArray[np.int64]
     """(B,) positions within the stream's rows."""
@@ -105,12 +105,14 @@ class Wanted(NamedTuple):
 
 
 class Loader:
-    """Batches of steps `start` to `stop`, in an order that depends on the plans of its streams alone.
+    """Yield batches, in an order that depends only on the plans of the streams.
 
-    `steps(start=k)` gives exactly what an uninterrupted loader gives from step k on. The tensors of a batch
-    are valid until the next batch is asked for, as their buffers are reused. `labels` (N,) int64 belong to
-    the rows of the split that the `labelled` stream reads. With `token_subset` below 1, a batch holds that
-    share of the tokens: the same positions in all rows and views of a stream, and other ones at every step.
+    `steps(k, stop)` yields exactly what an uninterrupted loader yields from step k on. The tensors of a batch
+    are valid until the next batch is requested, because their buffers are reused. `labels` (N,) int64 are
+    those of all rows of the split that the `labelled` stream reads.
+
+    With `token_subset` below 1, a batch holds that share of the tokens. Their positions are drawn for each
+    step, and are the same in all rows and views of a stream.
     """
 
     def __init__(
@@ -129,7 +131,10 @@ class Loader:
         self._pinned = device.type == "cuda"
 
     def steps(self, start: int, stop: int) -> Generator[Batch]:
-        """Give the batches of steps `start` to `stop`, read ahead by a thread; its errors are raised here."""
+        """Yield the batches of steps `start` to `stop` - 1; a thread reads ahead.
+
+        Errors of the thread are raised here.
+        """
         free: queue.Queue[Any] = queue.Queue()
         ready: queue.Queue[Any] = queue.Queue()
         for _ in range(RING):
@@ -172,7 +177,7 @@ class Loader:
                 self._read_ahead(following)
                 ready.put((buffers, self._read(wanted, buffers)))
                 wanted = following
-        except BaseException as error:  # handed to the consumer, which raises it
+        except BaseException as error:  # the consumer raises it
             ready.put(error)
 
     def _wanted(self, step: int) -> dict[str, Wanted]:
@@ -201,7 +206,7 @@ class Loader:
         return {name: stream.buffers(pinned=self._pinned) for name, stream in self.streams.items()}
 
     def _to_device(self, batch: Batch, step: int) -> tuple[Batch, torch.cuda.Event | None]:
-        """Move a batch; the event tells when the ring may refill the buffers it came from."""
+        """Move a batch to the device; after the event, its buffers may be filled again."""
         moved = {
             name: stream.on_device(getattr(batch, name), step, self.device, self.token_subset)
             for name, stream in self.streams.items()
@@ -219,7 +224,7 @@ class Loader:
 def read_in_order(
     store: FeatureStore, rows: NDArray[np.int64], batch_size: int, device: torch.device, view: int = 0
 ) -> Iterator[Features]:
-    """Read one view of sorted `rows` batch by batch; the tensors are valid until the next batch."""
+    """Yield one view of sorted `rows` in batches; the tensors are valid until the next batch."""
     buffers = store.buffers(min(batch_size, max(1, len(rows))))
     for start in range(0, len(rows), batch_size):
         yield store.on_device(store.gather(rows[start : start + batch_size], view, buffers), device)

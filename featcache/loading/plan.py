@@ -1,7 +1,7 @@
-"""Decide which rows are read when: pure functions of (rows, seed, step), without I/O or hidden state.
+"""Plan which rows to read at which step: pure functions of (rows, seed, step), without I/O or state.
 
-The order is an index permutation seeded by (seed, epoch) (the idea of google/grain), so there is no shuffle
-buffer to save: any step can be asked for at once, and resuming is asking for the next one.
+The order is a permutation of indices seeded by (seed, epoch), an idea of google/grain. So there is no shuffle
+buffer to save: any step can be computed directly, and a resumed training computes its next step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 class ReadPlan:
     """An endless shuffled stream over `rows`, `batch_size` at a time.
 
-    Every epoch visits every row once. Batches run across the borders of epochs, so that none is short.
+    Every epoch visits every row once. A batch may span two epochs, so that none is short.
 
     >>> plan = ReadPlan(rows=np.arange(4), batch_size=2, seed=0)
     >>> sorted(np.concatenate([plan.batch(0), plan.batch(1)]).tolist())
@@ -34,7 +34,7 @@ class ReadPlan:
     seed: int
 
     def batch(self, step: int) -> Rows:
-        """Return the (batch_size,) row numbers of one step, sorted, as shards are read one by one."""
+        """Return the (batch_size,) row numbers of one step, sorted, as reading shards requires."""
         return self.rows[self.positions(step)]
 
     def positions(self, step: int) -> Rows:
@@ -52,9 +52,9 @@ class ReadPlan:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Every row of `rows` once, `batch_size` at a time; the last batch may be shorter.
+    """One epoch over `rows`, `batch_size` at a time; the last batch may be shorter.
 
-    In the order of `rows`, or `shuffled` by (seed, epoch); within a batch, positions are always sorted.
+    The order is that of `rows`, or `shuffled` by (seed, epoch). Within a batch, positions are sorted.
 
     >>> plan = EpochPlan(rows=np.arange(5), batch_size=2, seed=0)
     >>> [plan.positions(step).tolist() for step in range(len(plan))]
@@ -87,10 +87,10 @@ def permutation(size: int, seed: int, epoch: int) -> Rows:
 
 
 def choose_views(families: tuple[str, ...], names: tuple[str, ...], seed: int, step: int) -> tuple[int, ...]:
-    """Draw, for each family asked for, the index of one of its cached views, by (seed, step).
+    """Draw one cached view of each family, by (seed, step); return their indices.
 
-    A family asked for twice gives two different views where two are cached. Raises TrainError for a family
-    without a cached view.
+    If a family is named twice, its two views are different, if two are cached. Raises TrainError for a
+    family without a cached view.
 
     >>> choose_views(("eval", "weak"), ("eval", "weak0", "weak1"), seed=0, step=0)[0]
     0
@@ -111,9 +111,9 @@ def choose_views(families: tuple[str, ...], names: tuple[str, ...], seed: int, s
 
 
 def choose_tokens(tokens: int, prefix: int, share: float, seed: int, step: int) -> Rows | None:
-    """Draw the sorted positions of the tokens that a step sees: the prefix, and a `share` of the others.
+    """Draw the sorted positions of the tokens of a step: the prefix, and a `share` of the others.
 
-    The draw depends on (seed, step), without replacement, and keeps at least one. None means all tokens.
+    The draw is without replacement, by (seed, step), and keeps at least one token. None means all tokens.
 
     >>> choose_tokens(9, prefix=1, share=0.5, seed=0, step=0)
     array([0, 1, 3, 5, 6])
@@ -127,7 +127,7 @@ def choose_tokens(tokens: int, prefix: int, share: float, seed: int, step: int) 
 
 
 def family_of(view: str) -> str:
-    """Return the family that a cached view belongs to.
+    """Return the family of a cached view.
 
     >>> family_of("strong1")
     'strong'

@@ -1,4 +1,4 @@
-"""Open the replay cache: samples of the encoder's own domain, mixed into the batches of another cache."""
+"""Open the replay cache, whose samples of the encoder's own domain are mixed into batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ReplayCache:
-    """A cache of the same features as the one that is learned from, opened and checked."""
+    """A second cache with the same features as the training's, opened and checked."""
 
     fingerprint: str
     split: SplitReader
@@ -30,25 +30,24 @@ class ReplayCache:
     """Every usable row of `split`, sorted."""
     num_classes: int
     test: SplitReader | None
-    """The split to evaluate on, where there is one."""
+    """The split to evaluate on, if there is one."""
     test_store: FeatureStore | None
 
     @classmethod
     def open(
         cls, path: Path, split: str, test: str, *, like: FeatureSpec, held_out: SplitSpec
     ) -> ReplayCache:
-        """Open the cache at `path`, whose features must be `like` those of the first; views may differ.
+        """Open the cache at `path`, whose features must equal `like`; its views may differ.
 
-        Raises CacheMismatch naming the field that differs, and CacheError where the split is missing or not
-        whole. Raises TrainError where its rows are those of `held_out` or of `test`, which no training may
-        read.
+        Raises CacheMismatch with the field that differs, and CacheError if the split is missing or not
+        complete. Raises TrainError if its rows are those of `held_out` or `test`, which are for tests only.
         """
         cache = CacheReader.open(path)
         require_same(
             path,
             cache.features(like.layer),
             like,
-            by="in the cache that is learned from",
+            by="in the training's cache",
             hint=f"extract both with the same {option('model')}, {option('tokens')} and {option('layers')}",
         )
         read = cache.split(split)
@@ -56,10 +55,10 @@ class ReplayCache:
         judged = cache.split(test) if test in cache.split_names else None
         if read.spec == held_out or split == test:
             raise TrainError(
-                "the replay cache would put test rows into the training",
+                "the replay cache would add test rows to the training",
                 got=f"{option('data.replay_split', split)} of {path}",
-                expected="a split on which nothing is reported",
-                hint=f"name another with {option('data.replay_split')}",
+                expected="a split that is not tested on",
+                hint=f"choose another with {option('data.replay_split')}",
             )
         if judged is not None:
             judged.check()
@@ -77,6 +76,6 @@ class ReplayCache:
         )
 
     def record(self) -> dict[str, Any]:
-        """Identify the cache, for the configuration of a run."""
+        """Return the identity of the cache, for the configuration of a run."""
         splits = [self.split, *([self.test] if self.test else [])]
         return {"cache": self.fingerprint, "splits": {s.name: s.spec.model_dump() for s in splits}}

@@ -1,7 +1,7 @@
 """Draw the labelled rows of a training split: seeded, stratified and nested. No I/O.
 
-Cases are constructed here too: unknown classes, classes without a label, a long tail. They have streams of
-random numbers of their own, so that the labelled rows of a seed are the same with and without them.
+This module also draws unknown classes, missing classes and long tails. These have their own streams of random
+numbers, so that they do not change the labelled rows of a seed.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from featcache.sources.base import UNLABELLED
 
 Rows = NDArray[np.int64]
 _CLASSES, _RANKS, _TAIL = 1, 2, 3
-"""Streams of random numbers, besides that of the labels."""
+"""Numbers of the random streams, besides those of the labels."""
 
 
 @dataclass(frozen=True)
 class LabelSplit:
-    """Sorted row numbers of the training split: those whose label is used, and those seen without one."""
+    """Sorted row numbers of the training split: labelled rows and unlabelled rows."""
 
     labelled: Rows
     unlabelled: Rows
-    """Every usable row, the labelled ones included; their labels are not read."""
+    """Every usable row, including the labelled ones; used without labels."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a cache as a training sees them; sorted numbers of classes."""
+    """The classes of a task, as sorted class numbers of the cache."""
 
     known: Rows
-    """The classes to tell apart: class `known[i]` of the cache is class i of the training."""
+    """The classes of the task: class `known[i]` of the cache is class i of the task."""
     unknown: Rows
-    """Classes that are no part of the task: their rows are seen without a label and never tested."""
+    """Classes that are no part of the task; their rows are unlabelled and not tested."""
     missing: Rows
     """Known classes without a labelled row."""
 
     def numbered(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Renumber labels for the training; UNLABELLED for a row of no known class.
+        """Renumber labels for the task; UNLABELLED for a row of no known class.
 
         >>> Classes(np.array([0, 2]), np.array([1]), np.array([2])).numbered(np.array([2, 1, 0, -1]))
         array([ 1, -1,  0, -1])
@@ -51,9 +51,9 @@ class Classes:
 
 
 def choose_classes(classes: int, *, unknown: int = 0, missing: int = 0, seed: int) -> Classes:
-    """Draw the unknown classes and those without a label; asking for more only adds to them.
+    """Draw the unknown and the missing classes; drawing more only adds classes.
 
-    Raises TrainError where fewer than two classes would have labels.
+    Raises TrainError if fewer than two classes would have labels.
 
     >>> [len(part) for part in vars(choose_classes(9, unknown=3, missing=2, seed=0)).values()]
     [6, 3, 2]
@@ -62,11 +62,11 @@ def choose_classes(classes: int, *, unknown: int = 0, missing: int = 0, seed: in
         raise TrainError(
             "too few classes would have labels",
             got=f"{unknown} unknown and {missing} missing of {classes} classes",
-            expected="labelled samples of two classes at least",
-            hint=f"leave out {max(0, classes - 2)} classes at most",
+            expected="at least two classes with labels",
+            hint=f"leave out at most {max(0, classes - 2)} classes",
         )
     order = np.random.default_rng([seed, 0, _CLASSES]).permutation(classes)
-    # From both ends, so that the unknown classes stay the same with any number of missing ones.
+    # Taken from both ends, so that the unknown classes do not depend on the number of missing ones.
     return Classes(
         known=np.sort(order[unknown:]),
         unknown=np.sort(order[:unknown]),
@@ -86,9 +86,9 @@ def draw_labels(
 ) -> LabelSplit:
     """Draw a labelled set: `labels_per_class` of each class, or `num_labels` in proportion to the classes.
 
-    Draws with one seed are nested: more labels per class only adds rows. Rows that are not `usable` (failed
-    in extraction) are in neither set. Classes in `without` get no label; the other classes' draws stay the
-    same. Raises TrainError when another class has too few labels, or fewer than two classes have any.
+    Draws with one seed are nested: drawing more labels per class only adds rows. Rows that are not `usable`
+    (failed in extraction) are in neither set. Classes in `without` get no label, which does not change the
+    draws of the others. Raises TrainError if a class has too few labels, or if only one class has any.
 
     >>> labels = np.array([0, 0, 0, 1, 1, -1])
     >>> draw_labels(labels, ("cat", "dog"), seed=0, labels_per_class=1).labelled.size
@@ -100,16 +100,16 @@ def draw_labels(
     sizes = np.array([len(pool) for pool in pools], np.int64)
     if sizes.sum() == 0:
         raise TrainError(
-            "this training split has no labels to draw from",
+            "the training split has no labels to draw from",
             got=f"{len(labels)} rows, {usable.sum()} usable, {(labels != UNLABELLED).sum()} labelled",
             hint=f"extract a source with labels ({option('label_column')} for a table), or see failed rows",
         )
     if np.count_nonzero(sizes) == 1:
         raise TrainError(
-            "only one class has labels, so there is nothing to tell apart",
+            "only one class has labels",
             got=f"{sizes.sum()} samples of `{class_names[asked[int(sizes.argmax())]]}`",
-            expected="labelled samples of two classes at least",
-            hint="extract a training split that holds the other classes too",
+            expected="labelled samples of at least two classes",
+            hint="extract a training split with labels of other classes",
         )
     wanted = _per_class(sizes, [class_names[c] for c in asked], labels_per_class, num_labels)
     order = [np.random.default_rng([seed, c]).permutation(pool) for c, pool in zip(asked, pools, strict=True)]
@@ -118,10 +118,9 @@ def draw_labels(
 
 
 def long_tail(split: LabelSplit, labels: NDArray[np.int64], *, ratio: float, seed: int) -> LabelSplit:
-    """Thin the unlabelled rows until the most frequent class has `ratio` times the rows of the rarest.
+    """Remove unlabelled rows until the most frequent class has `ratio` times the rows of the rarest.
 
-    The seed draws the order of the classes. All labelled rows stay: they are the first that a class keeps.
-    Rows whose class is not known are left out.
+    The seed draws the order of the classes. All labelled rows are kept. Rows of unknown class are removed.
 
     >>> labels = np.repeat([0, 1], 50)
     >>> thin = long_tail(LabelSplit(np.array([0, 99]), np.arange(100)), labels, ratio=10, seed=0)
@@ -143,18 +142,19 @@ def long_tail(split: LabelSplit, labels: NDArray[np.int64], *, ratio: float, see
 
 
 def tail_sizes(sizes: NDArray[np.int64], rank: NDArray[np.int64], ratio: float) -> NDArray[np.int64]:
-    """Compute n_c = n_max ratio^(-rank_c / (C - 1)), rounded down but not to 0, with the largest n_max that
-    fits.
+    """Compute the class sizes of a long tail: n_c = n_max ratio^(-rank_c / (C - 1)).
 
-    From (C,) sizes, all above 0, and (C,) ranks, a permutation with 0 for the most frequent class. The form
-    is that of Cui et al. (arXiv 1901.05555, section 5.1).
+    n_max is the largest number with n_c <= `sizes`. Results are rounded down, but not to 0. `sizes` (C,) are
+    above 0, and `rank` (C,) is a permutation with 0 for the most frequent class.
+
+    Source: Cui et al., arXiv 1901.05555, section 5.1.
 
     >>> tail_sizes(np.array([100, 100, 100]), np.array([1, 0, 2]), 100.0)
     array([ 10, 100,   1])
     """
     share = ratio ** (-rank / max(1, len(sizes) - 1))
     exact = (sizes / share).min() * share
-    # A whole number that rounding made a little smaller must not lose one.
+    # The factor keeps floor from losing one where rounding errors made a whole number smaller.
     counts: Rows = np.maximum(1, np.floor(exact * (1 + 1e-12))).astype(np.int64)
     return counts
 
@@ -164,9 +164,9 @@ def _per_class(
 ) -> NDArray[np.int64]:
     if (labels_per_class is None) == (num_labels is None):
         raise TrainError(
-            "the number of labels must be given in one way",
+            f"give exactly one of {option('labels_per_class')} and {option('num_labels')}",
             got=f"labels per class: {labels_per_class}, number of labels: {num_labels}",
-            expected=f"either {option('labels_per_class')} (of each) or {option('num_labels')} (in all)",
+            expected="either the labels of each class, or the labels in all",
         )
     if labels_per_class is not None:
         _refuse_too_few(sizes, class_names, labels_per_class)
@@ -186,14 +186,14 @@ def _refuse_too_few(sizes: NDArray[np.int64], class_names: Sequence[str], wanted
     if wanted < 1 or sizes[smallest] < wanted:
         raise TrainError(
             f"cannot draw that many labels of the class `{class_names[smallest]}`",
-            got=f"{option('labels_per_class', wanted)}, where the class has {sizes[smallest]}",
-            expected="at least one label, and as many samples in every class",
-            hint=f"ask for fewer labels per class, or use {option('num_labels')} for a draw in proportion",
+            got=f"{option('labels_per_class', wanted)}, and the class has {sizes[smallest]}",
+            expected=f"1 to {sizes[smallest]} labels per class",
+            hint=f"ask for fewer, or use {option('num_labels')}, which draws in proportion to the classes",
         )
 
 
 def _proportional(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Share out by largest remainders, after one for each non-empty class where the total allows it."""
+    """Distribute `total` by largest remainders; each non-empty class gets one if `total` allows it."""
     one_each = total >= np.count_nonzero(sizes)
     floor = np.minimum(sizes, int(one_each))
     share = (sizes - floor) * ((total - floor.sum()) / max(1, (sizes - floor).sum()))

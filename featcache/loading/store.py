@@ -1,4 +1,4 @@
-"""Hold the rows of one split, wherever they live: on disk, in RAM, or on the device."""
+"""Read the rows of one split from disk, from RAM or from the device."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Residency = Literal["auto", "stream", "ram", "device"]
 Rows = NDArray[np.int64]
 PLACES = {"stream": "streamed from disk", "ram": "resident in RAM", "device": "resident on the device"}
 CHUNK_ROWS = 4096
-"""Rows that are copied at a time into residency, so that the copy takes little memory of its own."""
+"""Rows to load at a time, which limits the memory of the copy."""
 
 
 class Column:
-    """One array of a split (tokens, their scale, mask or pooled) as batches of tensors.
+    """One array of a split (tokens, their scale, mask or pooled), read as tensors.
 
-    Streaming gathers from the shards into the caller's buffer; a resident column indexes memory.
+    A streamed column reads shards into the caller's buffer. A resident column indexes its copy in memory.
     """
 
     def __init__(self, array: ShardedArray) -> None:
@@ -38,7 +38,7 @@ class Column:
         return torch.empty((rows, *self.array.row_shape), dtype=self._dtype(), pin_memory=pinned)
 
     def load(self, device: torch.device) -> None:
-        """Hold every row of every view on `device`: (view, sample, *row)."""
+        """Load every row of every view to `device`, as (view, sample, *row)."""
         samples, views = self.array.shape[:2]
         held = torch.empty((views, samples, *self.array.row_shape), dtype=self._dtype(), device=device)
         staging = self.buffer(min(samples, CHUNK_ROWS), pinned=False)
@@ -49,13 +49,13 @@ class Column:
         self.resident = held
 
     def lengths(self) -> NDArray[np.int32]:
-        """Count, by (view, sample), the tokens up to the last one that a resident mask keeps."""
+        """Return the (view, sample) lengths of a resident mask: tokens up to the last one that is kept."""
         assert self.resident is not None
         found: NDArray[np.int32] = torch.stack([_lengths(mask) for mask in self.resident]).cpu().numpy()
         return found
 
     def gather(self, rows: Rows, view: int, out: Tensor) -> Tensor:
-        """Read sorted rows under one view: into `out`, or from residency on its own device."""
+        """Read sorted rows of one view into `out`, or index the resident copy on its own device."""
         if self.resident is None:
             self.array.gather(rows, view, _numpy(out))
             return out
@@ -72,7 +72,7 @@ class Column:
 
 @dataclass
 class FeatureStore:
-    """The columns that a training or an evaluation reads from one split, and the lengths of its texts."""
+    """The columns that a training or an evaluation reads from one split."""
 
     columns: dict[str, Column]
     rows: int
@@ -80,13 +80,16 @@ class FeatureStore:
     token_std: Tensor
     """(D,) factors of int8 tokens, besides their scale; empty for other types."""
     prefix: int
-    """Number of first tokens that every random subset keeps: CLS, registers, the beginning of a text."""
+    """Number of first tokens that every random subset keeps: CLS, registers, the first token of a text."""
     lengths: NDArray[np.int32] | None = None
-    """(view, sample) lengths of texts in tokens, on the host; known once the mask is resident."""
+    """(view, sample) lengths of texts in tokens, on the host; None unless the mask is resident."""
 
     @classmethod
     def open(cls, cache: CacheReader, split_name: str, layer: int | None = None) -> FeatureStore:
-        """Open a layer's tokens (None: the first), mask and pooled; ConfigError for an unknown layer."""
+        """Open the tokens of a layer (None: the first), the mask and the pooled embeddings.
+
+        Raises ConfigError if the cache does not hold the layer.
+        """
         split, tokens = cache.split(split_name), token_array(cache, layer)
         columns = {"tokens": Column(split.array(tokens)), "pooled": Column(split.array("pooled"))}
         if cache.shapes.mask:
@@ -114,9 +117,9 @@ class FeatureStore:
         return {name: column.buffer(rows, pinned=pinned) for name, column in self.columns.items()}
 
     def gather(self, rows: Rows, view: int, buffers: dict[str, Tensor]) -> Features:
-        """Read sorted `rows` under one view as stored, cut to the longest text among them.
+        """Read sorted `rows` of one view as stored, truncated to the longest text among them.
 
-        `on_device` turns them into the input of a model.
+        `on_device` turns the result into the input of a model.
         """
         got = {
             name: column.gather(rows, view, buffers[name][: len(rows)])
@@ -124,7 +127,7 @@ class FeatureStore:
         }
         mask, tokens, scale = got.get("mask"), got["tokens"], got.get("scale")
         if mask is not None:
-            # Never asked of a mask on the device, which would make the host wait for it.
+            # Not computed from a mask on the device, because the host would wait for the result.
             lengths = _lengths(mask).numpy() if self.lengths is None else self.lengths[view, rows]
             length = int(lengths.max(initial=1))
             mask, tokens = mask[:, :length], tokens[:, :length]
@@ -132,13 +135,16 @@ class FeatureStore:
         return Features(tokens, mask, got["pooled"], scale)
 
     def read_ahead(self, rows: Rows, view: int) -> None:
-        """Have the disk fetch the rows of a later `gather`, where they are not in memory; never waits."""
+        """Ask the disk for the rows of a later `gather`, without waiting."""
         for column in self.columns.values():
             if column.resident is None:
                 column.array.read_ahead(rows, view)
 
     def on_device(self, part: Features, device: torch.device, kept: Rows | None = None) -> Features:
-        """Move what `gather` gave to `device`: the `kept` tokens (None: all), int8 ones as float32 values."""
+        """Move the result of `gather` to `device`, with the `kept` tokens only (None: all).
+
+        int8 tokens become float32.
+        """
         index = None if kept is None else torch.from_numpy(kept).to(device, non_blocking=True)
 
         def moved(by_token: Tensor) -> Tensor:
@@ -147,14 +153,17 @@ class FeatureStore:
 
         tokens, mask = moved(part.tokens), None if part.mask is None else moved(part.mask)
         if part.scale is not None:
-            # To the type of the projector's weights at once. In place: four times faster than one expression.
+            # float32 is the type of the projector's weights. In place, as that is four times as fast.
             std = self.token_std.to(device, non_blocking=True)
             tokens = tokens.float().mul_(moved(part.scale).unsqueeze(-1)).mul_(std)
         return Features(tokens, mask, part.pooled.to(device, non_blocking=True))
 
 
 def token_array(cache: CacheReader, layer: int | None) -> str:
-    """Name the array of a layer's tokens (None: the first); raises ConfigError naming the layers."""
+    """Return the name of the array with a layer's tokens (None: the first layer).
+
+    Raises ConfigError, listing the layers, if the cache does not hold this one.
+    """
     layers = [shape.layer for shape in cache.shapes.layers]
     if layer is not None and layer not in layers:
         raise ConfigError(
@@ -167,9 +176,10 @@ def token_array(cache: CacheReader, layer: int | None) -> str:
 
 
 def reside(store: FeatureStore, residency: Residency, device: torch.device) -> str:
-    """Load the store where `residency` says (`auto`: device if it fits, else RAM, else stream); describe it.
+    """Load the store to the place that `residency` names, and describe the result.
 
-    "397 rows, 21.4 MB, resident in RAM"
+    `auto` is the device if the store fits, else RAM if it fits, else streaming. The description reads like
+    "397 rows, 21.4 MB, resident in RAM".
     """
     where = choose_residency(store.nbytes, device) if residency == "auto" else residency
     if where != "stream":
@@ -178,9 +188,10 @@ def reside(store: FeatureStore, residency: Residency, device: torch.device) -> s
 
 
 def choose_residency(needed: int, device: torch.device) -> str:
-    """Choose where `auto` holds `needed` bytes; memory is left for the training itself.
+    """Choose the residency that `auto` means for `needed` bytes.
 
-    At most 60 % of free device memory, or 40 % of available RAM; else `stream`.
+    It is `device` below 60 % of free device memory, else `ram` below 40 % of available RAM, else `stream`.
+    The rest is left for the training.
     """
     if device.type == "cuda" and needed < 0.6 * torch.cuda.mem_get_info(device)[0]:
         return "device"
@@ -188,7 +199,7 @@ def choose_residency(needed: int, device: torch.device) -> str:
 
 
 def available_ram() -> int:
-    """Return the bytes of RAM available without swapping; 0 where the system does not tell."""
+    """Return the bytes of RAM available without swapping; 0 if the system does not report it."""
     try:
         with open("/proc/meminfo") as lines:
             kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -198,13 +209,13 @@ def available_ram() -> int:
 
 
 def _lengths(mask: Tensor) -> Tensor:
-    """Count, for a mask (B, T), the tokens up to the last that is kept: (B,) int32."""
+    """Return the (B,) int32 lengths of a mask (B, T): tokens up to the last one that is kept."""
     places = torch.arange(1, mask.shape[1] + 1, dtype=torch.int32, device=mask.device)
     return torch.where(mask, places, 0).amax(1)
 
 
 def _numpy(tensor: Tensor) -> NDArray[np.generic]:
-    """View the same memory as a numpy array; bfloat16 as its bits, as numpy has no such type."""
+    """View a tensor as a NumPy array; bfloat16 as uint16, because NumPy has no bfloat16."""
     bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
     array: NDArray[np.generic] = bits.numpy()
     return array

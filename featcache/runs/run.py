@@ -1,4 +1,4 @@
-"""A run: one folder from which a training can be understood, resumed and repeated."""
+"""The folder of a run: everything to understand, resume and repeat one training."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class RunFolder:
 
     @classmethod
     def at(cls, path: Path, config: Mapping[str, Any], *, resume: bool) -> Self:
-        """Name the run to make at `path`, or to go on with if its configuration is the same; writes nothing.
+        """Return the run at `path`, to be begun or resumed with this configuration. Write nothing.
 
-        Raises TrainError when the folder holds another run, or anything else.
+        Raises TrainError if the folder holds another run or anything else, or a run of this configuration
+        without `resume`.
         """
         run = cls(path)
         if (path / CONFIG).is_file():
@@ -49,13 +50,13 @@ class RunFolder:
 
     @classmethod
     def finished(cls, path: Path) -> Self:
-        """Open the run at `path`; raises TrainError where there is none, or it is not done."""
+        """Open the run at `path`; raises TrainError if there is none, or if it is not finished."""
         run = cls(path)
         config = run.config() if (path / CONFIG).is_file() else {}
         if not {"objective", "seed", "options"} <= config.keys():
             raise TrainError(
                 f"no run at {path}",
-                got="a folder or file that is something else" if path.exists() else "no such folder",
+                got="something else" if path.exists() else "no such folder",
                 hint="make one with `featcache train CACHE --objective NAME --out RUN`",
             )
         if run.result() is None:
@@ -67,7 +68,7 @@ class RunFolder:
         return run
 
     def begin(self, config: Mapping[str, Any], cache: Path) -> None:
-        """Create the folder, and write down the configuration, the environment and the place of the cache."""
+        """Create the folder, and write the configuration, the environment and the path of the cache."""
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.write(CONFIG, config)
@@ -88,26 +89,26 @@ class RunFolder:
             state = "a finished" if self.result() else "an unfinished"
             raise TrainError(
                 f"{self.path} holds {state} run of this configuration",
-                hint=f"go on from it with {option('resume', True)}, or choose another {option('out')}",
+                hint=f"continue it with {option('resume', True)}, or choose another {option('out')}",
             )
 
     def config(self) -> dict[str, Any]:
-        """Return the configuration; keys of earlier versions get their present names."""
+        """Return the configuration; keys of earlier versions are renamed."""
         return _renamed(_read(self.path / CONFIG))
 
     def result(self) -> dict[str, Any] | None:
-        """Return the figures at the end; None while the run is not done."""
+        """Return the result; None if the run is not finished."""
         path = self.path / RESULT
         return _renamed(_read(path)) if path.is_file() else None
 
     @property
     def checkpoint(self) -> Path:
-        """The place of the checkpoint."""
+        """The path of the checkpoint."""
         return self.path / CHECKPOINT
 
     @property
     def task(self) -> Path:
-        """The place of the task file."""
+        """The path of the task file."""
         return self.path / TASK
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
@@ -117,10 +118,10 @@ class RunFolder:
 
 
 class MetricLog:
-    """Append terms to metrics.jsonl and to TensorBoard events.
+    """Append metrics to metrics.jsonl and to TensorBoard events.
 
-    Started at step k, it drops the lines that a killed run wrote after step k, and writes the events again
-    from the lines that are left, as a kill loses events that are not flushed.
+    When it starts at step k, it drops lines after step k, which a killed run wrote. It writes the events
+    again from the remaining lines, because a kill loses events that are not flushed.
     """
 
     def __init__(self, run: RunFolder, start: int) -> None:
@@ -154,7 +155,7 @@ class MetricLog:
 
 
 def environment() -> dict[str, Any]:
-    """Describe what a result may depend on besides its configuration: versions, machine, command."""
+    """Return what else a result may depend on: versions, machine and command."""
     packages = ("featcache", "torch", "numpy", "scikit-learn", "zarr", "open_clip_torch", "timm")
     return {
         "python": sys.version.split()[0],
@@ -173,7 +174,7 @@ def _version(package: str) -> str | None:
 
 
 def _is_empty(path: Path) -> bool:
-    """Tell whether the folder is empty, or holds only the unfinished first file of a killed run."""
+    """Return True if the folder is empty, or holds only the unfinished first file of a killed run."""
     return path.is_dir() and {entry.name for entry in path.iterdir()} <= {partial(path / CONFIG).name}
 
 
@@ -194,7 +195,7 @@ def _step(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except ValueError:
-        return sys.maxsize  # a line cut short by a kill is written again
+        return sys.maxsize  # a line that a kill truncated is dropped and written again
 
 
 def _renamed(content: dict[str, Any]) -> dict[str, Any]:
