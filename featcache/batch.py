@@ -1,4 +1,4 @@
-"""The words for what flows from a cache to an objective: features, a batch of them, the views of a batch."""
+"""The types that pass from a cache to an objective: features, a batch of them, and its views."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
 
 
 class Features(NamedTuple):
-    """Rows of a cache under one view, on the training device."""
+    """Rows of a cache in one view, on the training device."""
 
     tokens: Tensor
-    """(B, T, D), in the cache's dtype; float32 where that is int8."""
+    """(B, T, D) in the cache's dtype; float32 if that is int8."""
     mask: Tensor | None
-    """(B, T) bool, True where a token is real; None where all are."""
+    """(B, T) bool, False for padding; None if there is no padding."""
     pooled: Tensor
-    """(B, P): the frozen model's own embedding z*."""
+    """(B, P) pooled embeddings z* of the frozen model."""
     scale: Tensor | None = None
-    """Only on the way to the device: the (B, T) scales of tokens that are still int8."""
+    """(B, T) scales of tokens that are still int8; None once the features are on the device."""
 
     def copy(self) -> Features:
-        """Copy to memory of its own, as a loader reuses its buffers."""
+        """Copy all tensors, because a loader reuses its buffers."""
         return Features(*(None if part is None else part.clone() for part in self))  # type: ignore[arg-type]
 
 
@@ -31,31 +31,34 @@ class Batch(NamedTuple):
 
     labelled: tuple[Features, ...]
     label: Tensor
-    """(B,) int64."""
+    """(B,) int64 class numbers of the task."""
     unlabelled: tuple[Features, ...]
-    """(mu B) rows each, the same samples in every view; empty where there are no unlabelled rows."""
+    """(mu B) rows in each view, the same samples in every view; empty if there are none."""
     unlabelled_index: Tensor
-    """(mu B,) int64: position of each row within the unlabelled set, for a memory per sample."""
+    """(mu B,) int64 positions in the unlabelled set, for objectives that store values for each sample."""
     replay: tuple[Features, ...] = ()
-    """Rows of the replay cache, the same samples in every view; empty where no such cache is named."""
+    """Rows of the replay cache, the same samples in every view; empty without a replay cache."""
 
     @property
     def has_unlabelled(self) -> bool:
-        """Whether there is an unlabelled row in this batch."""
+        """True if the batch has unlabelled rows."""
         return bool(self.unlabelled) and len(self.unlabelled[0].pooled) > 0
 
 
 class Views(NamedTuple):
-    """The families of cached views an objective reads; one asked for twice gives two views where cached."""
+    """The families of cached views that an objective reads.
+
+    If a family is named twice, its two views are different, if two are cached.
+    """
 
     labelled: tuple[str, ...] = ("eval",)
     unlabelled: tuple[str, ...] = ()
     replay: tuple[str, ...] = ()
-    """Of the replay cache, if one is named; a family that it does not hold is read as `eval`."""
+    """Families to read from the replay cache; `eval` replaces a family that it does not hold."""
 
 
 def nearest_view(available: Sequence[str], *wanted: str) -> str:
-    """Return the first of the `wanted` families that is `available`, else `eval`, which always is.
+    """Return the first of the `wanted` families that is `available`, else `eval`.
 
     >>> nearest_view(["eval", "weak"], "strong", "weak"), nearest_view(["eval"], "weak")
     ('weak', 'eval')

@@ -1,4 +1,4 @@
-"""The command line: parse, call one stage, print. A command imports heavy libraries when it runs."""
+"""The command line: parse, call one stage, print. Heavy libraries are imported by the command that runs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class _Group(click.Group):
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo(
-                "interrupted: what is written stays; the same command (train: with --resume) goes on",
+                "interrupted: repeat the command to continue (`featcache train` needs --resume)",
                 err=True,
             )
             ctx.exit(130)
 
 
 class _Place(click.ParamType[Any]):
-    """A path; URLs are refused with a sentence."""
+    """A path; a URL is an error."""
 
     name = "path"
 
@@ -71,7 +71,7 @@ def main() -> None:
 @click.option("--model", required=True, help="FAMILY:NAME, for example open_clip:ViT-B-32/laion2b_s34b_b79k.")
 @click.option("--out", required=True, type=PLACE, help="The cache, for example CACHE.zarr.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--dry-run", is_flag=True, help="Print shape, bytes and estimated time; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print shapes, bytes and estimated time; write no cache.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing cache.")
 @json_option
 def extract(
@@ -85,10 +85,10 @@ def extract(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run a frozen model over SOURCE once and keep its tokens.
+    """Run a frozen model on SOURCE once and cache its tokens.
 
     SOURCE is a folder of images, a Parquet, WebDataset, HDF5, NumPy, CSV, JSONL or text file, or `digits`.
-    A rerun of the same command continues where the last one stopped.
+    If the command is interrupted, repeat it to continue.
     """
     from featcache.extraction.options import ExtractOptions
     from featcache.progress import bar
@@ -112,10 +112,10 @@ def extract(
 @click.argument("cache", type=PLACE)
 @click.option("--objective", required=True, help="A method such as twinturbo; the README lists them all.")
 @click.option("--out", required=True, type=PLACE, help="The folder of the run.")
-@click.option("--labels-per-class", type=click.IntRange(1), help="Labels to use of each class.")
-@click.option("--num-labels", type=click.IntRange(1), help="Labels to use in all.")
-@click.option("--seed", default=0, show_default=True, help="Seeds the label draw and the training.")
-@click.option("--order-seed", type=int, help="Seeds the order of samples [default: as --seed].")
+@click.option("--labels-per-class", type=click.IntRange(1), help="Number of labels of each class.")
+@click.option("--num-labels", type=click.IntRange(1), help="Number of labels in all.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the label draw and of the training.")
+@click.option("--order-seed", type=int, help="Seed of the order of samples [default: as --seed].")
 @click.option(
     "--set",
     "pairs",
@@ -124,7 +124,7 @@ def extract(
     help="An option, for example optim.steps=500 or objective.w_ent=0.1.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint in --out.")
 @json_option
 def train(
     cache: Location,
@@ -159,8 +159,8 @@ def predict(
 ) -> None:
     """Predict the class of every sample in CACHE with the finished RUN.
 
-    Any cache of the model, layer and tokens that RUN was trained on will do. Writes CSV: split, id,
-    prediction, confidence, label.
+    CACHE must have the model, layer and tokens that RUN was trained on; it may be another cache. The table is
+    CSV with the columns split, id, prediction, confidence and label.
     """
     from featcache.stages import predict as stage
 
@@ -172,14 +172,14 @@ def predict(
 
 @main.command()
 @click.argument("pipeline")
-@click.option("--out", type=PLACE, help="Where caches and runs go [default: runs/NAME].")
+@click.option("--out", type=PLACE, help="The folder for caches, runs and results [default: runs/NAME].")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @json_option
 def run(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str, as_json: bool) -> None:
-    """Extract and train as PIPELINE says: a TOML file, or a bundled one such as quickstart.
+    """Extract and train everything in PIPELINE, a TOML file or the name of a bundled one such as quickstart.
 
-    Finished trainings are skipped. Ends with a table of mean and spread over seeds, and a plot of it.
+    Finished trainings are skipped. Prints a table of means and standard deviations over seeds, and plots it.
     """
     from featcache.config import parse_overrides
     from featcache.progress import bar
@@ -202,7 +202,7 @@ def run(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str
 def compare(runs: tuple[str, ...], as_json: bool) -> None:
     """Compare finished RUNS: folders, or patterns such as 'runs/**'.
 
-    Prints the table of a study, however the runs were made.
+    Prints one row for each method, label budget and cache. The runs may come from any command.
     """
     from featcache.report.compare import compare
 
@@ -220,15 +220,15 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     metavar="KEY=VALUE",
     help="An option of the training, for example optim.batch_size=64.",
 )
-@click.option("--source", help="What CACHE was extracted from [default: as recorded in it].")
-@click.option("--model", help="The model it was extracted with [default: as recorded in it].")
+@click.option("--source", help="The source that CACHE was extracted from [default: as recorded in CACHE].")
+@click.option("--model", help="The model that CACHE was extracted with [default: as recorded in CACHE].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @json_option
 def bench(cache: Location, pairs: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Measure what limits reading, training and extracting CACHE on this machine, and what would help.
+    """Measure what limits training from and extraction of CACHE on this machine, and which options help.
 
     Takes less than a minute and writes nothing. A sample is one row in one view. The effect of an option is
-    measured where that is cheap.
+    measured if that is cheap.
     """
     from featcache.config import parse_overrides
     from featcache.stages import bench as stage
@@ -241,7 +241,7 @@ def bench(cache: Location, pairs: tuple[str, ...], as_json: bool, **options: Any
 @click.argument("cache", type=PLACE)
 @json_option
 def info(cache: Location, as_json: bool) -> None:
-    """Print the model, shapes, views and splits of CACHE, and whether it is complete."""
+    """Print the model, shapes, views, splits and completeness of CACHE."""
     from featcache.stages.info import describe, info
 
     content = info(cache)
@@ -254,7 +254,7 @@ def _print(content: str | dict[str, Any]) -> None:
 
 
 def _plain(summaries: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dataclasses by name as values that JSON can hold."""
+    """Return dataclasses by name as plain values, for JSON."""
     return {name: asdict(summary) for name, summary in summaries.items()}
 
 

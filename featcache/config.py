@@ -1,4 +1,4 @@
-"""Typed, frozen configuration: validated when made, overridable by `key=value`, with a stable digest."""
+"""Typed, frozen options: validated when created, overridable by `key=value`, with a stable digest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featcache.errors import ConfigError, option
 
 
 class Config(pydantic.BaseModel):
-    """Base of every typed option set: frozen, unknown keys refused, errors in words.
+    """The base class of all options: frozen, without unknown keys, with readable errors.
 
     >>> class Options(Config):
     ...     lr: float = 1e-3
@@ -28,9 +28,10 @@ class Config(pydantic.BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str | None = "options") -> Self:
-        """Validate `values`; raises ConfigError with the first offending key, its value and what was due.
+        """Validate `values`; raises ConfigError with the first wrong key, its value and what was expected.
 
-        `where` says in which table a key stands; None: keys are arguments in Python, flags on a command line.
+        `where` names the table of the keys. None means that keys are arguments in Python, and flags on the
+        command line.
         """
         try:
             return cls.model_validate(values)
@@ -38,12 +39,12 @@ class Config(pydantic.BaseModel):
             raise _explain(cls, error, values, where) from None
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical JSON form: equal options, in whatever order, give equal digests."""
+        """Return the SHA-256 (hex) of the canonical JSON form, which does not depend on the order of keys."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def diff(self, other: Config) -> Iterator[tuple[str, Any, Any]]:
-        """Every leaf that differs, as (dotted name, value here, value there)."""
+        """Yield every value that differs, as (dotted name, own value, other value)."""
         mine, theirs = flatten(self.model_dump(mode="json")), flatten(other.model_dump(mode="json"))
         for name in [*mine, *(key for key in theirs if key not in mine)]:
             if mine.get(name) != theirs.get(name):
@@ -51,7 +52,7 @@ class Config(pydantic.BaseModel):
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as dotted names.
+    """Flatten a nested mapping to dotted names.
 
     >>> flatten({"a": {"b": 1}, "c": 2})
     {'a.b': 1, 'c': 2}
@@ -66,7 +67,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["objective.alpha=4", "optim.lr=1e-3"]` as a nested dict; values are read as TOML, else kept as text.
+    """Parse `key=value` pairs with dotted keys to a nested dict.
+
+    A value is parsed as TOML; if that fails, it is a string. Raises ConfigError for a pair without `=`.
 
     >>> parse_overrides(["objective.alpha=4", "projector.pool=mean"])
     {'objective': {'alpha': 4}, 'projector': {'pool': 'mean'}}
@@ -81,7 +84,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names as a nested mapping, the inverse of `flatten`.
+    """Turn dotted names into a nested mapping, the inverse of `flatten`.
 
     >>> nest({"a.b": 1, "c": 2})
     {'a': {'b': 1}, 'c': 2}
@@ -93,18 +96,18 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merge(into: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `other` over `into`, in place, branch by branch; returns `into`."""
+    """Merge `other` into `into`, in place and recursively; values of `other` win. Return `into`."""
     for key, value in other.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             merge(into[key], value)
         else:
-            # A branch is copied, so that laying more over it leaves `other` as it was.
+            # A copy, so that a later merge into it does not change `other`.
             into[key] = merge({}, value) if isinstance(value, Mapping) else value
     return into
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests the nearest known name, and lists them all; empty where none is known.
+    """Return a hint with the nearest known name and a list of all; empty if none is known.
 
     >>> did_you_mean("twinturb", ["linear", "twinturbo"])
     'did you mean `twinturbo`? known: linear, twinturbo'
@@ -142,17 +145,17 @@ def _explain(
     if first["type"] == "missing":
         return ConfigError(f"`{name}` is missing in {where}")
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return ConfigError(f"{key} does not fit", got=repr(first["input"]), expected=expected)
+    return ConfigError(f"{key} is not valid", got=repr(first["input"]), expected=expected)
 
 
 def _argument(name: str) -> str:
-    """`views.weak` as an argument with what is wrong inside it."""
+    """Name an argument and the key inside it that is wrong, from their dotted name: `views.weak`."""
     argument, _, inside = name.partition(".")
     return f"the option {option(argument)}" + (f" ({inside})" if inside else "")
 
 
 def _name(error: ErrorDetails, values: Any) -> str:
-    """The dotted name of what is wrong, without the names pydantic gives to the members of a union."""
+    """Return the dotted name of a wrong value, without pydantic's names of the members of a union."""
     parts = []
     for part in error["loc"]:
         inside = isinstance(part, int) and isinstance(values, (list, tuple))
@@ -165,7 +168,7 @@ def _name(error: ErrorDetails, values: Any) -> str:
 
 
 def _fields(model: Any, path: tuple[int | str, ...]) -> list[str]:
-    """The keys of the table at `path`, also through tables of tables (`dict[str, Config]`)."""
+    """Return the keys of the table at `path`, also inside tables of tables (`dict[str, Config]`)."""
     for part in path:
         if get_origin(model) is dict:
             model = get_args(model)[1]

@@ -1,14 +1,16 @@
-"""Which device to compute on."""
+"""Choose the device to compute on."""
 
 from __future__ import annotations
 
 import torch
 
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, option
 
 
 def resolve(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; raises ConfigError for a device that is not there.
+    """Return a device by name; `auto` is CUDA if it is available, else the CPU.
+
+    Raises ConfigError if there is no such device.
 
     >>> resolve("cpu")
     device(type='cpu')
@@ -23,6 +25,6 @@ def resolve(name: str) -> torch.device:
         raise ConfigError(
             "no CUDA device is visible",
             got=name,
-            hint="use --device auto or cpu, or install a CUDA build of torch",
+            hint=f"use {option('device', 'auto')} or {option('device', 'cpu')}, or install torch with CUDA",
         )
     raise ConfigError("no such device", got=name, expected=", ".join(["auto", *known]))

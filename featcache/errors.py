@@ -1,4 +1,4 @@
-"""The errors that featcache raises on purpose: what is wrong, was found, was expected, is to do next."""
+"""The errors that featcache raises on purpose: what is wrong, got, expected and next."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class FeatcacheError(Exception):
 
     @property
     def what(self) -> str:
-        """What is wrong."""
+        """The first part: what is wrong."""
         return in_python(self._parts[0] or "")
 
     @property
     def got(self) -> str | None:
-        """What was found."""
+        """The value that was found."""
         return self._part(1)
 
     @property
     def expected(self) -> str | None:
-        """What was expected."""
+        """The value that was expected."""
         return self._part(2)
 
     @property
     def hint(self) -> str | None:
-        """What to do next."""
+        """The next thing to do."""
         return self._part(3)
 
     def text(self, *, command_line: bool = False) -> str:
@@ -62,9 +62,9 @@ class FeatcacheError(Exception):
 
 
 def option(name: str, value: object = None) -> str:
-    """Mark an option in a message, so that Python users read an argument and others a flag.
+    """Mark an option in a message: Python users read an argument, command-line users a flag.
 
-    A dotted name is an option of a training, which stands in `options` in Python and behind `--set` else.
+    A dotted name is an option of a training: a key of `options` in Python, a value of `--set` otherwise.
 
     >>> error = FeatcacheError("too large", hint=f"pass {option('batch_size', 8)}")
     >>> error.hint, error.text(command_line=True).splitlines()[1]
@@ -88,7 +88,7 @@ def on_the_command_line(text: str) -> str:
 
 _MARK = re.compile("\x02(.*?)\x03")
 _FLAGS = {"layers": "--layer"}
-"""Flags that are not spelled as the argument is."""
+"""Flags that are spelled differently from the argument."""
 
 
 def _argument(name: str, value: Any) -> str:
@@ -113,7 +113,7 @@ def _rebuild(
 
 
 class ConfigError(FeatcacheError):
-    """An option, a pipeline file or an override that does not fit."""
+    """An option, a pipeline file or an override that is not valid."""
 
 
 class SourceError(FeatcacheError):
@@ -125,11 +125,11 @@ class SampleError(FeatcacheError):
 
 
 class EncoderError(FeatcacheError):
-    """A model that cannot be loaded, or whose output is not what a cache can hold."""
+    """A model that cannot be loaded, or whose output cannot be cached."""
 
 
 class FileError(FeatcacheError):
-    """A file or folder that cannot be read or written: a full disk, a place without permission."""
+    """A file or folder that cannot be read or written, for example on a full disk."""
 
 
 class CacheError(FeatcacheError):
@@ -137,17 +137,17 @@ class CacheError(FeatcacheError):
 
 
 class CacheMismatch(CacheError):
-    """A cache that holds something else than what was asked for; names the differing field."""
+    """A cache with different content than requested; names the differing field."""
 
 
 class TrainError(FeatcacheError):
-    """A training that cannot start or go on."""
+    """A training that cannot start or continue."""
 
 
 class MissingExtra(FeatcacheError):
-    """An optional dependency that is not installed; names the extra that brings it."""
+    """An optional dependency that is not installed; names the extra that installs it."""
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingExtra:
-        """The error for `package`, which the optional dependency group `extra` installs."""
+        """Return the error for `package`, which the extra `extra` installs."""
         return cls(f"the package `{package}` is not installed", hint=f"pip install 'featcache[{extra}]'")

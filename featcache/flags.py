@@ -1,4 +1,4 @@
-"""Command-line flags from the fields of typed options: name, default, help and choices are said once."""
+"""Make command-line flags from the fields of typed options, with their defaults, help and choices."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class OptionsCommand(click.Command):
-    """A command that also takes the fields of a `Config`, which is imported when the flags are first needed.
+    """A command whose flags include the fields of a `Config`.
 
-    So `featcache --help` does not import pydantic.
+    The `Config` is imported when the flags are first needed, so `featcache --help` does not import pydantic.
     """
 
     options: Callable[[], type[Config]]
-    """Imports the options; they follow the command's own required parameters."""
+    """Function that imports the options; they follow the command's own required parameters."""
     _complete = False
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -48,7 +48,7 @@ def flags_of(options: type[Config]) -> Iterator[click.Option]:
 
 
 class _Number(click.IntRange):
-    """A whole number, or one of some words."""
+    """An integer, or one of some words."""
 
     def __init__(self, least: int, words: tuple[str, ...]) -> None:
         super().__init__(least)
@@ -59,7 +59,7 @@ class _Number(click.IntRange):
 
 
 def _type(schema: dict[str, Any]) -> click.ParamType[Any]:
-    """Return what click checks by itself: choices and numbers; everything else is left to the options."""
+    """Return click's type for choices and numbers; the options themselves check everything else."""
     kinds = schema.get("anyOf", [schema])
     if "enum" in schema:
         return click.Choice(schema["enum"])
@@ -71,7 +71,7 @@ def _type(schema: dict[str, Any]) -> click.ParamType[Any]:
 
 
 def _spelled(default: Any) -> str | None:
-    """Return a default as the command line spells it; None where the help says it in words."""
+    """Return a default as the command line spells it; None if the help text describes it."""
     if isinstance(default, tuple):
         return "|".join(map(str, default))
     if hasattr(default, "model_dump"):

@@ -1,8 +1,8 @@
-"""Finding the one file that implements a source, an encoder or an objective.
+"""Find the module that implements a source, an encoder or an objective.
 
-The file's name is its key: `featcache/objectives/twinturbo.py` is `twinturbo`. Packages from outside add
-their own under the entry-point groups `featcache.sources`, `featcache.encoders` and `featcache.objectives`,
-each entry naming a module. There is no registry to edit.
+The key of a plugin is its file name: `featcache/objectives/twinturbo.py` is `twinturbo`. Other packages add
+plugins by entry points in the groups `featcache.sources`, `featcache.encoders` and `featcache.objectives`;
+each entry names a module. There is no registry to edit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Kind = Literal["sources", "encoders", "objectives"]
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the keys of every plugin of one kind, sorted; `base` and `_names` are what plugins share.
+    """Return the keys of all plugins of one kind, sorted; `base` and `_names` are no plugins.
 
     >>> "digits" in names("sources")
     True
@@ -32,7 +32,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def find(kind: Kind, name: str) -> ModuleType:
-    """The module that implements `name`; raises ConfigError with the nearest known name.
+    """Import the module that implements `name`; raises ConfigError with the nearest known name.
 
     >>> find("sources", "digits").__name__
     'featcache.sources.digits'

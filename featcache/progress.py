@@ -1,4 +1,4 @@
-"""Progress bars of long commands: with rate and time left, silent where nobody looks."""
+"""Progress bars of long commands, with rate and remaining time; silent without a terminal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Progress(Protocol):
 
 
 MakeProgress = Callable[[str, int], AbstractContextManager[Progress]]
-"""Takes a title and the number of samples to come."""
+"""Function of a title and a number of samples that makes a progress bar."""
 
 
 @contextmanager
 def bar(name: str, total: int) -> Iterator[Progress]:
-    """Show a bar on stderr; silent where stderr is not a terminal."""
+    """Show a bar on stderr; silent if stderr is not a terminal."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=name, unit=" samples", disable=None, smoothing=0.05) as shown:

@@ -1,4 +1,4 @@
-"""Seed torch's global generator for libraries that know no other one."""
+"""Seed torch's global generator, for libraries that accept no other one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _turn = threading.RLock()
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's global CPU generator, seeded inside the block and as before after it.
+    """Seed torch's global CPU generator inside the block, and restore its state afterwards.
 
-    For libraries that know no other generator. Threads take turns, as they share that generator.
+    Use it for libraries that accept no other generator. Threads run the block in turns, because they share
+    that generator.
     """
     with _turn, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The words for what a cache holds: which frozen model, which views, which types of number."""
+"""The types that describe the content of a cache: model, views and number types."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def _token_choice(value: str) -> str:
 
 
 TokenChoice = Annotated[str, pydantic.AfterValidator(_token_choice)]
-"""Which tokens of a layer are kept: all, cls, patch, pooled or grid:HxW."""
+"""The tokens of a layer to keep: all, cls, patch, pooled or grid:HxW."""
 
 
 class EncoderSpec(Config):
-    """Everything about a frozen model that changes the numbers it gives; part of a cache's identity."""
+    """Everything that determines the output of a frozen model; part of a cache's identity."""
 
     name: str
-    """As the user wrote it, for example `open_clip:ViT-B-32/laion2b_s34b_b79k`; of a path the last part only,
-    so that a moved checkpoint is the same model still."""
+    """The name as the user wrote it, for example `open_clip:ViT-B-32/laion2b_s34b_b79k`. Only the last
+    part of a path is kept, so that a moved checkpoint remains the same model."""
     weights: str
-    """SHA-256 over the parameters and buffers."""
+    """SHA-256 of the parameters and buffers."""
     modality: Modality
     preprocess: str
-    """The evaluation transform in words, every parameter included."""
+    """The evaluation transform with all its parameters, as text."""
     norm: str
-    """What normalisation the last layer's tokens have been through, for example `ln_post` or `none`."""
+    """The normalisation of the last layer's tokens, for example `ln_post` or `none`."""
     projection: str
-    """What the pooled embedding is: for example `proj of CLS, 768 -> 512` or `mean of tokens`."""
+    """The pooled embedding, for example `proj of CLS, 768 -> 512` or `mean of tokens`."""
 
 
 class ViewSpec(Config):
-    """Which views of a sample are cached: the evaluation view first, then the weak and the strong ones.
+    """The views of a sample to cache: the evaluation view, then weak and strong views.
 
     >>> ViewSpec(weak=1, strong=2).names()
     ('eval', 'weak0', 'strong0', 'strong1')
@@ -61,13 +61,13 @@ class ViewSpec(Config):
     magnitude: Count = 9
     """Magnitude of RandAugment."""
     num_ops: Count = 2
-    """Operations per strong view in RandAugment."""
+    """Number of operations of RandAugment in a strong view."""
     erase: Fraction = 0.25
     """Probability of random erasing."""
     dropout: Fraction = 0.1
     """Probability of dropping a word of a text; twice that in strong views."""
     seed: int = 0
-    """Seeds everything that is drawn."""
+    """Seed of all random augmentations."""
 
     def names(self) -> tuple[str, ...]:
         """Return the views in the order of the cache's view axis."""

@@ -92,9 +92,9 @@ def test_an_override_that_is_none(pair):
             r"^`inner\.rate` .*\n +got: +'Fast'\n +expected: a valid number",
         ),
         ({"name": "n", "inner": {"rate": float("inf")}}, r"expected: a finite number$"),
-        ({"name": "n", "inner": {"size": "x"}}, r"^`inner\.size` in the file does not fit"),
+        ({"name": "n", "inner": {"size": "x"}}, r"^`inner\.size` in the file is not valid"),
         ({"name": "n", "inner": {"size": [1, "x"]}}, r"^`inner\.size"),
-        ({"name": "n", "inner": 3}, r"^`inner` in the file does not fit\n +got: +3"),
+        ({"name": "n", "inner": 3}, r"^`inner` in the file is not valid\n +got: +3"),
     ],
 )
 def test_explanations(values, message):

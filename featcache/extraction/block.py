@@ -1,4 +1,4 @@
-"""Doing what a plan says: one block, on any machine, or all blocks, one after the other on this one."""
+"""Execute a plan: one block on any machine, or all blocks in this process."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from featcache.progress import MakeProgress, silent
 
 @dataclass(frozen=True)
 class BlockReport:
-    """What was computed for a block, or for several of one split."""
+    """Counts and times of one block, or of several blocks of one split."""
 
     split: str
     views: int
-    """Samples times views that were computed."""
+    """Number of computed views, over all samples."""
     seconds: float
     clock: Clock
     at_once: int | None
-    """Most views that the model was given, where memory did not suffice for a whole batch."""
+    """Most views in a forward pass, if memory did not suffice for a whole batch; else None."""
 
 
 @contextmanager
 def begun(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
-    """Hold the lock of the plan's cache, with everything in it but the units of its blocks.
+    """Hold the lock of the plan's cache, after writing everything except the units of its blocks.
 
-    That is the group, the splits with labels and ids, and the class texts. Raises CacheMismatch where
-    another cache is there, CacheError where another process is writing it.
+    That is the group, the splits with labels and ids, and the class texts. Raises CacheMismatch if the path
+    holds another cache, and CacheError if another process is writing it.
     """
     with CacheWriter(
         plan.out, plan.spec, storage=plan.storage, overwrite=plan.overwrite, provenance=plan.provenance
@@ -43,15 +43,15 @@ def begun(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
         for name, split in plan.splits.items():
             source = opened.splits[name]
             writer.split(name, split, source.ids, source.labels, plan.shapes)
-        # Before any shard, so that a cache whose splits are complete never lacks them.
+        # Before any shard, so that a cache with complete splits always has its class texts.
         _write_class_text(plan, opened, writer)
         yield CacheReader.open(plan.out)
 
 
 def extract_block(plan: ExtractionPlan, block: Block, opened: Opened) -> BlockReport:
-    """Compute one block and write its units, while any process holds the cache's lock.
+    """Compute one block and write its units, while some process holds the lock of the cache.
 
-    Repeating it, or doing it in any order or process, gives the same bytes on the same hardware.
+    The bytes do not depend on the order or the process, nor on repetitions, on the same hardware.
     """
     return _extract(plan, block.split, [block], opened)
 
@@ -61,7 +61,7 @@ def run_here(
 ) -> dict[str, BlockReport]:
     """Compute all blocks in this process, split by split; reading, computing and writing overlap.
 
-    Gives what `extract_block` would, block by block; the report of a split covers all its blocks.
+    The result is the same as by `extract_block`. The report of a split covers all its blocks.
     """
     reports = {}
     for name in plan.splits:
@@ -91,7 +91,7 @@ def _extract(
 
 
 def _write_class_text(plan: ExtractionPlan, opened: Opened, writer: CacheWriter) -> None:
-    """Write embeddings of the class names, where there is a text tower and they are not there yet."""
+    """Write embeddings of the class names, if the model has a text tower and they are missing."""
     templates, names = opened.encoder.templates, plan.spec.class_names
     if not (templates and names and writer.needs_class_text(templates)):
         return

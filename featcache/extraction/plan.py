@@ -26,14 +26,14 @@ from featcache.location import Location
 
 @dataclass(frozen=True)
 class Block:
-    """A run of rows of a split in all its views, of which some units are still to write.
+    """A range of rows of a split, in all views, with some units that are not written yet.
 
-    Values depend on the batch that a sample is in, so a block is computed whole, whatever is missing of it.
+    Values depend on the batch that a sample is in, so a block is always computed whole.
     """
 
     split: str
     units: tuple[Unit, ...]
-    """The units to write: one a view, of the same rows."""
+    """The units to write: at most one for each view, all of the same rows."""
 
     @property
     def rows(self) -> range:
@@ -43,12 +43,12 @@ class Block:
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """What to extract and how, decided; frozen and picklable, so that another process can do a part of it."""
+    """Everything that determines an extraction; picklable, so that other processes can do parts of it."""
 
     source: str
     model: str
     device: str
-    """The device itself, never `auto`."""
+    """The name of the device; never `auto`."""
     options: ExtractOptions
     out: Path
     overwrite: bool
@@ -62,11 +62,11 @@ class ExtractionPlan:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the cache was made from; without its own place, so that equal caches have equal bytes."""
+        """The origin of the cache; without the path of the cache, so that equal caches have equal bytes."""
         return {"source": self.source, "model": self.model, "options": self.options.content()}
 
     def blocks(self, cache: CacheReader) -> list[Block]:
-        """List the blocks of which a unit is not in the ledger, or a file of it is missing or truncated."""
+        """List the blocks with a unit that is not in the ledger, or whose files are missing or truncated."""
         return [
             Block(name, tuple(units))
             for name in self.splits
@@ -74,9 +74,9 @@ class ExtractionPlan:
         ]
 
     def open(self) -> Opened:
-        """Open the source and the model again, in another process; the content is not digested again.
+        """Open the source and the model in another process, without digesting the content again.
 
-        Raises SourceError where a split has another number of samples, CacheError where the model changed.
+        Raises SourceError if a split has another number of samples, and CacheError if the model has changed.
         """
         opened = Opened.of(self.source, self.model, self.options, self.device)
         for name, split in self.splits.items():
@@ -90,22 +90,22 @@ class ExtractionPlan:
         return opened
 
     def workers(self, views: int) -> int:
-        """Return the number of reading processes for that many views; 0: a thread reads."""
+        """Return the number of reading processes for a number of views; 0 means that a thread reads."""
         asked = self.options.num_workers
         return auto_workers(views) if asked is None else asked
 
     def nbytes(self, rows: int) -> int:
-        """Return the bytes on disk of a split with that many rows."""
+        """Return the bytes on disk of a split with a number of rows."""
         return estimate.cache_bytes(self.shapes, rows, len(self.spec.views.names()), self.spec.dtype)
 
 
 def prepare(
     opened: Opened, out: str | os.PathLike[str] | Location, *, overwrite: bool = False
 ) -> ExtractionPlan:
-    """Decide everything about an extraction into `out`, and check that it can begin; nothing is written.
+    """Plan an extraction into `out`, and check that it can begin. Write nothing.
 
-    Digests the content of every split. Raises a FeatcacheError where the source, the model or the cache at
-    `out` do not fit, `overwrite` would delete other splits, or the disk is too small.
+    Digests the content of every split. Raises a FeatcacheError if the source, the model and the cache at
+    `out` do not fit together, if `overwrite` would delete other splits, or if the disk is too small.
     """
     plan = draft(opened, out, overwrite=overwrite)
     with CacheWriter(plan.out, plan.spec, storage=plan.storage, overwrite=overwrite) as writer:
@@ -123,9 +123,9 @@ def prepare(
 def draft(
     opened: Opened, out: str | os.PathLike[str] | Location, *, overwrite: bool = False
 ) -> ExtractionPlan:
-    """Decide what needs no long look at the data: a plan without splits, and without scales of int8 tokens.
+    """Make a plan without reading all data: without splits, and without scales of int8 tokens.
 
-    Raises as `prepare` does.
+    Raises the same errors as `prepare`.
     """
     place, options = Location.of(out).path, opened.options
     _require_no_loss(opened, place, overwrite)
@@ -160,7 +160,7 @@ def draft(
 
 
 def _measured_std(plan: ExtractionPlan, opened: Opened) -> dict[int, list[float]]:
-    """Measure the scales of int8 tokens on the first samples of the first split, in the evaluation view."""
+    """Measure the scales of int8 tokens on the first samples of the first split, in the `eval` view."""
     rows = min(len(opened.first), PILOT_ROWS)
     dataset = opened.dataset(
         opened.first, [Unit(0, 0, 0, rows)], plan.batch_size, plan.spec.views.names()[:1]
@@ -170,7 +170,7 @@ def _measured_std(plan: ExtractionPlan, opened: Opened) -> dict[int, list[float]
 
 
 def _require_no_loss(opened: Opened, out: Path, overwrite: bool) -> None:
-    """Raise CacheError where overwriting some splits would delete the others with the cache."""
+    """Raise CacheError if overwriting some splits would delete other splits of the cache."""
     options = opened.options
     every = options.split is None and not isinstance(options.limit, Mapping)
     if every or not overwrite or read_attributes(out) is None:
@@ -186,7 +186,7 @@ def _require_no_loss(opened: Opened, out: Path, overwrite: bool) -> None:
 
 
 def _require_room(plan: ExtractionPlan, opened: Opened) -> None:
-    """Raise CacheError where the disk cannot hold what is not there yet."""
+    """Raise CacheError if the disk cannot hold the missing part of the cache."""
     kept = [plan.out] if plan.overwrite else [plan.out / name for name in opened.splits]
     there = sum(map(estimate.disk_bytes, kept)) if read_attributes(plan.out) is not None else 0
     needed = sum(plan.nbytes(len(source)) for source in opened.splits.values())
@@ -194,7 +194,7 @@ def _require_room(plan: ExtractionPlan, opened: Opened) -> None:
 
 
 def _class_names(opened: Opened, out: Path, overwrite: bool) -> tuple[str, ...]:
-    """Return the source's class names; an unlabelled source added to a labelled cache takes that cache's."""
+    """Return the class names of the source, or those of the cache if an unlabelled source is added to it."""
     names = opened.first.class_names
     if names or overwrite or read_attributes(out) is None:
         return names
