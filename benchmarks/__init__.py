@@ -1,1 +1,1 @@
-"""featcache against its peers and against the limit of the machine, as ratios measured in one run."""
+"""Compare featcache with its peers and with the limits of the machine, as ratios measured in one run."""

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contestants in turn, medians, a table with ratios, JSON, and made-up data."""
+"""Shared parts of the benchmarks: contestants in turns, medians, tables with ratios, JSON, random data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AT_ONCE = 64
 
 
 class Table(NamedTuple):
-    """What every contestant reached in each round of one case; nothing, where it is not installed."""
+    """The results of every contestant in each round of one case; empty if it is not installed."""
 
     case: str
     unit: str
@@ -41,7 +41,7 @@ class Table(NamedTuple):
     values: Mapping[str, Sequence[float]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each contestant: the median, and its ratio to the bound's."""
+        """Return one row for each contestant: the median, and its ratio to that of the bound."""
         limit = statistics.median(self.values[self.bound])
         middle = {name: statistics.median(found) if found else None for name, found in self.values.items()}
         return [
@@ -57,7 +57,7 @@ class Table(NamedTuple):
         ]
 
     def markdown(self) -> str:
-        """A heading line and a table."""
+        """Return a heading and a table."""
         rounds = max(map(len, self.values.values()))
         lines = [
             f"{self.case}; {machine()}; rounds: {rounds}, median:\n",
@@ -74,7 +74,7 @@ class Table(NamedTuple):
 def interleaved(
     contestants: Mapping[str, Callable[[], T] | None], rounds: int, warm_up: int = 1
 ) -> dict[str, list[T]]:
-    """What each contestant gives in every round, one after the other; the first `warm_up` do not count."""
+    """Run the contestants in turns, and return their results; the first `warm_up` rounds do not count."""
     found: dict[str, list[T]] = {name: [] for name in contestants}
     for turn in range(warm_up + rounds):
         for name, run in contestants.items():
@@ -87,7 +87,7 @@ def interleaved(
 
 
 def rate(run: Callable[[], float]) -> Callable[[], float]:
-    """What `run` says it has done, by second."""
+    """Return a function that measures the work that `run` returns, per second."""
 
     def timed() -> float:
         start = time.perf_counter()
@@ -98,12 +98,12 @@ def rate(run: Callable[[], float]) -> Callable[[], float]:
 
 
 def installed(module: str) -> bool:
-    """Whether a peer is there to compare with."""
+    """Return True if a module is installed."""
     return importlib.util.find_spec(module) is not None
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Make a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a small, short version")
     parser.add_argument("--json", type=Path, help="also write the rows there")
@@ -111,20 +111,20 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def report(tables: Iterable[Table], path: Path | None, notes: Sequence[str] = ()) -> None:
-    """Print every table, and then the notes; write the rows as JSON where asked."""
+    """Print all tables and notes; write the rows as JSON to `path`, if it is given."""
     tables = list(tables)
     print("\n\n".join([*(table.markdown() for table in tables), *notes]))
     save([row for table in tables for row in table.rows()], path)
 
 
 def save(rows: list[dict[str, Any]], path: Path | None) -> None:
-    """Write rows as JSON where asked."""
+    """Write rows as JSON to `path`, if it is given."""
     if path:
         path.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def machine() -> str:
-    """What the figures depend on."""
+    """Describe the machine and the versions that results depend on."""
     return (
         f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, "
         f"torch {version('torch')}"
@@ -132,7 +132,7 @@ def machine() -> str:
 
 
 def number(value: float) -> str:
-    """Whole numbers where they are large, three digits where not.
+    """Format a number: large ones as integers, others with three digits.
 
     >>> number(57105.8), number(0.98765)
     ('57,106', '0.988')
@@ -141,7 +141,7 @@ def number(value: float) -> str:
 
 
 def random_tokens(tokens: int, dim: int) -> Callable[[int], Tokens]:
-    """Gives that many rows of float16 (rows, tokens, dim), new ones each time, the same ones every run."""
+    """Return a function that draws a number of float16 rows (rows, tokens, dim), seeded."""
     rng = np.random.default_rng(0)
     return lambda rows: rng.standard_normal((rows, tokens, dim), np.float32).astype(np.float16)
 
@@ -154,7 +154,7 @@ ENCODER = EncoderSpec(
 def both_streams(
     store: FeatureStore, batch_size: int, uratio: float, device: torch.device, token_subset: float = 1.0
 ) -> Loader:
-    """Batches of a labelled and an unlabelled stream over all rows, as a training reads them."""
+    """Make a loader of labelled and unlabelled batches over all rows, as a training reads them."""
     rows, size = np.arange(store.rows), round(uratio * batch_size)
     labelled = Stream.shuffled(store, rows, ("eval",), batch_size=batch_size, seed=0)
     unlabelled = Stream.shuffled(store, rows, ("eval",), batch_size=size, seed=1)
@@ -168,7 +168,7 @@ def write_cache(
     features: Callable[[int], Tokens],
     storage: StorageSpec | None = None,
 ) -> None:
-    """A cache of so many rows by split, by the real writer; labels go round, pooled is the first token."""
+    """Write a cache with a number of rows by split; labels are cyclic, pooled is the first token."""
     _, tokens, dim = features(1).shape
     spec = CacheSpec(encoder=ENCODER, layers=(-1,), tokens="all", class_names=CLASS_NAMES)
     shapes = Shapes(layers=(TokenArray(layer=-1, tokens=tokens, dim=dim),), pooled=dim)
@@ -185,7 +185,7 @@ def write_cache(
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """So many JPEG files of (width, height), smooth as photographs are."""
+    """Write `count` JPEG files of (width, height), as smooth as photographs."""
     from PIL import Image
 
     folder.mkdir(parents=True)

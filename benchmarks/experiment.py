@@ -1,15 +1,17 @@
-"""What N experiments cost with a cache and without one, and from how many on the cache pays.
+"""Compare the cost of N experiments with and without a cache, and find the N from which the cache pays.
 
     python -m benchmarks.experiment [--smoke] [--json FILE]
 
-Measured, in turn: one extraction (`featcache.extract`, loading the model included), one training from the
-cache (`featcache.train`, evaluation included), and a few steps of the same training with the frozen model in
-the loop, which reads the images of each step from their files. The rest is arithmetic: that many steps more,
-that many experiments more. Evaluation is not counted against the model in the loop. The bound is the
-trainings alone, as if features cost nothing. ViT-B/16 comes twice: a projector over all its 197 tokens costs
-by itself a seventh of what the model and it cost together (24 D^2 products a token in its one block, forward
-and backward, to 144 D^2 in the model's twelve, forward), so that a training from the cache can be seven times
-cheaper and no more; over the CLS token alone the model is nearly all that one pays for.
+Three things are measured in turn. The first is one extraction (`featcache.extract`, with loading the model).
+The second is one training from the cache (`featcache.train`, with evaluation). The third is a few steps of
+that training with the frozen model in the loop, which reads the images of each step from their files. All
+other numbers of steps and experiments are extrapolated. Evaluation is not counted for the model in the loop.
+The bound is the trainings alone, as if features cost nothing.
+
+ViT-B/16 is measured twice. With all 197 tokens, the projector has a seventh of the total cost: 24 D^2
+products a token in its one block, forward and backward, to 144 D^2 in the model's twelve blocks, forward. So
+a training from the cache can be at most seven times cheaper. With the CLS token alone, nearly all of the cost
+is that of the model.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Found(NamedTuple):
     looped: list[float]
 
     def table(self, count: int) -> common.Table:
-        """So many experiments, extrapolated."""
+        """Extrapolate to a number of experiments."""
         seconds = {
             BOUND: [count * training for training in self.training],
             "one extraction, trainings from the cache": [
@@ -82,7 +84,7 @@ class Found(NamedTuple):
         return common.Table(f"{self.case}; N = {count}, extrapolated", "s", BOUND, seconds)
 
     def break_even(self) -> str:
-        """In words, with the figures it comes from."""
+        """Describe the result with its figures."""
         extracting, training, looped = map(median, self[1:])
         spared = looped - training
         times = f"{looped / training:.3g} times a training from the cache"
@@ -127,7 +129,7 @@ class Experiment:
         return time.perf_counter() - start
 
     def loop(self) -> float:
-        """A few steps, and as many more as a training has, at the same pace."""
+        """Measure a few steps, and extrapolate to the steps of a training."""
         source = open_source(str(self.images))["train"]
         plan = ReadPlan(np.arange(len(source)), (1 + URATIO) * self.case.batch, seed=0)
 
@@ -141,7 +143,7 @@ class Experiment:
 
 
 def measure(case: Case, rounds: int) -> Found:
-    """Every part in every round."""
+    """Run all parts in every round."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         experiment = Experiment(case, Path(folder))
         found = common.interleaved(experiment.measures(), rounds)

@@ -1,13 +1,13 @@
-"""From image files to tokens on disk: `featcache.extract` against the bare forward pass.
+"""Compare `featcache.extract`, from image files to tokens on disk, with the forward pass alone.
 
     python -m benchmarks.extract [--smoke] [--json FILE]
 
-The bound is the module's own forward pass on batches that are ready on the device: nothing is read, decoded
-or written. The usual script is a DataLoader over the files, the forward pass that gives the tokens, and
-`np.save` of all of them at the end, as float16. clip-retrieval (`clip_inference/writer.py`) keeps the pooled
-embedding only, buffers the batches of a part, and writes a full part as one `.npy` and its metadata as
-Parquet; that pattern is written out here. Models are loaded before the
-clock starts, except where it says so. On a GPU, ViT-B/16 and ViT-L/14 compute in bfloat16.
+The bound is the module's forward pass on batches that are ready on the device: nothing is read, decoded or
+written. The usual script has a DataLoader over the files, a forward pass to tokens, and one `np.save` of all
+tokens at the end, as float16. clip-retrieval (`clip_inference/writer.py`) keeps only the pooled embeddings.
+It buffers the batches of a part, and writes the part as one `.npy` and its metadata as Parquet; this file
+reimplements that. Models are loaded before the clock starts, unless stated otherwise. On a GPU, ViT-B/16 and
+ViT-L/14 compute in bfloat16.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Contestants:
         return DataLoader(self.files, self.case.batch, num_workers=workers)
 
     def all(self) -> dict[str, Callable[[], float]]:
-        """The contestants by name."""
+        """Return the contestants by name."""
         return {
             BOUND: common.rate(self.bare),
             "featcache.extract": lambda: self.case.images / self.extract()[0],
@@ -112,7 +112,7 @@ class Contestants:
         return self.case.images
 
     def extract(self) -> tuple[float, float]:
-        """Seconds of the walk as its summary says them, and of the whole call."""
+        """Measure the seconds of the extraction, from its summary, and of the whole call."""
         options = ExtractOptions(amp=self.case.amp, batch_size=self.case.batch)
         cache, start = self.folder / "cache.zarr", time.perf_counter()
         (summary,) = run_extraction(self.images, self.case.model, cache, options, overwrite=True).values()
@@ -147,7 +147,7 @@ class Contestants:
 
 
 def measure(case: Case, rounds: int) -> common.Table:
-    """Every contestant on one case."""
+    """Run all contestants on one case."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         contestants = Contestants(case, Path(folder))
         rates = common.interleaved(contestants.all(), rounds)

@@ -1,12 +1,12 @@
-"""The estimators of mutual information on correlated Gaussians, against I = -d/2 log(1 - rho^2).
+"""Compare estimators of mutual information on correlated Gaussians with I = -d/2 log(1 - rho^2).
 
     python -m benchmarks.mi [--smoke] [--json FILE] [--seed N]
 
-x and y have d coordinates, each pair of coordinates correlated by rho. Two tables: with the true log
-density ratio as the score (for Barber-Agakov, the true decoder), where the standard error is that over
-batches; and with trained critics, where it is that over critics. A trained score is the inner product of two
-small perceptrons, one of x and one of y; the decoder is a Gaussian whose mean and width are a perceptron of
-y. The critics of all correlations train side by side.
+x and y have d coordinates, and each pair of coordinates has the correlation rho. The first table uses the
+true log density ratio as the score (for Barber-Agakov, the true decoder); its standard error is over batches.
+The second table uses trained critics; its standard error is over critics. A trained score is the inner
+product of two small perceptrons, of x and of y. The decoder is a Gaussian whose mean and width are a
+perceptron of y. The critics of all correlations are trained in parallel.
 """
 
 from __future__ import annotations

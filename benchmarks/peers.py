@@ -1,7 +1,7 @@
-"""Other ways to keep rows on disk and read them back: what `benchmarks.read` compares featcache with.
+"""Peers of `benchmarks.read`: other ways to store rows on disk and read them.
 
-Each peer reads as its own documentation does it, and in the fastest of the ways that we know. zarr-python,
-zarrs and tensorstore read featcache's own files; the others write the same rows in their format first.
+Each peer reads as its documentation recommends, in the fastest way that we know. zarr-python, zarrs and
+tensorstore read featcache's own files. The others first write the same rows in their own format.
 """
 
 from __future__ import annotations

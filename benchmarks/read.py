@@ -1,11 +1,11 @@
-"""Shuffled reading, warm and cold: the reader and the loader against memory, the disk, and eight peers.
+"""Compare shuffled reading, warm and cold, with memory, the disk and eight peers.
 
     python -m benchmarks.read [--smoke] [--json FILE]
 
-All contestants read the same uniformly random rows, batch by batch, in turn, several rounds; the median
-counts. Warm, the bound is `torch.index_select` from a tensor in memory into a reused buffer, on one thread.
-Cold, the pages of the cache are dropped before every turn, and the bound is the rate at which O_DIRECT reads
-the same files from front to back. What is not installed comes with `pip install 'featcache[bench]'`.
+All contestants read the same uniformly random rows in batches, in turns; the result is the median over
+several rounds. For warm reading, the bound is `torch.index_select` from a tensor in memory into a reused
+buffer, on one thread. For cold reading, the page cache is dropped before every turn. Its bound is the rate of
+reading the same files sequentially with O_DIRECT. Install the peers with `pip install 'featcache[bench]'`.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def shards(path: Path) -> list[Path]:
 
 
 def measured(case: Case, rounds: int) -> Iterator[common.Table]:
-    """Both tables of one case; what it wrote is gone afterwards."""
+    """Make both tables of one case, and remove its files."""
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)
         path = folder / "bench.zarr"

@@ -1,12 +1,12 @@
-"""Time, peak memory and bytes as a data set grows: linear, flat and linear.
+"""Measure time, peak memory and bytes for growing data sets: they should be linear, constant and linear.
 
     python -m benchmarks.scale [--smoke] [--json FILE]
 
-Made-up images of 32 x 32 go through a linear embedding of their patches (64 tokens of 128, so that reading
-and writing weigh more than the model), and one epoch of twinturbo streams them from the cache. Every part
-runs in a process of its own, and Linux says its memory: all that was ever resident, and that without what is
-mapped from files (samples and shards, whose pages the kernel takes back when somebody needs them). Times are
-those of the summaries, without imports. The bound is the smallest size.
+Random images of 32 x 32 pass through a linear embedding of their patches. It gives 64 tokens of 128, so that
+reading and writing cost more than the model. One epoch of twinturbo streams them from the cache. Every part
+runs in its own process. Linux reports its peak resident memory, with and without the pages of mapped files
+(samples and shards), which the kernel can reclaim. Times are those of the summaries, without imports. The
+bound is the smallest size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Measured = dict[str, float]
 
 
 def embedding() -> tuple[Any, Any]:
-    """What `featcache extract` calls: patches of 4 x 4, each to 128 dims at random."""
+    """An encoder for `featcache extract`: patches of 4 x 4, projected at random to 128 dimensions."""
     from torch import nn
     from torchvision.transforms import functional
 
@@ -88,7 +88,7 @@ def status(field: str) -> float:
 
 
 def watched(run: Callable[[], T]) -> tuple[T, float]:
-    """What `run` returns, and the most memory it had of its own, looked at a hundred times a second."""
+    """Return the result of `run` and its peak memory without mapped files, sampled at 100 Hz."""
     seen, over = [0.0], threading.Event()
 
     def watch() -> None:
@@ -105,7 +105,7 @@ def watched(run: Callable[[], T]) -> tuple[T, float]:
 
 
 def apart(run: Callable[[Path, int], Measured], folder: Path, samples: int) -> Measured:
-    """In a process of its own, which has done nothing before."""
+    """Run in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(run, folder, samples).result()
 
@@ -133,7 +133,7 @@ def tables(found: Mapping[str, list[dict[str, Measured]]]) -> list[common.Table]
 
 
 def on_paper(found: list[common.Table]) -> list[str]:
-    """What other sizes would take at the pace of the largest one."""
+    """Extrapolate to other sizes at the rate of the largest one."""
     figures = {table.case: table.rows()[-1]["value"] for table in found}
     seconds, size = figures[f"extract, {TIME}"] / 1000, figures[f"extract, {SIZE}"] / 1e6
     epoch = figures[f"train, streaming, one epoch, {TIME}"] / 1000

@@ -1,12 +1,12 @@
-"""What smaller caches and smaller steps save, and what accuracy they cost: int8, pooled grids, token subsets.
+"""Measure what int8, pooled grids and token subsets save, and how they change accuracy.
 
     python -m benchmarks.smaller [--smoke] [--json FILE]
 
-The bundled digits (real data) through glyph-clip. Bytes are those of all arrays of a sample; extracting is
-`featcache.extract` of everything, model loading and (of int8) the pilot included; the loader's batches are
-read from disk (warm); a step is one of twinturbo on a resident cache. Accuracy is that of the test split with
-two labels a class, and its difference to the bound is paired: the same draws of labels. The bound is float16
-with all tokens. The last table holds everything side by side.
+The data are the bundled digits (real data) with glyph-clip. Bytes are those of all arrays of a sample.
+Extraction is `featcache.extract` of all data, with loading the model and, for int8, the pilot. The loader
+reads from files in the page cache. A step is one of twinturbo on a resident cache. Accuracy is that on the
+test split with two labels a class; its difference to the bound is paired by label draw. The bound is float16
+with all tokens. The last table shows all results side by side.
 """
 
 from __future__ import annotations

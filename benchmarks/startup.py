@@ -1,10 +1,10 @@
-"""How long one waits before anything happens: processes started from nothing, in turn.
+"""Measure start-up times: new processes, in turns.
 
     python -m benchmarks.startup [--smoke] [--json FILE]
 
-`featcache --help` and `import featcache` are held against importing click alone; a whole `featcache train` of
-one step, the shortest training there is, against importing torch alone, and beside the same with one step of
-torch's AdamW: that imports torch's compiler, whether or not anything is compiled.
+The bound of `featcache --help` and `import featcache` is importing click alone. The bound of a whole
+`featcache train` of one step, the shortest training, is importing torch alone. One more contestant imports
+torch and takes one step of AdamW, which imports torch's compiler even if nothing is compiled.
 """
 
 from __future__ import annotations

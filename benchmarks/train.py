@@ -1,13 +1,13 @@
-"""Steps a second of the same training, fed from a cache, from memory, from HDF5, and by the model itself.
+"""Compare the steps/s of one training that reads from a cache, from memory, from HDF5 or from the model.
 
     python -m benchmarks.train [--smoke] [--json FILE]
     python -m benchmarks.train --profile
 
-Everyone runs featcache's own loop with the same projector and objective (twinturbo); only where a batch comes
-from differs. The bound has all its batches ready in memory. With the model in the loop, the images are ready
-in memory and only the frozen forward pass is added: reading and decoding them would come on top.
+All contestants run featcache's loop with the same projector and objective (twinturbo); only the origin of the
+batches differs. The bound has all its batches ready in memory. With the model in the loop, the images are
+ready in memory, and only the frozen forward pass is added, without reading and decoding.
 
-With `--profile`: where the time of such a step on batches in memory goes, by kind of operation.
+`--profile` shows the time of a step on batches in memory, by kind of operation.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Writing tokens until they are safe on disk: the cache's writer against raw files and against its peers.
+"""Compare the durable writing of tokens by the cache's writer with raw files and with peers.
 
     python -m benchmarks.write [--smoke] [--json FILE]
 
-Everyone writes the same rows and then waits for the disk (fsync), into the same file system, in turn. The
-bound is one raw file, batch by batch; raw files as many and as large as the cache's own show what the number
-of files costs. zarr-python and tensorstore write the cache's own layout a whole shard at a time, which is
-when they are fastest; the cache's writer and h5py take batches, as a model gives them.
+All contestants write the same rows to the same file system in turns, and wait for the disk (fsync). The bound
+is one raw file, written in batches. As many raw files as the cache has, of the same sizes, show the cost of
+the number of files. zarr-python and tensorstore write the layout of the cache, a whole shard at a time, which
+is fastest for them. The cache's writer and h5py write batches, as a model yields them.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def h5py(path: Path, data: Data) -> None:
 
 
 def contestant(write: Callable[[Path, Data], None], path: Path, data: Data) -> Callable[[], float]:
-    """Writes to a place where nothing is, and gives megabytes a second; what it wrote does not stay."""
+    """Return a function that writes to a new path, removes the files, and returns MB/s."""
 
     def writing() -> float:
         write(path, data)

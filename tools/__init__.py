@@ -1,1 +1,1 @@
-"""What is run by hand: never part of the wheel."""
+"""Scripts to run by hand; they are not part of the wheel."""

@@ -41,7 +41,7 @@ def main() -> int:
         return 0
     if PAGE.exists() and PAGE.read_text() == page:
         return 0
-    print(f"{PAGE.name} is not what the commands say now: run python tools/cli_docs.py", file=sys.stderr)
+    print(f"{PAGE.name} is out of date: run python tools/cli_docs.py", file=sys.stderr)
     return 1
 
 

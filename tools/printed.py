@@ -1,7 +1,7 @@
-"""Printed characters as a folder of images, for glyph-clip to replay: `python -m tools.printed data/printed`.
+"""Draw printed characters for a replay cache of glyph-clip: `python -m tools.printed data/printed`.
 
-A stand-in for what glyph-clip was made with, from the fonts that come with matplotlib (it saw others): every
-character of every font, distorted as in its training. Two fonts are the test split.
+They replace the training data of glyph-clip, but are drawn with other fonts: those that come with matplotlib.
+Every character of every font is distorted as in its training. Two fonts are the test split.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Fill the tables of docs/results.md and README.md from those in docs/results, which `featcache run` wrote.
+"""Fill the tables of docs/results.md and README.md from docs/results, which `featcache run` wrote.
 
-A table stands between `<!-- VIEW NAME ... -->` and `<!-- end -->`; VIEW is a function below, NAME a file in
-docs/results without its ending. With `--check`, only say whether the pages are up to date.
+A table is between `<!-- VIEW NAME ... -->` and `<!-- end -->`. VIEW is a function of this module, and NAME
+is a file in docs/results without its ending. With `--check`, only check that the pages are up to date.
 """
 
 from __future__ import annotations
