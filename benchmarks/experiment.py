@@ -110,7 +110,7 @@ class Experiment:
         self.runs = 0
 
     def measures(self) -> dict[str, Callable[[], float]]:
-        """In the order in which they must run: training reads what extraction has written."""
+        """Return the parts in the order in which they must run: training reads the result of extraction."""
         return {"extracting": self.extract, "training": self.train, "looped": self.loop}
 
     def extract(self) -> float:

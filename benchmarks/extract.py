@@ -112,14 +112,14 @@ class Contestants:
         return self.case.images
 
     def extract(self) -> tuple[float, float]:
-        """Measure the seconds of the extraction, from its summary, and of the whole call."""
+        """Return the seconds of the extraction, from its summary, and of the whole call."""
         options = ExtractOptions(amp=self.case.amp, batch_size=self.case.batch)
         cache, start = self.folder / "cache.zarr", time.perf_counter()
         (summary,) = run_extraction(self.images, self.case.model, cache, options, overwrite=True).values()
         return summary.seconds, time.perf_counter() - start
 
     def encoded(self) -> Iterator[tuple[Tensor, NDArray[np.float16]]]:
-        """By batch: tokens on the device, pooled on the host."""
+        """Yield batches: tokens on the device, pooled on the host."""
         for batch in self.batches():
             with self.amp():
                 out = self.encoder.encode({"image": batch.to(self.device)}, (-1,))
@@ -132,7 +132,7 @@ class Contestants:
         return self.case.images
 
     def parts(self) -> int:
-        """Every case fits in one part, so there is one flush, at the end."""
+        """Write one part at the end, as every case fits into one."""
         whole = np.concatenate([pooled for _, pooled in self.encoded()])
         buffer = BytesIO()
         np.save(buffer, whole)

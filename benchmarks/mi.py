@@ -56,19 +56,19 @@ FULL, SMOKE = Size(optimal=1000, critics=5, steps=500, batches=100), Size(4, 2, 
 
 
 def information(dim: int, rho: float) -> float:
-    """I(X;Y), in nats."""
+    """Return I(X;Y) in nats."""
     return -dim / 2 * math.log1p(-(rho**2))
 
 
 def draw(rho: Tensor, dim: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A batch of pairs for each of (N,) correlations: x and y, (N, BATCH, dim)."""
+    """Draw a batch of pairs for each of (N,) correlations: x and y, (N, BATCH, dim)."""
     x, noise = torch.randn(2, len(rho), BATCH, dim, generator=generator, dtype=rho.dtype)
     rho = rho[:, None, None]
     return x, rho * x + (1 - rho**2).sqrt() * noise
 
 
 def log_ratio(x: Tensor, y: Tensor, rho: Tensor) -> Tensor:
-    """log p(x, y) / p(x) p(y) of every x with every y: (N, BATCH, BATCH)."""
+    """Return log p(x, y) / p(x) p(y) of every x with every y: (N, BATCH, BATCH)."""
     rho = rho[:, None, None]
     squares = x.square().sum(2)[:, :, None] + y.square().sum(2)[:, None, :]
     exponent = (rho * (x @ y.mT) - rho**2 / 2 * squares) / (1 - rho**2)
@@ -76,18 +76,18 @@ def log_ratio(x: Tensor, y: Tensor, rho: Tensor) -> Tensor:
 
 
 def log_normal(x: Tensor, mean: Tensor, log_width: Tensor) -> Tensor:
-    """The log density of independent normal coordinates, summed over the last dimension."""
+    """Return the log density of independent normal coordinates, summed over the last dimension."""
     standard = (x - mean) * (-log_width).exp()
     return -(standard.square() / 2 + log_width + math.log(2 * math.pi) / 2).sum(dim=-1)
 
 
 def prior(x: Tensor) -> Tensor:
-    """log p(x), of a standard normal x."""
+    """Return log p(x) of a standard normal x."""
     return log_normal(x, torch.zeros_like(x), torch.zeros_like(x))
 
 
 def optimal(dim: int, rho: float, size: Size, generator: torch.Generator) -> Values:
-    """The estimates of every batch, by name, at the true density ratio and decoder: (optimal,)."""
+    """Return the estimates of every batch, by name, at the true density ratio and decoder: (optimal,)."""
     found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
     log_width = torch.tensor(math.log1p(-(rho**2)) / 2, dtype=torch.float64)
     for start in range(0, size.optimal, CHUNK):
@@ -103,7 +103,7 @@ def optimal(dim: int, rho: float, size: Size, generator: torch.Generator) -> Val
 
 
 def perceptrons(count: int, widths: tuple[int, ...], generator: torch.Generator) -> list[Tensor]:
-    """Weights and biases in turn, for `count` networks at once."""
+    """Make alternating weights and biases of `count` networks."""
     parameters = []
     for fan_in, fan_out in pairwise(widths):
         weight = torch.randn(count, fan_in, fan_out, generator=generator) * (2 / (fan_in + fan_out)) ** 0.5
@@ -112,7 +112,7 @@ def perceptrons(count: int, widths: tuple[int, ...], generator: torch.Generator)
 
 
 def forward(parameters: list[Tensor], x: Tensor) -> Tensor:
-    """(N, B, d) through the N networks, each its own row of batches."""
+    """Apply N networks to (N, B, d), each to its own row of batches."""
     *hidden, last = zip(parameters[::2], parameters[1::2], strict=True)
     for weight, bias in hidden:
         x = torch.baddbmm(bias, x, weight).relu()
@@ -130,12 +130,12 @@ class Networks:
         self.decoder = perceptrons(len(rho), (*widths, 2 * dim), generator)
 
     def scores(self) -> Tensor:
-        """Of a new batch, (N, BATCH, BATCH)."""
+        """Score a new batch: (N, BATCH, BATCH)."""
         x, y = draw(self.rho, self.dim, self.generator)
         return forward(self.of_x, x) @ forward(self.of_y, y).mT
 
     def decode(self) -> Bound:
-        """Barber-Agakov on a new batch."""
+        """Estimate Barber-Agakov on a new batch."""
         x, y = draw(self.rho, self.dim, self.generator)
         mean, log_width = forward(self.decoder, y).chunk(2, dim=2)
         bound: Bound = vmap(barber_agakov)(log_normal(x, mean, log_width), prior(x))
@@ -151,7 +151,7 @@ class Networks:
 
 
 def read(networks: Networks, readers: tuple[str, ...]) -> dict[str, Bound]:
-    """What each reader makes of one new batch, (N,) values."""
+    """Return the (N,) values of each reader on one new batch."""
     if readers == ("Barber-Agakov",):
         return {"Barber-Agakov": networks.decode()}
     scores = networks.scores()
@@ -159,7 +159,7 @@ def read(networks: Networks, readers: tuple[str, ...]) -> dict[str, Bound]:
 
 
 def losses(networks: Networks, name: str) -> Iterator[Tensor]:
-    """The loss of one estimator on new batches, without end; only MINE's remembers something."""
+    """Yield the loss of one estimator on new batches, without end; only MINE's has a state."""
     average = None
     while name == "DV (MINE)":
         step = vmap(donsker_varadhan, in_dims=(0, None if average is None else 0))
@@ -170,7 +170,7 @@ def losses(networks: Networks, name: str) -> Iterator[Tensor]:
 
 
 def trained(dim: int, size: Size, generator: torch.Generator) -> Values:
-    """The mean over new batches of every trained critic, by name: (rhos, critics)."""
+    """Return the mean over new batches of every trained critic, by name: (rhos, critics)."""
     rho = torch.tensor(RHOS).repeat_interleave(size.critics)
     found: Values = {}
     for name, readers in TRAINED.items():
@@ -185,7 +185,7 @@ def trained(dim: int, size: Size, generator: torch.Generator) -> Values:
 
 
 def rows(size: Size, seed: int) -> list[dict[str, Any]]:
-    """Mean and standard error of every estimator in every case, at the true ratio and trained."""
+    """Measure mean and standard error of every estimator in every case, at the true ratio and trained."""
     table = []
     for dim in DIMS:
         generator = torch.Generator().manual_seed(seed)
@@ -207,12 +207,12 @@ def rows(size: Size, seed: int) -> list[dict[str, Any]]:
 
 
 def number(value: float) -> str:
-    """Two decimals, or two digits where a bound has fallen far."""
+    """Format with two decimals, or with two digits if a bound is very low."""
     return f"{value:z.2f}" if abs(value) < 1000 else f"{value:.1e}"
 
 
 def markdown(table: list[dict[str, Any]], critic: str) -> str:
-    """One line for each case, one column for each estimator."""
+    """Return a table with a line for each case and a column for each estimator."""
     lines = [f"| d | rho | I | {' | '.join(NAMES)} |", "| --- " * (3 + len(NAMES)) + "|"]
     for dim in DIMS:
         for rho in RHOS:

@@ -135,7 +135,7 @@ def _streaming(stored: Stored) -> Read:
 
 
 def _one_by_one(dataset: Any, out: Tokens) -> Read:
-    """Samples by index into the batch, as a collating DataLoader does it."""
+    """Copy samples by index into the batch, as a collating DataLoader does."""
 
     def read(rows: Rows) -> None:
         for at, row in enumerate(rows.tolist()):

@@ -58,7 +58,7 @@ SMOKE = (Case(50, 384, 2048, 8),)
 
 
 def warm(case: Case, path: Path, folder: Path) -> Contestants:
-    """Every way to read the batches, from memory and from the page cache; each gives samples a second."""
+    """Return all ways to read the batches from memory and from the page cache; each returns samples/s."""
     plan = ReadPlan(np.arange(case.rows), BATCH, seed=0)
     batches = [plan.batch(step) for step in range(case.batches)]
     array = CacheReader.open(path).split("train").array("tokens")
@@ -96,14 +96,14 @@ def warm(case: Case, path: Path, folder: Path) -> Contestants:
 
 
 def steps(store: FeatureStore, case: Case, seed: int, count: int) -> Generator[Batch]:
-    """The public loader over all rows, one view of each."""
+    """Make the public loader over all rows of one view."""
     stream = Stream(store, ReadPlan(np.arange(case.rows), BATCH, seed), ("eval",))
     labels = np.zeros(case.rows, np.int64)
     return Loader(stream, labels, device=torch.device("cpu")).steps(0, count)
 
 
 def cold(case: Case, path: Path) -> Contestants:
-    """The disk itself, and featcache when only the disk has the rows; each gives samples a second."""
+    """Return the ways to read from disk: the disk itself, and featcache; each returns samples/s."""
     tokens = path / "train" / "tokens"
     turns = itertools.count()
     buffer = np.empty((BATCH, case.tokens, case.dim), np.float16)
@@ -165,7 +165,7 @@ def direct(path: Path, limit: int) -> int:
 
 
 def shards(path: Path) -> list[Path]:
-    """The files under a folder."""
+    """List the files under a folder."""
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 

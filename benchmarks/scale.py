@@ -35,7 +35,7 @@ Measured = dict[str, float]
 
 
 def embedding() -> tuple[Any, Any]:
-    """An encoder for `featcache extract`: patches of 4 x 4, projected at random to 128 dimensions."""
+    """Make an encoder for `featcache extract`: 4 x 4 patches, projected at random to 128 dimensions."""
     from torch import nn
     from torchvision.transforms import functional
 
@@ -43,7 +43,7 @@ def embedding() -> tuple[Any, Any]:
 
 
 def write_samples(path: Path, samples: int) -> None:
-    """Images and labels of two splits, stored as they are, so that featcache maps them."""
+    """Write images and labels of two splits, uncompressed, so that featcache can map them."""
     rng = np.random.default_rng(samples)
     arrays: dict[str, Any] = {}
     for name, rows in (("train", samples), ("test", TESTED)):
@@ -53,7 +53,7 @@ def write_samples(path: Path, samples: int) -> None:
 
 
 def extracting(folder: Path, samples: int) -> Measured:
-    """Everything into a cache, in this process alone."""
+    """Extract everything into a cache, in this process."""
     from featcache.extraction.options import ExtractOptions
     from featcache.stages.extract import run_extraction
 
@@ -69,7 +69,7 @@ def extracting(folder: Path, samples: int) -> Measured:
 
 
 def training(folder: Path, samples: int) -> Measured:
-    """One epoch over the unlabelled rows, read from disk as they are needed."""
+    """Train one epoch over the unlabelled rows, streamed from disk."""
     from featcache.stages.train import TrainRequest, run_training
 
     options = {"optim": {"steps": max(1, samples // ROWS_A_STEP)}, "data": {"residency": "stream"}}
@@ -82,7 +82,7 @@ PARTS = {"extract": extracting, "train, streaming, one epoch": training}
 
 
 def status(field: str) -> float:
-    """A line of what Linux says of this process, in MB."""
+    """Read a field of /proc/self/status, in MB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[field].split()[0]) * 1024 / 1e6
 
@@ -111,14 +111,14 @@ def apart(run: Callable[[Path, int], Measured], folder: Path, samples: int) -> M
 
 
 def grown(samples: int) -> dict[str, Measured]:
-    """Every part at one size, one after the other."""
+    """Measure all parts at one size, one after the other."""
     with tempfile.TemporaryDirectory(dir=".") as name:
         write_samples(Path(name) / "samples.npz", samples)
         return {part: apart(run, Path(name).absolute(), samples) for part, run in PARTS.items()}
 
 
 def tables(found: Mapping[str, list[dict[str, Measured]]]) -> list[common.Table]:
-    """A table for every part and figure, the sizes its contestants."""
+    """Make a table for every part and quantity, with the sizes as contestants."""
     bound, rounds = next(iter(found.items()))
     return [
         common.Table(

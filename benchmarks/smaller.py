@@ -62,7 +62,7 @@ OWN_CACHE = {name: variant for name, variant in VARIANTS.items() if variant.shar
 
 
 class Size(NamedTuple):
-    """How much is measured."""
+    """The amount of measurements."""
 
     rounds: int
     batches: int
@@ -76,13 +76,13 @@ FULL, SMOKE = Size(3, 10, 5, 60), Size(1, 2, 2, 3, limit=60)
 
 
 class Bench:
-    """The caches in one folder, and what is measured of them."""
+    """The caches in one folder, and their measurements."""
 
     def __init__(self, folder: Path, size: Size) -> None:
         self.folder, self.size, self.device = folder, size, resolve("auto")
 
     def extract(self, variant: Variant) -> float:
-        """ms a sample."""
+        """Extract the caches of a variant; return ms/sample."""
         options = ExtractOptions.of(
             {"tokens": variant.tokens, "dtype": variant.dtype, "limit": self.size.limit, "num_workers": 0}
         )
@@ -91,24 +91,24 @@ class Bench:
         return 1000 * (time.perf_counter() - start) / sum(summary.rows for summary in summaries.values())
 
     def nbytes(self, variant: Variant) -> float:
-        """kB a sample."""
+        """Return kB/sample on disk."""
         split = CacheReader.open(self.folder / variant.cache).split("train")
         return sum(split.array(name).nbytes for name in split.arrays) / split.rows / 1000
 
     def loader(self, variant: Variant, residency: Residency) -> Loader:
-        """Random batches of a cache."""
+        """Make the loader of random batches of a cache."""
         cache = CacheReader.open(self.folder / variant.cache)
         store = FeatureStore.open(cache, "train")
         reside(store, residency, self.device)
         return common.both_streams(store, BATCH, URATIO, self.device, variant.share)
 
     def reading(self, variant: Variant) -> Callable[[], float]:
-        """Gives samples a second."""
+        """Return a function that measures reading, in samples/s."""
         loader, batches = self.loader(variant, "stream"), self.size.batches
         return common.rate(lambda: sum((1 + URATIO) * BATCH for _ in loader.steps(0, batches)))
 
     def stepping(self, variant: Variant) -> Callable[[], float]:
-        """Gives ms a step."""
+        """Return a function that measures training, in ms/step."""
         loader = self.loader(variant, "device" if self.device.type == "cuda" else "ram")
         width = loader.streams["labelled"].store.columns["pooled"].array.row_shape[-1]
         learner = Learner(width, BATCH, self.size.batches, self.device)
@@ -116,7 +116,7 @@ class Bench:
         return lambda: 1000 / steps()
 
     def accuracy(self, name: str, objective: str, draw: int) -> float:
-        """Percent of the test split."""
+        """Return the test accuracy in percent."""
         variant, out = VARIANTS[name], self.folder / f"{objective}-{draw}-{name}"
         options = {"optim": {"steps": self.size.steps}, "data": {"token_subset": variant.share}}
         request = TrainRequest(
@@ -126,7 +126,7 @@ class Bench:
 
 
 def measure(size: Size) -> dict[str, common.Table]:
-    """A table for every figure, by the heading of its column."""
+    """Make a table for every quantity, by the heading of its column."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         bench = Bench(Path(folder), size)
         extracting = {n: functools.partial(bench.extract, v) for n, v in OWN_CACHE.items()}
@@ -150,7 +150,7 @@ def measure(size: Size) -> dict[str, common.Table]:
 
 
 def together(tables: Mapping[str, common.Table]) -> str:
-    """Every figure of a variant in one line; of accuracy the mean, and the paired difference to the bound."""
+    """Return all results of a variant in one line; accuracy as mean and paired difference to the bound."""
     heads = [f"{name}, {table.unit}" for name, table in tables.items()]
     lines = [f"| variant | {' | '.join(heads)} |", f"| :--- |{' ---: |' * len(heads)}"]
     for name, variant in VARIANTS.items():

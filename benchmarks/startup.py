@@ -27,7 +27,7 @@ COMMAND = "import sys; from featcache.cli import main; main(sys.argv[1:])"
 
 
 def process(*arguments: str) -> Callable[[], float]:
-    """Milliseconds from starting Python with these arguments until it has ended."""
+    """Return a function that runs Python with these arguments and returns ms."""
 
     def run() -> float:
         start = time.perf_counter()
@@ -38,7 +38,7 @@ def process(*arguments: str) -> Callable[[], float]:
 
 
 def first_step(folder: Path) -> Callable[[], float]:
-    """`featcache train` of one step on a small cache, each time into a new run."""
+    """Return a function that runs `featcache train` of one step into a new run, and returns ms."""
     cache = folder / "cache.zarr"
     common.write_cache(cache, {"train": 64, "test": 32}, common.random_tokens(50, 384))
     options = ("--objective", "supervised", "--labels-per-class", "1", "--set", "optim.steps=1")

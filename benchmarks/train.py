@@ -78,13 +78,13 @@ SMOKE = (Case(GLYPH_CLIP, 32, 65, 128, 512, 8, 5),)
 
 
 class Made:
-    """What `fit` asks of a loader, from any function that gives the batch of a step."""
+    """Batches from a function of the step."""
 
     def __init__(self, batch: Callable[[int], Batch]) -> None:
         self.batch = batch
 
     def steps(self, start: int, stop: int) -> Generator[Batch]:
-        """The batches of steps `start` to `stop`."""
+        """Yield the batches of steps `start` to `stop` - 1."""
         yield from map(self.batch, range(start, stop))
 
 
@@ -118,7 +118,7 @@ class Learner:
         self.learner = TrainedProjector(Recipe(objective, self.options, 0, device), task, origin)
 
     def run(self, batches: Batches) -> int:
-        """Every step once; returns how many."""
+        """Take every step once; return their number."""
         self.learner.state.step = 0
         with closing(batches.steps(0, self.steps)) as given:
             fit([self.learner], given, self.device)
@@ -126,10 +126,10 @@ class Learner:
 
 
 class Batches(Protocol):
-    """Whatever gives the batches of some steps."""
+    """Anything that yields the batches of some steps."""
 
     def steps(self, start: int, stop: int) -> Generator[Batch]:
-        """The batches of steps `start` to `stop`."""
+        """Yield the batches of steps `start` to `stop` - 1."""
 
 
 class Rows(Dataset[tuple[Tensor, Tensor]]):
@@ -168,13 +168,13 @@ class Usual:
         )
 
     def steps(self, start: int, stop: int) -> Generator[Batch]:
-        """As many batches, from workers that wait for nothing but their start."""
+        """Yield batches from workers that wait only for their start."""
         for _, (tokens, pooled) in zip(range(start, stop), self.loader, strict=False):
             yield halves(tokens.to(self.device), pooled.to(self.device), self.batch)
 
 
 def in_loop(encoder: Any, images: Callable[[int], Tensor], batch: int, tokens: str = "all") -> Made:
-    """The frozen model on the images of each step, in the type in which a cache would hold its tokens."""
+    """Make batches by the frozen model from the images of each step, in the type that a cache would hold."""
 
     def encode(step: int) -> Batch:
         out = select(encoder.encode({"image": images(step)}, (-1,)), tokens)
@@ -184,7 +184,7 @@ def in_loop(encoder: Any, images: Callable[[int], Tensor], batch: int, tokens: s
 
 
 def halves(tokens: Tensor, pooled: Tensor, batch: int) -> Batch:
-    """The first `batch` rows as labelled, the others as unlabelled ones."""
+    """Make a batch of the first `batch` rows as labelled ones, and the others as unlabelled ones."""
     index = torch.arange(len(tokens), device=tokens.device)
     return Batch(
         (Features(tokens[:batch], None, pooled[:batch]),),
@@ -195,7 +195,7 @@ def halves(tokens: Tensor, pooled: Tensor, batch: int) -> Batch:
 
 
 def write_hdf5(path: Path, store: FeatureStore) -> None:
-    """The same rows as the cache's, contiguous."""
+    """Write the rows of the cache contiguously."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -205,7 +205,7 @@ def write_hdf5(path: Path, store: FeatureStore) -> None:
 
 
 def contestants(case: Case, folder: Path, device: torch.device) -> dict[str, Callable[[], float] | None]:
-    """Everyone who trains on the rows of one cache; each gives steps a second."""
+    """Return all contestants that train on the rows of one cache; each returns steps/s."""
     path, rows, both = folder / "cache.zarr", np.arange(case.rows), (1 + URATIO) * case.batch
     common.write_cache(path, {"train": case.rows}, common.random_tokens(case.tokens, case.dim))
     learner = Learner(case.dim, case.batch, case.steps, device)
@@ -247,7 +247,7 @@ def contestants(case: Case, folder: Path, device: torch.device) -> dict[str, Cal
 
 
 def measure(case: Case, rounds: int) -> common.Table:
-    """Every contestant on one case."""
+    """Run all contestants on one case."""
     device = resolve("auto")
     with tempfile.TemporaryDirectory(dir=".") as folder:
         rates = common.interleaved(contestants(case, Path(folder), device), rounds)
@@ -259,7 +259,7 @@ def measure(case: Case, rounds: int) -> common.Table:
 
 
 def profiled(tokens: int, dim: int, objective: str, amp: str, steps: int = 3) -> Counter[str]:
-    """Milliseconds a step by kind of operation: of the GPU's time where there is one, else of the CPU's."""
+    """Return ms/step by kind of operation: the time of the GPU if there is one, else of the CPU."""
     device, rows = resolve("auto"), (1 + URATIO) * 32
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(rows, tokens, dim, generator=generator).to(device, torch.float16)
@@ -277,7 +277,7 @@ def profiled(tokens: int, dim: int, objective: str, amp: str, steps: int = 3) ->
 
 
 def profile_table() -> str:
-    """A Markdown table: a column for each step, a row for each kind."""
+    """Return a Markdown table with a column for each step and a row for each kind."""
     said = {
         f"{objective}, {tokens} x {dim}, {amp}": profiled(tokens, dim, objective, amp)
         for tokens, dim in PROFILED

@@ -29,17 +29,17 @@ from featcache.files import sync
 
 BOUND = "raw file"
 SLOW = 8
-"""zarr-python writes one row for every so many of the others', as all of them would take minutes."""
+"""zarr-python writes one row for every SLOW rows of the others, because all rows would take minutes."""
 
 
 class Data(NamedTuple):
-    """One shard's worth of rows, written over and over until there are `rows`."""
+    """The rows of one shard, which are written repeatedly until there are `rows`."""
 
     shard: common.Tokens
     rows: int
 
     def pieces(self, step: int) -> Iterator[tuple[int, common.Tokens]]:
-        """(first row, rows) of the next piece of at most `step` rows, none across a shard's border."""
+        """Yield (first row, rows) of pieces of at most `step` rows, none across the border of a shard."""
         for first in range(0, self.rows, len(self.shard)):
             here = self.shard[: self.rows - first]
             for start in range(0, len(here), step):
@@ -64,7 +64,7 @@ class Data(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Rows of tokens in shards of so many rows; by default, as large as the cache makes them itself."""
+    """Rows of tokens, and the rows in a shard; None: as the cache chooses it."""
 
     tokens: int
     dim: int
@@ -72,7 +72,7 @@ class Case(NamedTuple):
     shard: int | None = None
 
     def data(self) -> Data:
-        """The rows to write."""
+        """Return the rows to write."""
         row = 2 * self.tokens * self.dim
         rows = self.megabytes * 10**6 // row
         shard = self.shard or StorageSpec().block_rows(row)
@@ -84,7 +84,7 @@ SMOKE = (Case(197, 768, 80), Case(50, 384, 20, shard=64))
 
 
 def raw(path: Path, data: Data) -> None:
-    """A file, and nothing but the values in it."""
+    """Write only the values, to one file."""
     with open(path, "wb", buffering=0) as file:
         for _, rows in data.pieces(common.AT_ONCE):
             file.write(rows.data)
@@ -92,7 +92,7 @@ def raw(path: Path, data: Data) -> None:
 
 
 def raw_files(path: Path, data: Data, sizes: Sequence[int]) -> None:
-    """As many files, and as large, as the cache has: each written and forced to disk, one after the other."""
+    """Write as many files as the cache has, of the same sizes, and force each to disk."""
     path.mkdir()
     values, step = data.shard.reshape(-1).view(np.uint8), common.AT_ONCE * data.shard[0].nbytes
     for number, size in enumerate(sizes):
@@ -104,14 +104,14 @@ def raw_files(path: Path, data: Data, sizes: Sequence[int]) -> None:
 
 
 def featcache(path: Path, data: Data) -> None:
-    """The cache's writer: checksums, index, ledger and all."""
+    """Write by the cache's writer, with checksums, index and ledger."""
     first = data.shard[:1]  # which it is asked for to learn the shape
     arriving = itertools.chain([first], (rows for _, rows in data.pieces(common.AT_ONCE)))
     common.write_cache(path, {"train": data.rows}, lambda _: next(arriving), data.storage)
 
 
 def zarr_python(path: Path, data: Data) -> None:
-    """The same shards and chunks by the reference implementation."""
+    """Write the same shards and chunks by the reference implementation."""
     import zarr
 
     array: Any = zarr.create_array(
@@ -128,7 +128,7 @@ def zarr_python(path: Path, data: Data) -> None:
 
 
 def tensorstore(path: Path, data: Data) -> None:
-    """The same shards and chunks by tensorstore."""
+    """Write the same shards and chunks by tensorstore."""
     import tensorstore as ts
 
     sharding = {"chunk_shape": data.chunk, "codecs": [{"name": "bytes"}]}
@@ -151,7 +151,7 @@ def tensorstore(path: Path, data: Data) -> None:
 
 
 def h5py(path: Path, data: Data) -> None:
-    """One contiguous dataset."""
+    """Write one contiguous dataset."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -170,7 +170,7 @@ def contestant(write: Callable[[Path, Data], None], path: Path, data: Data) -> C
         return data.megabytes
 
     def run() -> float:
-        # What is still on its way to disk from the one before would be waited for here.
+        # Otherwise this contestant would wait for data that the previous one has not written back.
         os.sync()
         found = common.rate(writing)()
         _remove(path)
@@ -180,7 +180,7 @@ def contestant(write: Callable[[Path, Data], None], path: Path, data: Data) -> C
 
 
 def measure(case: Case, folder: Path, rounds: int) -> common.Table:
-    """All contestants in one case."""
+    """Run all contestants on one case."""
     data, path = case.data(), folder / "written"
     featcache(path, data)
     sizes = [file.stat().st_size for file in sorted(path.rglob("*")) if file.is_file()]

@@ -29,7 +29,7 @@ Row = dict[str, str]
 
 
 def tables(name: str) -> list[list[Row]]:
-    """Every table of docs/results/NAME.md: rows, each from the name of a column to the text of its cell.
+    """Read all tables of docs/results/NAME.md; a row maps the name of a column to the text of its cell.
 
     Differences to the best control come without its name.
     """
@@ -48,37 +48,37 @@ def tables(name: str) -> list[list[Row]]:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown."""
+    """Write a Markdown table."""
     return Table(head, rows).markdown()
 
 
 def cells(name: str) -> dict[tuple[str, str], Row]:
-    """The rows of the first table, by objective and budget."""
+    """Return the rows of the first table, by objective and budget."""
     return {(row["objective"], row["labels"]): row for row in tables(name)[0]}
 
 
 def distinct(rows: Sequence[Row], column: str) -> list[str]:
-    """The values of a column, each once, in their order."""
+    """Return the distinct values of a column, in their order."""
     return list(dict.fromkeys(row[column] for row in rows))
 
 
 def title(name: str) -> str:
-    """What a data set is called; `NAME-ten` is `NAME` over ten draws."""
+    """Return the title of a data set; `NAME-ten` is `NAME` over ten draws."""
     return TITLES[name.removesuffix("-ten")]
 
 
 def study(name: str) -> str:
-    """Accuracy and its difference to the best control: objectives by budgets."""
+    """Show accuracy and its difference to the best control, for objectives and budgets."""
     return by_budget(name, "minus best control")
 
 
 def variants(name: str, against: str) -> str:
-    """Versions of one objective, against it and against supervised training."""
+    """Compare versions of one objective with it and with supervised training."""
     return by_budget(name, f"minus {against}", "minus supervised", without=("zero_shot", "knn"))
 
 
 def by_budget(name: str, *columns: str, without: Sequence[str] = ()) -> str:
-    """Accuracy and the named columns for every budget, a row for every objective."""
+    """Show accuracy and the named columns for every budget, with a row for every objective."""
     rows, by = tables(name)[0], cells(name)
     budgets = distinct(rows, "labels")
     return markdown(
@@ -92,7 +92,7 @@ def by_budget(name: str, *columns: str, without: Sequence[str] = ()) -> str:
 
 
 def default(objective: str, *names: str) -> str:
-    """One objective on several data sets: accuracy, and the difference to the best control."""
+    """Show accuracy of one objective on several data sets, and the difference to the best control."""
     budgets = distinct(tables(names[0])[0], "labels")
     rows = []
     for name in names:
@@ -102,7 +102,7 @@ def default(objective: str, *names: str) -> str:
 
 
 def counts(*names: str) -> str:
-    """In how many cells each objective is clearly better than the best control, or clearly worse."""
+    """Count the cells in which each objective is clearly better or worse than the best control."""
     rows = [row for name in names for row in tables(name)[0]]
     count: Counter[tuple[str, str]] = Counter()
     for row in rows:
@@ -119,7 +119,7 @@ def counts(*names: str) -> str:
 
 
 def spread(objectives: str, *names: str) -> str:
-    """Standard deviations of accuracy over the draws, in the order of `objectives` (separated by commas)."""
+    """Show standard deviations of accuracy over draws, in the order of `objectives` (separated by commas)."""
     chosen, budgets = objectives.split(","), distinct(tables(names[0])[0], "labels")
     rows = []
     for name in names:
@@ -130,7 +130,7 @@ def spread(objectives: str, *names: str) -> str:
 
 
 def calibration(measure: str, objectives: str, *names: str) -> str:
-    """NLL or ECE, before and after temperature scaling."""
+    """Show NLL or ECE, before and after temperature scaling."""
     budgets, rows = distinct(tables(names[0])[0], "labels"), []
     for name in names:
         for o in objectives.split(","):
@@ -141,7 +141,7 @@ def calibration(measure: str, objectives: str, *names: str) -> str:
 
 
 def conditions(name: str, *columns: str) -> str:
-    """One budget under several conditions: the columns of those names (`-` for a space), as far as filled."""
+    """Show the named columns (`-` for a space), if they are filled, of one budget under several conditions."""
     rows, wanted = tables(name)[0], [column.replace("-", " ") for column in columns]
     caches, by = distinct(rows, "cache"), {(row["objective"], row["cache"]): row for row in rows}
 
@@ -155,7 +155,7 @@ def conditions(name: str, *columns: str) -> str:
 
 
 def copy(name: str, number: str, labels: str, *without: str) -> str:
-    """The table of that number (from 0), for one budget or `all`; without its cache and those columns.
+    """Copy the table `number` (from 0) for one budget or `all`, without its cache and the columns `without`.
 
     Options come without `optim.`.
     """
@@ -166,7 +166,7 @@ def copy(name: str, number: str, labels: str, *without: str) -> str:
 
 
 def quickstart(name: str) -> str:
-    """The quickstart's five methods, budget by budget."""
+    """Show the five methods of the quickstart by budget."""
     by, rows = cells(name), []
     for b in distinct(tables(name)[0], "labels"):
         row = by["twinturbo", b]
@@ -179,7 +179,7 @@ def quickstart(name: str) -> str:
 
 
 def methods(objectives: str, budget: str, *names: str) -> str:
-    """Several objectives at one budget on several data sets; the last one minus the best control."""
+    """Show objectives at one budget on several data sets, and the last one minus the best control."""
     chosen, rows = objectives.split(","), []
     for name in names:
         found = [cells(name)[o, budget] for o in chosen]
@@ -195,12 +195,12 @@ VIEWS: dict[str, Callable[..., str]] = {
 
 
 def filled(page: str) -> str:
-    """The page with every marked table made anew."""
+    """Return the page with all marked tables updated."""
     return MARKED.sub(lambda m: m[1] + VIEWS[m[2]](*m[3].split()) + m[4], page)
 
 
 def main() -> int:
-    """Write the pages, or compare them."""
+    """Write the pages, or check them."""
     stale = [ROOT / p for p in PAGES if filled((ROOT / p).read_text()) != (ROOT / p).read_text()]
     if sys.argv[1:] != ["--check"]:
         for page in stale:
