@@ -141,7 +141,7 @@ def calibration(measure: str, objectives: str, *names: str) -> str:
 
 
 def conditions(name: str, *columns: str) -> str:
-    """Show the named columns (`-` for a space), if they are filled, of one budget under several conditions."""
+    """Show the named columns (`-` for a space), where filled, of one budget under several conditions."""
     rows, wanted = tables(name)[0], [column.replace("-", " ") for column in columns]
     caches, by = distinct(rows, "cache"), {(row["objective"], row["cache"]): row for row in rows}
 

@@ -105,7 +105,8 @@ def prepare(
     """Plan an extraction into `out`, and check that it can begin. Write nothing.
 
     Digests the content of every split. Raises a FeatcacheError if the source, the model and the cache at
-    `out` do not fit together, if `overwrite` would delete other splits, or if the disk is too small.
+    `out` do not fit together. It also does so if `overwrite` would delete other splits, or if the disk is too
+    small.
     """
     plan = draft(opened, out, overwrite=overwrite)
     with CacheWriter(plan.out, plan.spec, storage=plan.storage, overwrite=overwrite) as writer:

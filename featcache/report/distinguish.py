@@ -36,8 +36,8 @@ def name_data(runs: Sequence[FinishedRun]) -> list[str]:
     """Return the name of the cache of each run, and the condition where there are several: `photos`.
 
     The name is that of the cache's folder. Where it is not recorded, it is the name of the encoder and the
-    start of the fingerprint. If two caches have the same name, the start of the fingerprint is added, and if
-    that is the same as well, the start of a digest of the splits.
+    start of the fingerprint. If two caches have the same name, the start of the fingerprint is added. If that
+    is also the same, the start of a digest of the splits is added.
     """
     data = _data(runs)
     folders: dict[Data, str] = {}

@@ -19,6 +19,6 @@ class GridCell(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Return the folder of the run, below that of the pipeline."""
+        """The folder of the run, below that of the pipeline."""
         setting = [self.setting.replace("/", "_")] if self.setting else []
         return "/".join([self.cache, self.objective, *setting, self.budget, f"seed={self.seed}"])

@@ -37,7 +37,7 @@ def few_draws_note(rows: Sequence[Row]) -> str:
     if fewest >= DRAWS_NEEDED:
         return ""
     draws = f"{fewest} label draw{'s' if fewest > 1 else ''}"
-    return f"Only {draws}: {DRAWS_NEEDED} at least are needed before an interval says much.\n"
+    return f"Only {draws}: at least {DRAWS_NEEDED} are needed for a meaningful interval.\n"
 
 
 def _to_best_control(row: Row) -> str:

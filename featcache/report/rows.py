@@ -42,7 +42,7 @@ class Budget:
 
     @property
     def label(self) -> str:
-        """Return the budget as tables show it."""
+        """The budget as tables show it."""
         return f"{self.count}/class" if self.unit == "per class" else f"{self.count} {self.unit}"
 
 
@@ -72,7 +72,7 @@ class RowKey(NamedTuple):
 
     @property
     def method(self) -> str:
-        """Return objective and setting: `twinturbo w_ent=0.3`."""
+        """The objective and the setting: `twinturbo w_ent=0.3`."""
         return _method(self.objective, self.setting)
 
 
@@ -103,7 +103,7 @@ class Row:
 
     @property
     def method(self) -> str:
-        """Return objective and setting: `twinturbo w_ent=0.3`."""
+        """The objective and the setting: `twinturbo w_ent=0.3`."""
         return _method(self.objective, self.setting)
 
     def as_dict(self) -> dict[str, Any]:

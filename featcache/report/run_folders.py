@@ -26,7 +26,7 @@ class HasPath(Protocol):
 
     @property
     def path(self) -> str | os.PathLike[str]:
-        """Return the folder."""
+        """The folder."""
 
 
 Place = str | os.PathLike[str] | HasPath

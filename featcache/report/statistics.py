@@ -20,7 +20,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Return True where the interval excludes zero."""
+        """True if the interval excludes zero."""
         return abs(self.mean) > self.half_width
 
 

@@ -17,11 +17,9 @@ from featcache.report.selection import Selection, Trained, select_settings, sele
 from featcache.report.table import Table
 
 _SELECTIONS = (
-    "Settings chosen draw by draw without test labels (the first rule is in use, and in the table above):"
+    "Settings selected for each label draw without test labels (the table above uses the first rule):"
 )
-_PROBES = (
-    "What k nearest neighbours and a linear probe make of test rows, of the frozen representation and after:"
-)
+_PROBES = "Test accuracy of k nearest neighbours and of a linear probe, before and after training:"
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ def bench(
     """Measure reading, training and extraction on this machine in less than a minute. Write nothing.
 
     `source` and `model` are by default those recorded in the cache; if they cannot be opened, extraction is
-    not measured. Raises a FeatcacheError if the cache is not complete, if the objective has no steps or
-    cannot be trained on this cache, or if a given source or model cannot be opened.
+    not measured. Raises a FeatcacheError if the cache is not complete, or if a given source or model cannot
+    be opened. It also does so if the objective has no steps or cannot be trained on this cache.
     """
     end = time.perf_counter() + MOST_SECONDS
     parsed, pool = parse_options(objective, options or {}), DataPool(resolve(device))

@@ -137,8 +137,9 @@ def train(
     `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. With `resume`, an unfinished run continues from
     its checkpoint, and a finished one is returned. `progress` shows a bar if stderr is a terminal.
 
-    Test labels are used once, at the end. Raises a FeatcacheError before anything is written: if the cache
-    is not complete, if there are too few labels, if an option is not valid, or if `out` holds something else.
+    Test labels are used once, at the end. Raises a FeatcacheError before anything is written, if the cache
+    is not complete or there are too few labels. It also does so if an option is not valid, or if `out` holds
+    something else.
 
     >>> from tempfile import TemporaryDirectory
     >>> from featcache.stages.extract import extract

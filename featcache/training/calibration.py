@@ -18,7 +18,7 @@ def fit_temperature(log_probs: Floats, labels: NDArray[np.int64], coldest: float
     """Fit the T in [`coldest`, 20] with the least NLL of softmax(log_probs / T).
 
     `log_probs` is (n, C) in nats, `labels` is (n,). Use `coldest` = 1 for samples that the model was trained
-    on: the model is overconfident on these, so they must not make it more confident.
+    on. The model is overconfident on these, so T must not make it more confident.
 
     Two samples are added to the n samples, one predicted right and one wrong. Their negative log-likelihoods
     are the means over the n samples. So if all n are right, the confidence becomes (n + 1) / (n + 2) and

@@ -1,6 +1,7 @@
 """`run`: a typed file, its errors before any work, and a second run that does nothing again."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -72,7 +73,7 @@ def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path)
     assert (options["optim"]["steps"], options["objective"]) == (4, {"label_smoothing": 0.1})
     table = (out / "results.md").read_text()
     assert table.startswith("| cache | labels | objective | accuracy % | minus linear | minus supervised |")
-    assert table.endswith("\nOnly 2 label draws: 5 at least are needed before an interval says much.\n")
+    assert re.search(r"\nOnly 2 label draws: .*\b5\b.*\n$", table)
     assert [line.split(" | ")[1:3] for line in table.splitlines()[2:-2]] == [
         ["1/class", "linear"],
         ["1/class", "supervised"],
