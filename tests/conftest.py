@@ -1,4 +1,4 @@
-"""What tests share: images, frozen modules, the commands themselves, and caches of made-up features."""
+"""Shared fixtures: images, frozen modules, the commands, and caches of random features."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def write_cache(
 
 
 def encoder_spec(name: str) -> Any:
-    """The spec of a model that is not there."""
+    """The spec of a model that does not exist."""
     from featcache.specs import EncoderSpec
 
     return EncoderSpec(

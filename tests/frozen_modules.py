@@ -64,7 +64,7 @@ class Spoilt(Tiny):
 
 
 class Cramped(Tiny):
-    """Has memory for so many samples at once."""
+    """A module that runs out of memory above a number of samples."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Cramped(Tiny):
 
 
 class Changed(Tiny):
-    """What Tiny gives, changed."""
+    """Tiny with a changed output."""
 
     def __init__(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         super().__init__()

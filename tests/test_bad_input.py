@@ -1,4 +1,4 @@
-"""Bad input through the command line: exit code 1 and a message in four parts, and what was good survives."""
+"""Bad input on the command line: exit code 1, a message of four parts, and good data is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom: an order of layers, written as data, held against every import in the package."""
+"""The order of layers, as data, checked against every import in the package."""
 
 from __future__ import annotations
 

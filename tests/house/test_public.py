@@ -1,4 +1,4 @@
-"""The public names: there, listed, and said in words what they are."""
+"""The public names exist, are listed and are documented."""
 
 from __future__ import annotations
 

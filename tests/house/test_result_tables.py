@@ -1,4 +1,4 @@
-"""What the tool that fills the tables of the documents makes of a whole table."""
+"""The tool that fills the tables of the documents, on a whole table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constructed cases: unknown and missing classes, and a long tail whose ratio is what was asked for."""
+"""Unknown classes, missing classes, and long tails with the requested ratio."""
 
 import numpy as np
 import pytest

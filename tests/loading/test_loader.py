@@ -62,7 +62,7 @@ def loader(store, *, views=VIEWS, batch_size=4, uratio=2.0, seed=3, labelled=ROW
 
 
 def copied(batch):
-    """What a batch holds now, free of its reused buffers."""
+    """Copy a batch, because its buffers are reused."""
     parts = [tensor for part in (*batch.labelled, *batch.unlabelled) for tensor in part]
     tensors = [*parts, batch.label, batch.unlabelled_index]
     return [None if tensor is None else tensor.clone() for tensor in tensors]

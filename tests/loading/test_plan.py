@@ -33,7 +33,7 @@ def test_an_order_cannot_be_changed_by_its_reader():
 
 
 def test_golden_order():
-    """A change of the order is a change of every result: it must be meant."""
+    """A change of the order changes every result, so it must be intended."""
     assert permutation(10, 7, 0).tolist() == [8, 0, 7, 1, 3, 6, 2, 4, 5, 9]
     plan = ReadPlan(np.arange(100, 110), 4, seed=7)
     assert [plan.batch(step).tolist() for step in range(4)] == [

@@ -1,4 +1,4 @@
-"""A run directory: what is in it, what TensorBoard reads of it, and what it is not overwritten by."""
+"""A run folder: its content, its TensorBoard events, and its protection against overwriting."""
 
 import json
 from contextlib import closing

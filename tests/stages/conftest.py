@@ -1,4 +1,4 @@
-"""What the tests of whole stages share: the photos as a request, a pretrained CLIP, the values in a cache."""
+"""Fixtures of whole stages: a request for photos, a pretrained CLIP, the values in a cache."""
 
 from __future__ import annotations
 

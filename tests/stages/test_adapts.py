@@ -1,4 +1,4 @@
-"""The promise on real data: glyph-clip's features of handwriting, and what one label per class adds."""
+"""Real data: features of handwriting by glyph-clip, and the gain from one label per class."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def accuracy(digits, tmp_path, one_thread):
-    """Of a method on a cache, in percent: the mean over label draws."""
+    """Mean test accuracy of a method on a cache over label draws, in percent."""
 
     def mean(objective, cache="glyphs", labels=1):
         options = {} if objective in {"zero_shot", "linear"} else {"optim": {"steps": 60}}

@@ -1,4 +1,4 @@
-"""`train` under a constructed case: what the objective is told, what is tested, what predict makes of it."""
+"""`train` with unknown or missing classes and long tails: its task, its test and its predictions."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What an extraction does not take, it refuses before anything is written, and says why."""
+"""`extract` refuses unusable input before anything is written, with a reason."""
 
 from __future__ import annotations
 

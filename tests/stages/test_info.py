@@ -1,4 +1,4 @@
-"""`info`: what a cache is, for a person and as JSON."""
+"""`info` describes a cache as text and as JSON."""
 
 import json
 

@@ -30,7 +30,7 @@ CHANGES = {"dtype": "int8", "layers": (-1, -2), "views": ViewSpec(weak=1), "batc
 
 
 def read(cache: Path, split: str, values: Values) -> NDArray[np.float32]:
-    """(N, V, T, D): what the tokens stand for."""
+    """Return the (N, V, T, D) values of the tokens."""
     tokens, scale = (values(cache, name, split) for name in ("tokens", "token_scale"))
     return dequantise(tokens, scale, np.array(CacheReader.open(cache).shapes.layers[0].std, np.float32))
 

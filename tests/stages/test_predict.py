@@ -1,4 +1,4 @@
-"""`predict` from a finished run to a table: what was tested is what predicts, and the run suffices."""
+"""`predict` from a finished run to a table: it agrees with the test, and needs only the run."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def confusion(rows, classes=("cat", "dog", "owl")):
 
 
 def calibration(rows):
-    """The error of the table's confidences, which hardly two models share."""
+    """The calibration error of the table's confidences, which differs between models."""
     right = np.array([row["prediction"] == row["label"] for row in rows])
     sure = np.array([float(row["confidence"]) for row in rows])
     log_probs = np.stack([np.log(sure), np.full(len(sure), -np.inf)], 1)

@@ -1,4 +1,4 @@
-"""What `predict` refuses, before anything is written: the run, the cache or the place does not fit."""
+"""`predict` refuses an unfit run, cache or path before anything is written."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""`train` with a second cache: from the command line to what is lost, resumed, moved, predicted from."""
+"""`train` with a replay cache: command line, forgetting, resuming, moving and prediction."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ OPTIONS = ["optim.steps=6", "optim.batch_size=4", "optim.lr=0.01", "projector.he
 
 @pytest.fixture
 def old(make_cache, tmp_path):
-    """A second cache, with fewer views."""
+    """A replay cache with fewer views."""
     splits = {"train": [0, 1] * 8, "test": [0, 1] * 4}
     return make_cache(tmp_path / "old.zarr", splits=splits, classes=("x", "y"), weak=1)
 

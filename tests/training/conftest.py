@@ -18,7 +18,7 @@ TWINTURBO = {
 
 @pytest.fixture(autouse=True)
 def small(one_thread: None) -> None:
-    """Every training here is small."""
+    """Training options that are small."""
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Temperature scaling against a grid search and against what is known of it; reliability against a loop."""
+"""Temperature scaling against a grid search and known properties; reliability against a loop."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def nll(log_probs, labels, temperature):
 
 
 def nll_with_two_more(log_probs, labels, temperature):
-    """Times n, with one sample more that is right and one that is wrong, of the mean confidence."""
+    """n times the loss, with one more sample that is right and one that is wrong, of mean confidence."""
     total = len(labels) * nll(log_probs, labels, temperature)
     for row in log_probs:
         probability = np.exp(row / temperature - (row / temperature).max())

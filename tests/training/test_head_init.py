@@ -1,4 +1,4 @@
-"""Where cosine heads start: the optimum of the penalised likelihood, found again by its gradient."""
+"""Cosine heads start at the optimum of the penalised likelihood, where its gradient is zero."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ KILLED = Path(__file__).with_name("killed.py")
 
 
 def figures(run):
-    """What must not differ: the test, the metrics and every tensor of the last checkpoint."""
+    """Return everything that must be equal: test result, metrics and tensors of the last checkpoint."""
     result = json.loads((run / "result.json").read_text())
     return result["test"], (run / "metrics.jsonl").read_text(), load_file(run / "checkpoint.safetensors")
 

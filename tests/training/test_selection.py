@@ -1,4 +1,4 @@
-"""Scores without labels against their definitions, the vote by hand, and what a collapse is worth."""
+"""Scores without labels against their definitions, a vote by hand, and scores of a collapse."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a training carries from step to step: saved and restored exactly, scheduled and clipped."""
+"""The state of a training: saved and restored exactly, scheduled and clipped."""
 
 import os
 from itertools import pairwise
