@@ -187,7 +187,7 @@ def _refuse_too_few(sizes: NDArray[np.int64], class_names: Sequence[str], wanted
         raise TrainError(
             f"cannot draw that many labels of the class `{class_names[smallest]}`",
             got=f"{option('labels_per_class', wanted)}, and the class has {sizes[smallest]}",
-            expected=f"1 to {sizes[smallest]} labels per class",
+            expected="at least 1, and at most the number of samples of each class",
             hint=f"ask for fewer, or use {option('num_labels')}, which draws in proportion to the classes",
         )
 

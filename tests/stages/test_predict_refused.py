@@ -60,7 +60,7 @@ def unfinished(run, learn):
 
 def of_something_else(run, learn):
     (run / "config.json").write_text('{"model_type": "bert"}')
-    return rf"no run at {run}\n +got: +a folder or file that is something else\n +next: +make one"
+    return rf"no run at {run}\n +got: +something else\n +next: +make one"
 
 
 def without_its_task(run, learn):

@@ -93,10 +93,7 @@ def test_one_class_only(make_cache, learn, tmp_path, objective):
     cache = make_cache(tmp_path / "c.zarr", splits=splits, classes=("cat",), text=True)
     with pytest.raises(TrainError, match="only one class has labels") as caught:
         learn(cache, objective, labels_per_class=3)
-    assert (caught.value.got, caught.value.hint) == (
-        "5 samples of `cat`",
-        "extract a training split that holds the other classes too",
-    )
+    assert caught.value.got == "5 samples of `cat`"
     assert not (tmp_path / "run").exists()
 
 
@@ -163,11 +160,11 @@ REFUSALS = [
     (
         {"labels_per_class": 11},
         TrainError,
-        r"labels_per_class=11, where the class has 10[\s\S]*num_labels",
+        r"labels_per_class=11\b.*\b10\n[\s\S]*num_labels",
     ),
     ({"num_labels": 31}, TrainError, r"num_labels=31[\s\S]*1 to 30"),
-    ({"labels_per_class": None}, TrainError, r"in one way[\s\S]*None[\s\S]*num_labels"),
-    ({"labels_per_class": 1, "num_labels": 1}, TrainError, r"in one way"),
+    ({"labels_per_class": None}, TrainError, r"exactly one[\s\S]*None[\s\S]*num_labels"),
+    ({"labels_per_class": 1, "num_labels": 1}, TrainError, "exactly one"),
     ({"seed": -1}, TrainError, r"seed[\s\S]*got: +-1\n +expected: 0 to"),
     ({"seed": 2**32}, TrainError, r"seed[\s\S]*got: +4294967296"),
     ({"device": "gpu"}, ConfigError, r"no such device[\s\S]*got: +gpu\n +expected: auto, cpu"),
@@ -227,7 +224,7 @@ def test_no_cache_at_all(learn, tmp_path, name):
         ({"train": [0, 1, 2] * 2}, r"no split `test` to test on[\s\S]*got: +train\n[\s\S]*extract it"),
         (
             {"train": [0, 1] * 3, "test": [0]},
-            r"the class `owl`[\s\S]*where the class has 0[\s\S]*num_labels",
+            r"the class `owl`[\s\S]*has 0\n[\s\S]*num_labels",
         ),
     ],
 )
