@@ -163,7 +163,7 @@ REFUSALS = [
         r"labels_per_class=11\b.*\b10\n[\s\S]*num_labels",
     ),
     ({"num_labels": 31}, TrainError, r"num_labels=31[\s\S]*1 to 30"),
-    ({"labels_per_class": None}, TrainError, r"exactly one[\s\S]*None[\s\S]*num_labels"),
+    ({"labels_per_class": None}, TrainError, r"exactly one.*num_labels[\s\S]*None"),
     ({"labels_per_class": 1, "num_labels": 1}, TrainError, "exactly one"),
     ({"seed": -1}, TrainError, r"seed[\s\S]*got: +-1\n +expected: 0 to"),
     ({"seed": 2**32}, TrainError, r"seed[\s\S]*got: +4294967296"),
