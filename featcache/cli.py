@@ -182,7 +182,6 @@ def run(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str
     Finished trainings are skipped. Ends with a table of mean and spread over seeds, and a plot of it.
     """
     from featcache.config import parse_overrides
-    from featcache.progress import bar
     from featcache.stages.pipeline import run_pipeline
 
     study = run_pipeline(
@@ -191,7 +190,6 @@ def run(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str
         overrides=parse_overrides(pairs),
         device=device,
         say=(lambda line: click.echo(line, err=True)) if as_json else click.echo,
-        progress=bar,
     )
     _print(study.as_dict() if as_json else f"\n{study.describe()}")
 

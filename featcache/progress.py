@@ -1,34 +1,40 @@
-"""Progress bars of long commands: with rate and time left, silent where nobody looks."""
+"""Progress bars of long work: on a terminal and in notebooks, silent elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives counts of finished samples; tqdm is one."""
+    """Receives counts of finished work; tqdm is one."""
 
     def update(self, n: int) -> object:
-        """Add `n` finished samples."""
+        """Add `n` finished units of work."""
 
 
-MakeProgress = Callable[[str, int], AbstractContextManager[Progress]]
-"""Takes a title and the number of samples to come."""
+class MakeProgress(Protocol):
+    """Makes the progress of one piece of work."""
+
+    def __call__(self, title: str, total: int, unit: str = "samples") -> AbstractContextManager[Progress]:
+        """Begin work of `total` units."""
 
 
 @contextmanager
-def bar(name: str, total: int) -> Iterator[Progress]:
-    """Show a bar on stderr; silent where stderr is not a terminal."""
+def bar(title: str, total: int, unit: str = "samples") -> Iterator[Progress]:
+    """Show a bar on stderr with rate and time left, on a terminal and in a notebook only."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=name, unit=" samples", disable=None, smoothing=0.05) as shown:
+    # A notebook shows what goes to stderr, though that is no terminal; None leaves the check to tqdm.
+    disable = False if "ipykernel" in sys.modules else None
+    with tqdm(total=total, desc=title, unit=f" {unit}", disable=disable, smoothing=0.05) as shown:
         yield shown
 
 
 @contextmanager
-def silent(name: str, total: int) -> Iterator[Progress]:
+def silent(title: str, total: int, unit: str = "samples") -> Iterator[Progress]:
     """Show nothing."""
     yield _Silent()
 

@@ -24,7 +24,7 @@ from featcache.errors import ConfigError
 from featcache.extraction.options import ExtractOptions
 from featcache.files import explained, write_atomic
 from featcache.location import Location
-from featcache.progress import MakeProgress, silent
+from featcache.progress import MakeProgress, bar, silent
 from featcache.report.grid import GridCell
 from featcache.report.rows import CONTROLS
 from featcache.report.study import Study, write_study
@@ -207,7 +207,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:
 
 def find(name: str) -> Path:
     """Where a pipeline file is: a path, or the name of one that comes with featcache."""
-    if (path := Path(name)).is_file():
+    if (path := Location.of(name).path).is_file():
         return path
     if (path := bundled() / f"{name}.toml").is_file():
         return path
@@ -229,8 +229,8 @@ def run_pipeline(
     out: str | os.PathLike[str] | Location | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
-    say: Say = lambda line: None,
-    progress: MakeProgress = silent,
+    say: Say = print,
+    progress: bool = True,
 ) -> Study:
     """Extract and train what a pipeline file asks for under `out` (by default `runs/NAME`).
 
@@ -238,14 +238,14 @@ def run_pipeline(
     to `out`/reliability.png. Finished trainings are kept,
     unfinished ones are resumed. Raises ConfigError, before anything is computed, where the file does not fit.
     """
-    pipeline = load(name, overrides)
+    pipeline, show = load(name, overrides), bar if progress else silent
     folder = Path("runs") / Path(name).stem if out is None else Location.of(out).path
     if pipeline.description:
         say(pipeline.description.strip())
     caches, extractions = {}, []
     for key, spec in pipeline.extract.items():
         caches[key] = folder / "caches" / f"{key}.zarr"
-        extractions.append(_extract(key, spec, caches[key], device, say, progress))
+        extractions.append(_extract(key, spec, caches[key], device, say, show))
     trained = []
     with_text = [key for key, path in caches.items() if CacheReader.open(path).class_text is not None]
     requests = list(pipeline.requests(caches, with_text))

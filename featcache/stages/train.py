@@ -102,7 +102,10 @@ class _Training:
             learner.resume(run.checkpoint)
             self.say(f"resumed at step {learner.steps_done}")
         title, left = f"{self.request.objective} {run.path.name}", learner.steps - learner.steps_done
-        with self.show(title, left) as bar, RunJournal(run, learner, self.watch, bar) as learner.journal:
+        with (
+            self.show(title, left, "steps") as bar,
+            RunJournal(run, learner, self.watch, bar) as learner.journal,
+        ):
             train_learner(
                 learner, draw, self.options, order_seed=self.order_seed, replay=self.replay, say=self.say
             )
