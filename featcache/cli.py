@@ -140,8 +140,9 @@ def train(
     from featcache.config import parse_overrides
     from featcache.progress import bar
     from featcache.stages import train as stage
+    from featcache.training.session import TrainRequest
 
-    asked = stage.TrainRequest(cache.path, options=parse_overrides(pairs), **request)
+    asked = TrainRequest(cache.path, options=parse_overrides(pairs), **request)
     say = _say_if_terminal()
     result = stage.run_training(asked, out.path, device=device, resume=resume, say=say, show=bar)
     _print({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")

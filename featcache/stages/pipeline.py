@@ -29,9 +29,10 @@ from featcache.report.grid import GridCell
 from featcache.report.rows import CONTROLS
 from featcache.report.study import Study, write_study
 from featcache.stages.extract import run_extraction
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
 from featcache.training.data import DataPool
 from featcache.training.recipe import parse_options
+from featcache.training.session import TrainRequest
 
 Say = Callable[[str], None]
 CacheName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
