@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
+from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
 from featcache.cache.writer import CacheWriter
 from featcache.loading.loader import Loader, Stream
 from featcache.loading.store import FeatureStore
@@ -166,13 +166,13 @@ def write_cache(
     path: Path,
     splits: Mapping[str, int],
     features: Callable[[int], Tokens],
-    storage: StorageSpec | None = None,
+    layout: LayoutSpec | None = None,
 ) -> None:
     """Write a cache with a number of rows by split; labels are cyclic, pooled is the first token."""
     _, tokens, dim = features(1).shape
     spec = CacheSpec(encoder=ENCODER, layers=(-1,), tokens="all", class_names=CLASS_NAMES)
     shapes = Shapes(layers=(TokenArray(layer=-1, tokens=tokens, dim=dim),), pooled=dim)
-    with CacheWriter(path, spec, storage=storage) as writer:
+    with CacheWriter(path, spec, layout=layout) as writer:
         for name, rows in splits.items():
             ids, labels = [f"{name}/{row}" for row in range(rows)], np.arange(rows) % len(CLASS_NAMES)
             split = writer.split(name, SplitSpec(source_digest=name, rows=rows), ids, labels, shapes)

@@ -34,7 +34,8 @@ from featcache.devices import resolve
 from featcache.loading.plan import ReadPlan
 from featcache.sources import open_source
 from featcache.stages.extract import extract
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
+from featcache.training.session import TrainRequest
 
 COUNTS = (1, 10, 100)
 BOUND = "trainings alone"

@@ -28,7 +28,8 @@ from featcache.loading.loader import Loader
 from featcache.loading.store import FeatureStore, Residency, reside
 from featcache.report.statistics import paired
 from featcache.stages.extract import run_extraction
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
+from featcache.training.session import TrainRequest
 
 BOUND = "float16"
 BATCH = 32

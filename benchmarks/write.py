@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import common
 from featcache.cache.layout import chunk_rows
-from featcache.cache.spec import StorageSpec
+from featcache.cache.spec import LayoutSpec
 from featcache.files import sync
 
 BOUND = "raw file"
@@ -52,9 +52,9 @@ class Data(NamedTuple):
         return chunk_rows(len(self.shard), self.shard[0].nbytes), *row
 
     @property
-    def storage(self) -> StorageSpec:
+    def storage(self) -> LayoutSpec:
         """How the cache is to make its shards."""
-        return StorageSpec(shard_size=str(len(self.shard)))
+        return LayoutSpec(shard_size=str(len(self.shard)))
 
     @property
     def megabytes(self) -> float:
@@ -75,7 +75,7 @@ class Case(NamedTuple):
         """Return the rows to write."""
         row = 2 * self.tokens * self.dim
         rows = self.megabytes * 10**6 // row
-        shard = self.shard or StorageSpec().block_rows(row)
+        shard = self.shard or LayoutSpec().block_rows(row)
         return Data(common.random_tokens(self.tokens, self.dim)(min(rows, shard)), rows)
 
 

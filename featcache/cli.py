@@ -140,8 +140,9 @@ def train(
     from featcache.config import parse_overrides
     from featcache.progress import bar
     from featcache.stages import train as stage
+    from featcache.training.session import TrainRequest
 
-    asked = stage.TrainRequest(cache.path, options=parse_overrides(pairs), **request)
+    asked = TrainRequest(cache.path, options=parse_overrides(pairs), **request)
     say = _say_if_terminal()
     result = stage.run_training(asked, out.path, device=device, resume=resume, say=say, show=bar)
     _print({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")
@@ -182,7 +183,6 @@ def run(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str
     Finished trainings are skipped. Prints a table of means and standard deviations over seeds, and plots it.
     """
     from featcache.config import parse_overrides
-    from featcache.progress import bar
     from featcache.stages.pipeline import run_pipeline
 
     study = run_pipeline(
@@ -191,7 +191,6 @@ def run(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str
         overrides=parse_overrides(pairs),
         device=device,
         say=(lambda line: click.echo(line, err=True)) if as_json else click.echo,
-        progress=bar,
     )
     _print(study.as_dict() if as_json else f"\n{study.describe()}")
 

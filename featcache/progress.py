@@ -1,34 +1,40 @@
-"""Progress bars of long commands, with rate and remaining time; silent without a terminal."""
+"""Progress bars of long work: shown on a terminal and in notebooks, silent elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives counts of finished samples; tqdm is one."""
+    """Receives counts of finished work; tqdm is one."""
 
     def update(self, n: int) -> object:
-        """Add `n` finished samples."""
+        """Add `n` finished units of work."""
 
 
-MakeProgress = Callable[[str, int], AbstractContextManager[Progress]]
-"""Function of a title and a number of samples that makes a progress bar."""
+class MakeProgress(Protocol):
+    """Function that makes the progress bar of one piece of work."""
+
+    def __call__(self, title: str, total: int, unit: str = "samples") -> AbstractContextManager[Progress]:
+        """Begin work of `total` units."""
 
 
 @contextmanager
-def bar(name: str, total: int) -> Iterator[Progress]:
-    """Show a bar on stderr; silent if stderr is not a terminal."""
+def bar(title: str, total: int, unit: str = "samples") -> Iterator[Progress]:
+    """Show a bar with rate and remaining time on stderr, if it is a terminal or in a notebook."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=name, unit=" samples", disable=None, smoothing=0.05) as shown:
+    # A notebook shows stderr, which is no terminal there; with None, tqdm checks for a terminal.
+    disable = False if "ipykernel" in sys.modules else None
+    with tqdm(total=total, desc=title, unit=f" {unit}", disable=disable, smoothing=0.05) as shown:
         yield shown
 
 
 @contextmanager
-def silent(name: str, total: int) -> Iterator[Progress]:
+def silent(title: str, total: int, unit: str = "samples") -> Iterator[Progress]:
     """Show nothing."""
     yield _Silent()
 

@@ -69,7 +69,7 @@ def write_cache(
     unwritten: int = 0,
 ) -> Path:
     """`splits`: the labels by name; `failed`: their failed rows; `unwritten`: how many units to leave out."""
-    from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
+    from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
     from featcache.cache.writer import CacheWriter
     from featcache.specs import ViewSpec
 
@@ -86,7 +86,7 @@ def write_cache(
     shapes = Shapes(layers=arrays, pooled=pooled, mask=mask)
     if dtype == "int8":
         shapes = shapes.with_std({layer: np.linspace(0.5, -2 * layer, 8).tolist() for layer in layers})
-    with CacheWriter(path, spec, storage=StorageSpec(shard_size="16")) as writer:
+    with CacheWriter(path, spec, layout=LayoutSpec(shard_size="16")) as writer:
         for name, labels in splits.items():
             rows, ids = (
                 SplitSpec(source_digest=f"digest of {name}", rows=len(labels)),

@@ -66,15 +66,56 @@ def test_a_wrong_use_ends_with_2(featcache: Command, arguments: list[str], said:
     assert result.stdout == ""
 
 
+URL = "s3://bucket/key"
+
+
 @pytest.mark.parametrize("flag", ["--out", "source"])
 def test_a_bucket_is_refused(featcache: Command, tmp_path: Path, flag: str) -> None:
-    url = "s3://bucket/key"
-    places = (url, "--out", tmp_path / "c.zarr") if flag == "source" else ("digits", "--out", url)
+    places = (URL, "--out", tmp_path / "c.zarr") if flag == "source" else ("digits", "--out", URL)
     for more in ((), ("--dry-run",)):
         result = featcache("extract", *places, "--model", "open_clip:glyph-clip", *more, code=1)
-        assert url in result.stderr
+        assert URL in result.stderr
         assert result.stdout == ""
     assert not list(Path.cwd().glob("s3:*"))
+
+
+PLACES = (
+    ["train", URL, "--objective", "knn", "--num-labels", "6", "--out", "run"],
+    ["train", "c.zarr", "--objective", "knn", "--num-labels", "6", "--out", URL],
+    [
+        "train",
+        "c.zarr",
+        "--objective=unsupervised",
+        "--num-labels=6",
+        "--out=run",
+        f"--set=data.replay={URL}",
+    ],
+    ["predict", URL, "c.zarr", "--out", "p.csv"],
+    ["predict", "run", URL, "--out", "p.csv"],
+    ["predict", "run", "c.zarr", "--out", URL],
+    ["run", "quickstart", "--out", URL],
+    ["run", URL],
+    ["bench", URL],
+    ["info", URL],
+    ["compare", URL],
+)
+
+
+@pytest.mark.parametrize("arguments", PLACES, ids=" ".join)
+def test_a_bucket_is_refused_in_every_command(
+    featcache: Command,
+    make_cache: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_cache(tmp_path / "c.zarr")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    result = featcache(*arguments, code=1)
+    assert URL in result.stderr
+    assert result.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_an_extraction_ends_with_its_summary(

@@ -17,7 +17,7 @@ from featcache.bench.explain import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bench:
     """The measured rates; `describe` explains them."""
 
@@ -42,6 +42,9 @@ class Bench:
             else extraction_words(extraction)
         )
         return "\n".join([*lines, "", *words])
+
+    def __repr__(self) -> str:
+        return self.describe()
 
     def as_dict(self) -> dict[str, Any]:
         """Return all rates as plain values, for JSON."""

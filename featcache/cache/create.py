@@ -20,7 +20,7 @@ from featcache.cache import ledger
 from featcache.cache.layout import chunk_rows
 from featcache.cache.reader import read_attributes
 from featcache.cache.schema import FeatureArray, feature_arrays
-from featcache.cache.spec import CLASS_TEXT, CacheSpec, Shapes, SplitSpec, StorageSpec
+from featcache.cache.spec import CLASS_TEXT, CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.storage import PARTIAL, Storage
 from featcache.cache.zarr_files import encode, under
 from featcache.errors import CacheError, option
@@ -104,7 +104,7 @@ def create_cache(storage: Storage, spec: CacheSpec, shapes: Shapes, provenance: 
 
 
 def create_split(
-    storage: Storage, name: str, rows: SplitRows, spec: CacheSpec, shapes: Shapes, layout: StorageSpec
+    storage: Storage, name: str, rows: SplitRows, spec: CacheSpec, shapes: Shapes, layout: LayoutSpec
 ) -> None:
     """Create a split of the cache: labels and ids complete, every other array without a shard yet."""
     arrays = feature_arrays(shapes, spec.dtype)

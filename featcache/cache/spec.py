@@ -1,8 +1,7 @@
-"""Identity of a cache (CacheSpec, SplitSpec, Shapes) and, separately, its layout in bytes (StorageSpec)."""
+"""Identity of a cache (CacheSpec, SplitSpec, Shapes) and, separately, its layout in bytes (LayoutSpec)."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import pydantic
 
 from featcache.cache import layout
 from featcache.config import Config
-from featcache.specs import Count, EncoderSpec, StoredType, ValueType, ViewSpec
+from featcache.specs import Count, EncoderSpec, StoredType, TokenChoice, ValueType, ViewSpec
 
 FORMAT = 1
 CLASS_TEXT = "class_text"
@@ -24,21 +23,13 @@ class CacheSpec(Config):
     encoder: EncoderSpec
     layers: Annotated[tuple[int, ...], pydantic.Field(min_length=1)]
     """Layers counted from the end, -1 the last; the first one is stored as `tokens`."""
-    tokens: str
-    """Choice of tokens: all, cls, patch, pooled or grid:HxW."""
+    tokens: TokenChoice
     views: ViewSpec = ViewSpec()
     dtype: StoredType = "float16"
     """Stored type of the values; with int8, only the tokens are int8, and `pooled` is float16."""
     amp: ValueType = "float32"
     """Type in which the model computed."""
     class_names: tuple[str, ...] = ()
-
-    @pydantic.field_validator("tokens")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if not re.fullmatch(r"all|cls|patch|pooled|grid:[1-9]\d*x[1-9]\d*", value):
-            raise ValueError("all, cls, patch, pooled or grid:HxW")
-        return value
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) over every field."""
@@ -70,12 +61,12 @@ class FeatureSpec(Config):
     """Width of the model's own pooled embedding."""
 
 
-class StorageSpec(Config):
+class LayoutSpec(Config):
     """Options that change only the bytes, never the meaning; not part of the fingerprint.
 
-    >>> StorageSpec(shard_size="1GB").block_rows(302_592)
+    >>> LayoutSpec(shard_size="1GB").block_rows(302_592)
     3264
-    >>> StorageSpec(shard_size="500").block_rows(302_592)
+    >>> LayoutSpec(shard_size="500").block_rows(302_592)
     500
     """
 

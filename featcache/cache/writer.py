@@ -18,7 +18,7 @@ from featcache.cache.identity import ELSEWHERE, require_same
 from featcache.cache.layout import Unit
 from featcache.cache.quantise import require_std
 from featcache.cache.reader import FAILED, WRITTEN, CacheReader, SplitReader, read_attributes
-from featcache.cache.spec import CLASS_TEXT, CacheSpec, Shapes, SplitSpec, StorageSpec
+from featcache.cache.spec import CLASS_TEXT, CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.split_format import STATUS, SplitFormat
 from featcache.cache.storage import Place, Storage, explained, folder_of, storage_at
 from featcache.errors import CacheError, CacheMismatch
@@ -38,12 +38,12 @@ class CacheWriter:
         place: Place | Storage,
         spec: CacheSpec,
         *,
-        storage: StorageSpec | None = None,
+        layout: LayoutSpec | None = None,
         overwrite: bool = False,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self._storage, self.spec = storage_at(place), spec
-        self._layout, self._provenance = storage or StorageSpec(), provenance or {}
+        self._layout, self._provenance = layout or LayoutSpec(), provenance or {}
         self._splits: list[SplitWriter] = []
         self._lock = self._storage.lock()
         try:

@@ -38,7 +38,7 @@ def begun(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
     holds another cache, and CacheError if another process is writing it.
     """
     with CacheWriter(
-        plan.out, plan.spec, storage=plan.storage, overwrite=plan.overwrite, provenance=plan.provenance
+        plan.out, plan.spec, layout=plan.layout, overwrite=plan.overwrite, provenance=plan.provenance
     ) as writer:
         for name, split in plan.splits.items():
             source = opened.splits[name]

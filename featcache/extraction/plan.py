@@ -12,7 +12,7 @@ from typing import Any
 
 from featcache.cache.layout import Unit
 from featcache.cache.reader import CacheReader, read_attributes
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec
+from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError, SourceError, option
 from featcache.extraction import estimate
@@ -53,7 +53,7 @@ class ExtractionPlan:
     out: Path
     overwrite: bool
     spec: CacheSpec
-    storage: StorageSpec
+    layout: LayoutSpec
     shapes: Shapes
     batch_size: int
     """Views in a forward pass."""
@@ -109,7 +109,7 @@ def prepare(
     small.
     """
     plan = draft(opened, out, overwrite=overwrite)
-    with CacheWriter(plan.out, plan.spec, storage=plan.storage, overwrite=overwrite) as writer:
+    with CacheWriter(plan.out, plan.spec, layout=plan.layout, overwrite=overwrite) as writer:
         stored = writer.shapes
     if plan.spec.dtype == "int8":
         std = _measured_std(plan, opened) if stored is None else {a.layer: a.std for a in stored.layers}
@@ -151,7 +151,7 @@ def draft(
         out=place,
         overwrite=overwrite,
         spec=spec,
-        storage=StorageSpec(shard_size=options.shard_size),
+        layout=LayoutSpec(shard_size=options.shard_size),
         shapes=opened.forward.shapes(opened.first),
         batch_size=auto_batch(opened.forward, opened.first) if auto else int(options.batch_size),
         splits={},

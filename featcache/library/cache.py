@@ -25,7 +25,7 @@ from featcache.loading.plan import EpochPlan
 from featcache.loading.store import FeatureStore
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SplitBatch:
     """Rows of a split as tensors, which remain valid when the next batch is read.
 
@@ -46,6 +46,9 @@ class SplitBatch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<SplitBatch of {len(self)} rows, views {', '.join(self.views)}>"
 
 
 class Split(SplitReader):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ _SELECTIONS = (
 _PROBES = "Test accuracy of k nearest neighbours and of a linear probe, before and after training:"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """The results of a pipeline."""
 
@@ -51,6 +52,13 @@ class Study:
         if self.extraction is not None:
             lines.append(self._second_experiment(self.extraction))
         return "\n".join([*lines, f"table: {self.table}", f"plot: {self.plot}"])
+
+    def __repr__(self) -> str:
+        return self.describe()
+
+    def _repr_html_(self) -> str:
+        tables = [("", results_table(self.rows, self.against)), *self._more_tables()]
+        return "".join(f"<p>{html.escape(title)}</p>{table.html()}" for title, table in tables)
 
     def markdown(self) -> str:
         """Return the tables as a page."""

@@ -24,14 +24,15 @@ from featcache.errors import ConfigError
 from featcache.extraction.options import ExtractOptions
 from featcache.files import explained, write_atomic
 from featcache.location import Location
-from featcache.progress import MakeProgress, silent
+from featcache.progress import MakeProgress, bar, silent
 from featcache.report.grid import GridCell
 from featcache.report.rows import CONTROLS
 from featcache.report.study import Study, write_study
 from featcache.stages.extract import run_extraction
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
 from featcache.training.data import DataPool
 from featcache.training.recipe import parse_options
+from featcache.training.session import TrainRequest
 
 Say = Callable[[str], None]
 CacheName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
@@ -210,7 +211,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:
 
 def find(name: str) -> Path:
     """Find a pipeline file, given its path or the name of a bundled one."""
-    if (path := Path(name)).is_file():
+    if (path := Location.of(name).path).is_file():
         return path
     if (path := bundled() / f"{name}.toml").is_file():
         return path
@@ -232,8 +233,8 @@ def run_pipeline(
     out: str | os.PathLike[str] | Location | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
-    say: Say = lambda line: None,
-    progress: MakeProgress = silent,
+    say: Say = print,
+    progress: bool = True,
 ) -> Study:
     """Extract and train everything in a pipeline file; write to `out` (by default `runs/NAME`).
 
@@ -241,14 +242,14 @@ def run_pipeline(
     trainings are skipped, and unfinished ones are resumed. Raises ConfigError if the file is not valid,
     before anything is computed.
     """
-    pipeline = load(name, overrides)
+    pipeline, show = load(name, overrides), bar if progress else silent
     folder = Path("runs") / Path(name).stem if out is None else Location.of(out).path
     if pipeline.description:
         say(pipeline.description.strip())
     caches, extractions = {}, []
     for key, spec in pipeline.extract.items():
         caches[key] = folder / "caches" / f"{key}.zarr"
-        extractions.append(_extract(key, spec, caches[key], device, say, progress))
+        extractions.append(_extract(key, spec, caches[key], device, say, show))
     trained = []
     with_text = [key for key, path in caches.items() if CacheReader.open(path).class_text is not None]
     requests = list(pipeline.requests(caches, with_text))

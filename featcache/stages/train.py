@@ -3,117 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from featcache.cache.reader import CacheReader
 from featcache.config import nest
 from featcache.devices import resolve
 from featcache.library.run import Run
-from featcache.loading.replay import ReplayCache
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
 from featcache.runs.run import RESULT, RunFolder
-from featcache.training.checks import refuse_missing_cls, refuse_seed
-from featcache.training.cross_validation import cross_validate
-from featcache.training.data import DataPool, Draw, Say, TrainingData
-from featcache.training.journal import RunJournal, Watch
-from featcache.training.learner import Learner
-from featcache.training.learners import create_learner
-from featcache.training.loop import train_learner
-from featcache.training.options import TrainOptions
-from featcache.training.recipe import Recipe, parse_options
-from featcache.training.self_report import self_report
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """One training: the same request on the same machine gives the same result."""
-
-    cache: str | os.PathLike[str] | CacheReader
-    objective: str
-    seed: int = 0
-    """Seed of the draw of labels and of the training."""
-    labels_per_class: int | None = None
-    num_labels: int | None = None
-    options: Mapping[str, Any] | None = None
-    """Nested overrides of TrainOptions, for example {"optim": {"steps": 500}}."""
-    order_seed: int | None = None
-    """Seed of the order of samples; None: the same as `seed`."""
-
-
-@dataclass(frozen=True)
-class _Training:
-    """A request with its parsed options and its opened data."""
-
-    request: TrainRequest
-    options: TrainOptions
-    data: TrainingData
-    replay: ReplayCache | None
-    say: Say
-    watch: Watch
-    show: MakeProgress
-
-    @property
-    def order_seed(self) -> int:
-        asked = self.request.order_seed
-        return self.request.seed if asked is None else asked
-
-    def config(self) -> dict[str, Any]:
-        """Return everything that the result depends on; two equal configurations are the same run."""
-        request, options = self.request, self.options.model_dump(mode="json")
-        # A cache is identified by its content, not by its path.
-        options["data"]["replay"] = None
-        return {
-            "objective": request.objective,
-            "seed": request.seed,
-            "labels_per_class": request.labels_per_class,
-            "num_labels": request.num_labels,
-            "cache": self.data.cache.fingerprint,
-            "splits": {s.name: s.spec.model_dump() for s in (self.data.train, self.data.test)},
-            "device": self.data.device.type,
-            "options": options,
-            **({"replay": self.replay.record()} if self.replay else {}),
-            **({} if request.order_seed is None else {"order_seed": request.order_seed}),
-        }
-
-    def draw(self) -> Draw:
-        request = self.request
-        return self.data.draw(
-            self.options.data,
-            seed=request.seed,
-            labels_per_class=request.labels_per_class,
-            num_labels=request.num_labels,
-        )
-
-    def create(self, draw: Draw) -> Learner:
-        """Create the learner, before its first step."""
-        request = self.request
-        return create_learner(Recipe(request.objective, self.options, request.seed, self.data.device), draw)
-
-    def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
-        """Train the learner to its last step, from its checkpoint if there is one."""
-        if not learner.steps:
-            return
-        if run.checkpoint.exists():
-            learner.resume(run.checkpoint)
-            self.say(f"resumed at step {learner.steps_done}")
-        title, left = f"{self.request.objective} {run.path.name}", learner.steps - learner.steps_done
-        with self.show(title, left) as bar, RunJournal(run, learner, self.watch, bar) as learner.journal:
-            train_learner(
-                learner, draw, self.options, order_seed=self.order_seed, replay=self.replay, say=self.say
-            )
-
-    def train_fold(self, number: int, draw: Draw, run: RunFolder) -> Learner:
-        """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
-        learner, folder = self.create(draw), RunFolder(run.path / f"fold={number}")
-        if learner.steps:
-            folder.begin(self.config(), self.data.cache.path)
-        self.learn(learner, draw, folder)
-        return learner
+from featcache.training.data import DataPool, Say
+from featcache.training.journal import Watch
+from featcache.training.session import Training, TrainRequest
 
 
 def train(
@@ -135,7 +38,7 @@ def train(
     Give exactly one of `labels_per_class` and `num_labels`. `seed` seeds the draw of labels and the training,
     and `order_seed` the order of samples (None: the same as `seed`). `options` are the fields of
     `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. With `resume`, an unfinished run continues from
-    its checkpoint, and a finished one is returned. `progress` shows a bar if stderr is a terminal.
+    its checkpoint, and a finished one is returned. `progress` shows a bar on a terminal and in notebooks.
 
     Test labels are used once, at the end. Raises a FeatcacheError before anything is written, if the cache
     is not complete or there are too few labels. It also does so if an option is not valid, or if `out` holds
@@ -172,21 +75,19 @@ def run_training(
     `say` receives messages, `watch` every logged step, and `show` makes the progress bar. A `pool` keeps
     the opened data for the next training; its device is used instead of `device`.
     """
-    training = _open(request, pool or DataPool(resolve(device)), say, watch, show)
-    config, path = training.config(), Location.of(out).path
-    run = RunFolder.at(path, config, resume=resume)
+    opened = pool or DataPool(resolve(device))
+    training, path = Training.open(request, opened, say=say, watch=watch, show=show), Location.of(out).path
+    run = RunFolder.at(path, training.config(), resume=resume)
     if (done := run.result()) is not None:
         say(f"{path} is finished already")
         return done
     draw = training.draw()
     start = time.perf_counter()
     learner = training.create(draw)
-    run.begin(config, training.data.cache.path)
-    run.write("labels.json", draw.record(training.options.data))
-    learner.save_task(run.task)
+    training.begin(learner, draw, run)
     training.learn(learner, draw, run)
     seconds = time.perf_counter() - start
-    result = _result(training, draw, learner, run) | {"seconds": round(seconds, 3)}
+    result = training.result(learner, draw, run) | {"seconds": round(seconds, 3)}
     run.write(RESULT, result)
     return result
 
@@ -199,28 +100,3 @@ def describe(result: Mapping[str, Any]) -> str:
         f"accuracy {100 * test['accuracy']:.2f} %, NLL {test['nll']:.3f}, ECE {test['ece']:.3f} "
         f"on {test['samples']} test samples, {result['seconds']:.1f} s"
     )
-
-
-def _open(request: TrainRequest, pool: DataPool, say: Say, watch: Watch, show: MakeProgress) -> _Training:
-    refuse_seed(request.seed)
-    options = parse_options(request.objective, request.options or {})
-    data = pool.data(request.cache, options.data)
-    refuse_missing_cls(data.cache, options)
-    return _Training(request, options, data, pool.replay(data, options.data), say, watch, show)
-
-
-def _result(training: _Training, draw: Draw, learner: Learner, run: RunFolder) -> dict[str, Any]:
-    wanted = training.options.cv or learner.default_folds
-    held_out = cross_validate(draw, wanted, lambda number, part: training.train_fold(number, part, run))
-    report = self_report(learner, draw, held_out, training.replay)
-    for folder in run.path.glob("fold=*"):
-        shutil.rmtree(folder)
-    request, cache = training.request, training.data.cache
-    return report | {
-        "objective": request.objective,
-        "seed": request.seed,
-        "num_labels": len(draw.split.labelled),
-        "labels_per_class": request.labels_per_class,
-        "encoder": cache.spec.encoder.name,
-        "fingerprint": cache.fingerprint,
-    }

@@ -21,7 +21,7 @@ import zarr  # noqa: F401  (its import must not count as part of a killed run)
 from numpy.typing import NDArray
 
 from featcache.cache.reader import CacheReader
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
+from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.specs import EncoderSpec, ViewSpec
 
@@ -82,9 +82,9 @@ def write(
     overwrite: bool = False,
 ) -> None:
     """Write or continue the cache at `path`."""
-    storage = StorageSpec(shard_size=shard_size)
+    layout = LayoutSpec(shard_size=shard_size)
     with CacheWriter(
-        path, cache or spec(), storage=storage, overwrite=overwrite, provenance={"command": "made up"}
+        path, cache or spec(), layout=layout, overwrite=overwrite, provenance={"command": "made up"}
     ) as writer:
         for name in names:
             ids, labels = [f"{name}/{row:04}.png" for row in range(rows)], np.arange(rows) % 3

@@ -17,7 +17,7 @@ from featcache import files
 from featcache.cache import commit, ledger
 from featcache.cache.layout import Unit
 from featcache.cache.reader import CacheReader
-from featcache.cache.spec import SplitSpec, StorageSpec
+from featcache.cache.spec import LayoutSpec, SplitSpec
 from featcache.cache.storage import Folder, Storage
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.errors import CacheError
@@ -29,8 +29,7 @@ Entries = Mapping[Unit | None, ledger.Entry]
 @contextmanager
 def _writing(path: Path, synthetic: ModuleType, rows: int = 9) -> Iterator[SplitWriter]:
     """The split `train`, in units of three rows, three views each."""
-    storage = StorageSpec(shard_size="3")
-    with CacheWriter(path, synthetic.spec(), storage=storage) as writer:
+    with CacheWriter(path, synthetic.spec(), layout=LayoutSpec(shard_size="3")) as writer:
         ids = [str(row) for row in range(rows)]
         source = SplitSpec(source_digest="digest", rows=rows)
         yield writer.split("train", source, ids, np.zeros(rows, np.int64), synthetic.SHAPES)

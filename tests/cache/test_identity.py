@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from featcache.cache.reader import CacheReader
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec
+from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError, CacheMismatch
 from featcache.specs import EncoderSpec, ViewSpec
@@ -133,7 +133,7 @@ def test_the_same_is_continued_in_its_own_storage_layout(whole: Path, synthetic:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     synthetic.write(whole, shard_size="3")
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
-    with CacheWriter(whole, synthetic.spec(), storage=StorageSpec(shard_size="3")) as writer:
+    with CacheWriter(whole, synthetic.spec(), layout=LayoutSpec(shard_size="3")) as writer:
         assert writer.shapes == synthetic.SHAPES
         assert writer.has_split("train")
         assert not writer.has_split("test")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from featcache.cache import layout
 from featcache.cache.codec import first_not_finite, from_bfloat16, to_storage
-from featcache.cache.spec import StorageSpec
+from featcache.cache.spec import LayoutSpec
 from featcache.errors import CacheError
 from featcache.specs import ViewSpec
 
@@ -59,13 +59,13 @@ def test_a_shard_stays_within_its_bytes(megabytes: int, row_bytes: int) -> None:
     ],
 )
 def test_sizes_as_people_write_them(size: str, rows: int) -> None:
-    assert StorageSpec(shard_size=size).block_rows(1000) == rows
+    assert LayoutSpec(shard_size=size).block_rows(1000) == rows
 
 
 @pytest.mark.parametrize("size", ["", "0", "0MB", "-5", "1.5GB", "12 rows", "MB"])
 def test_other_sizes_are_refused(size: str) -> None:
     with pytest.raises(pydantic.ValidationError, match="64MB"):
-        StorageSpec(shard_size=size)
+        LayoutSpec(shard_size=size)
 
 
 def test_view_names_follow_the_view_axis() -> None:

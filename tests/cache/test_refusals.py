@@ -19,7 +19,7 @@ import pytest
 
 from featcache.cache.layout import Unit
 from featcache.cache.reader import CacheReader, read_attributes
-from featcache.cache.spec import CacheSpec, SplitSpec, StorageSpec
+from featcache.cache.spec import CacheSpec, LayoutSpec, SplitSpec
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.errors import CacheError, ConfigError
 
@@ -252,4 +252,4 @@ def test_specs_refuse_what_has_no_meaning(synthetic: ModuleType) -> None:
             synthetic.spec(**change)
     assert CacheSpec.model_validate(synthetic.spec().model_dump(mode="json")) == synthetic.spec()
     assert "shard_size" not in CacheSpec.model_fields
-    assert StorageSpec().block_rows(197 * 768 * 2) == 384
+    assert LayoutSpec().block_rows(197 * 768 * 2) == 384

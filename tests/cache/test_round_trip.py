@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from featcache.cache import layout
 from featcache.cache.codec import from_bfloat16, to_storage
 from featcache.cache.reader import FAILED, MISSING, WRITTEN, CacheReader
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
+from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError
 from featcache.specs import EncoderSpec, ViewSpec
@@ -47,7 +47,7 @@ def _write(path: Path, values: dict[str, NDArray[Any]], dtype: str, block: int, 
     )
     pooled = values["pooled"].shape[2]
     shapes = Shapes(layers=(TokenArray(layer=-1, tokens=tokens, dim=dim),), pooled=pooled, mask=True)
-    with CacheWriter(path, spec, storage=StorageSpec(shard_size=str(block))) as writer:
+    with CacheWriter(path, spec, layout=LayoutSpec(shard_size=str(block))) as writer:
         ids, source = [f"s{row}" for row in range(rows)], SplitSpec(source_digest="", rows=rows)
         split = writer.split("train", source, ids, np.arange(rows), shapes)
         for unit in split.missing():
@@ -147,7 +147,7 @@ def test_arrays_and_splits_survive_pickling(whole: Path) -> None:
 
 
 def test_a_begun_split_says_what_is_missing(tmp_path: Path, synthetic: ModuleType) -> None:
-    with CacheWriter(tmp_path / "c.zarr", synthetic.spec(), storage=StorageSpec(shard_size="6")) as writer:
+    with CacheWriter(tmp_path / "c.zarr", synthetic.spec(), layout=LayoutSpec(shard_size="6")) as writer:
         source, ids = SplitSpec(source_digest="", rows=14), [str(row) for row in range(14)]
         split = writer.split("train", source, ids, np.zeros(14, np.int64), synthetic.SHAPES)
         units = split.missing()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from featcache.cache.reader import CacheReader
-from featcache.cache.spec import SplitSpec, StorageSpec
+from featcache.cache.spec import LayoutSpec, SplitSpec
 from featcache.cache.storage import Folder, NewFile, Storage, folder_of, storage_at
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.errors import CacheError, ConfigError
@@ -145,7 +145,7 @@ def test_workers_write_units_while_another_process_holds_the_lock(
     ids, labels = [f"train/{row:04}.png" for row in range(rows)], np.arange(rows) % 3
     source = SplitSpec(source_digest="digest of train", rows=rows)
     with CacheWriter(
-        path, synthetic.spec(), storage=StorageSpec(shard_size="6"), provenance={"command": "made up"}
+        path, synthetic.spec(), layout=LayoutSpec(shard_size="6"), provenance={"command": "made up"}
     ) as writer:
         split = writer.split("train", source, ids, labels, synthetic.SHAPES)
         writer.class_text(np.eye(3, 7, dtype=np.float32), synthetic.TEMPLATES)

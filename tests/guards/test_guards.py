@@ -21,7 +21,7 @@ import zarr
 
 from featcache.cache.array import ShardedArray
 from featcache.cache.reader import CacheReader
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec, StorageSpec, TokenArray
+from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
 from featcache.cache.writer import CacheWriter
 from featcache.loading.loader import Loader, Stream
 from featcache.loading.plan import ReadPlan
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def write(path: Path, rows: int, shard: int, at_once: int = 64, wait: bool = False) -> Path:
     spec = CacheSpec(encoder=ENCODER, layers=(-1,), tokens="all", class_names=("a", "b"))
     batch = np.random.default_rng(0).standard_normal((at_once, TOKENS, DIM)).astype(np.float16)
-    with CacheWriter(path, spec, storage=StorageSpec(shard_size=str(shard))) as writer:
+    with CacheWriter(path, spec, layout=LayoutSpec(shard_size=str(shard))) as writer:
         ids = [str(row) for row in range(rows)]
         split = writer.split(
             "train", SplitSpec(source_digest="noise", rows=rows), ids, np.arange(rows) % 2, SHAPES

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from featcache.cache.reader import CacheReader
 from featcache.config import merge
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
+from featcache.training.session import TrainRequest
 
 
 @pytest.fixture(scope="session")

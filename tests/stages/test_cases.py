@@ -10,8 +10,9 @@ from featcache import plugins
 from featcache.cache.reader import CacheReader
 from featcache.errors import ConfigError, TrainError
 from featcache.stages.predict import predict
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
 from featcache.training.metrics import open_set
+from featcache.training.session import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OBJECTIVES = plugins.names("objectives")

@@ -19,7 +19,8 @@ from featcache.specs import ViewSpec
 from featcache.stages.extract import extract
 from featcache.stages.info import info
 from featcache.stages.predict import predict
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
+from featcache.training.session import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from featcache.errors import CacheMismatch, TrainError
 from featcache.stages.pipeline import Pipeline
 from featcache.stages.predict import predict
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
+from featcache.training.session import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = {

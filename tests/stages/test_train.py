@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from featcache import plugins
 from featcache.errors import CacheError, ConfigError, TrainError
 from featcache.stages.extract import extract
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
+from featcache.training.session import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OBJECTIVES = plugins.names("objectives")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
+from featcache.training.session import TrainRequest
 
 TWINTURBO = {
     "objective": {"w_y": 0.0, "w_critic": 1.0, "critic_penalty": 0.0, "w_kz": 0.1},

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
+from featcache.training.session import TrainRequest
 
 
 def die() -> None:

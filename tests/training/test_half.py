@@ -9,7 +9,8 @@ import pytest
 
 from featcache import plugins
 from featcache.objectives.base import Probe
-from featcache.stages.train import TrainRequest, run_training
+from featcache.stages.train import run_training
+from featcache.training.session import TrainRequest
 
 TRAINED = [
     name

@@ -1,0 +1,158 @@
+"""One training from request to result, in parts: open, draw, create, begin, learn, result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from featcache.cache.reader import CacheReader
+from featcache.loading.replay import ReplayCache
+from featcache.progress import MakeProgress, silent
+from featcache.runs.run import RunFolder
+from featcache.training.checks import refuse_missing_cls, refuse_seed
+from featcache.training.cross_validation import cross_validate
+from featcache.training.data import DataPool, Draw, Say, TrainingData
+from featcache.training.journal import RunJournal, Watch
+from featcache.training.learner import Learner
+from featcache.training.learners import create_learner
+from featcache.training.loop import train_learner
+from featcache.training.options import TrainOptions
+from featcache.training.recipe import Recipe, parse_options
+from featcache.training.self_report import self_report
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """One training: the same request on the same machine gives the same result."""
+
+    cache: str | os.PathLike[str] | CacheReader
+    objective: str
+    seed: int = 0
+    """Seed of the draw of labels and of the training."""
+    labels_per_class: int | None = None
+    num_labels: int | None = None
+    options: Mapping[str, Any] | None = None
+    """Nested overrides of TrainOptions, for example {"optim": {"steps": 500}}."""
+    order_seed: int | None = None
+    """Seed of the order of samples; None: the same as `seed`."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A request with its parsed options and its opened data."""
+
+    request: TrainRequest
+    options: TrainOptions
+    data: TrainingData
+    replay: ReplayCache | None
+    say: Say
+    watch: Watch
+    show: MakeProgress
+
+    @classmethod
+    def open(
+        cls,
+        request: TrainRequest,
+        pool: DataPool,
+        *,
+        say: Say = lambda line: None,
+        watch: Watch = lambda step, terms: None,
+        show: MakeProgress = silent,
+    ) -> Training:
+        """Open and check everything that a request needs. Write nothing.
+
+        `say` receives messages, `watch` every logged step, and `show` makes the progress bar.
+        """
+        refuse_seed(request.seed)
+        options = parse_options(request.objective, request.options or {})
+        data = pool.data(request.cache, options.data)
+        refuse_missing_cls(data.cache, options)
+        return cls(request, options, data, pool.replay(data, options.data), say, watch, show)
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the order of samples."""
+        asked = self.request.order_seed
+        return self.request.seed if asked is None else asked
+
+    def config(self) -> dict[str, Any]:
+        """Return everything that the result depends on; two equal configurations are the same run."""
+        request, options = self.request, self.options.model_dump(mode="json")
+        # A cache is identified by its content, not by its path.
+        options["data"]["replay"] = None
+        return {
+            "objective": request.objective,
+            "seed": request.seed,
+            "labels_per_class": request.labels_per_class,
+            "num_labels": request.num_labels,
+            "cache": self.data.cache.fingerprint,
+            "splits": {s.name: s.spec.model_dump() for s in (self.data.train, self.data.test)},
+            "device": self.data.device.type,
+            "options": options,
+            **({"replay": self.replay.record()} if self.replay else {}),
+            **({} if request.order_seed is None else {"order_seed": request.order_seed}),
+        }
+
+    def draw(self) -> Draw:
+        """Draw the labelled rows; raises TrainError if there are too few labels."""
+        request = self.request
+        return self.data.draw(
+            self.options.data,
+            seed=request.seed,
+            labels_per_class=request.labels_per_class,
+            num_labels=request.num_labels,
+        )
+
+    def create(self, draw: Draw) -> Learner:
+        """Create the learner, before its first step."""
+        request = self.request
+        return create_learner(Recipe(request.objective, self.options, request.seed, self.data.device), draw)
+
+    def begin(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
+        """Write everything that describes the run before its first step."""
+        run.begin(self.config(), self.data.cache.path)
+        run.write("labels.json", draw.record(self.options.data))
+        learner.save_task(run.task)
+
+    def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
+        """Train the learner to its last step, from its checkpoint if there is one."""
+        if not learner.steps:
+            return
+        if run.checkpoint.exists():
+            learner.resume(run.checkpoint)
+            self.say(f"resumed at step {learner.steps_done}")
+        title, left = f"{self.request.objective} {run.path.name}", learner.steps - learner.steps_done
+        with (
+            self.show(title, left, "steps") as bar,
+            RunJournal(run, learner, self.watch, bar) as learner.journal,
+        ):
+            train_learner(
+                learner, draw, self.options, order_seed=self.order_seed, replay=self.replay, say=self.say
+            )
+
+    def train_fold(self, number: int, draw: Draw, run: RunFolder) -> Learner:
+        """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
+        learner, folder = self.create(draw), RunFolder(run.path / f"fold={number}")
+        if learner.steps:
+            folder.begin(self.config(), self.data.cache.path)
+        self.learn(learner, draw, folder)
+        return learner
+
+    def result(self, learner: Learner, draw: Draw, run: RunFolder) -> dict[str, Any]:
+        """Evaluate the trained learner, with cross-validation if the options ask for it."""
+        wanted = self.options.cv or learner.default_folds
+        held_out = cross_validate(draw, wanted, lambda number, part: self.train_fold(number, part, run))
+        report = self_report(learner, draw, held_out, self.replay)
+        for folder in run.path.glob("fold=*"):
+            shutil.rmtree(folder)
+        return report | {
+            "objective": self.request.objective,
+            "seed": self.request.seed,
+            "num_labels": len(draw.split.labelled),
+            "labels_per_class": self.request.labels_per_class,
+            "encoder": self.data.cache.spec.encoder.name,
+            "fingerprint": self.data.cache.fingerprint,
+        }
