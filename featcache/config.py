@@ -95,6 +95,32 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def as_tree(options: object) -> dict[str, Any]:
+    """Turn options as Python users give them (nested, dotted or a Config) into a nested mapping.
+
+    Raises ConfigError for anything else, and where a name is given both a value and options of its own.
+
+    >>> as_tree({"optim": {"steps": 5}, "optim.lr": 0.1})
+    {'optim': {'steps': 5, 'lr': 0.1}}
+    """
+    if options is None:
+        return {}
+    if isinstance(options, Config):
+        return options.model_dump(mode="json", exclude_unset=True)
+    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
+        raise ConfigError(
+            "options are a mapping by name", got=repr(options), expected="for example {'optim.steps': 500}"
+        )
+    tree = nest(options)
+    for key, value in flatten(options).items():
+        found: Any = tree
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if isinstance(found, dict) and not isinstance(value, Mapping):
+            raise ConfigError(f"`{key}` is given a value and options of its own", got=repr(value))
+    return tree
+
+
 def merge(into: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Merge `other` into `into`, in place and recursively; values of `other` win. Return `into`."""
     for key, value in other.items():

@@ -7,7 +7,7 @@ import torch
 from featcache.errors import ConfigError, option
 
 
-def resolve(name: str) -> torch.device:
+def resolve(name: str | torch.device) -> torch.device:
     """Return a device by name; `auto` is CUDA if it is available, else the CPU.
 
     Raises ConfigError if there is no such device.
@@ -15,6 +15,7 @@ def resolve(name: str) -> torch.device:
     >>> resolve("cpu")
     device(type='cpu')
     """
+    name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     known = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

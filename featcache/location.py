@@ -6,11 +6,20 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from featcache.errors import ConfigError
 
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """The beginning of a URL. One slash is enough, because `pathlib` turns `s3://bucket` into `s3:/bucket`."""
+
+
+class HasPath(Protocol):
+    """An object with a path, such as a location, a cache or a run."""
+
+    @property
+    def path(self) -> str | os.PathLike[str]:
+        """The path."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +39,11 @@ class Location:
     path: Path
 
     @classmethod
-    def of(cls, place: str | os.PathLike[str] | Location) -> Location:
-        """Check a place; raise ConfigError for a URL such as `s3://bucket/key`."""
-        if isinstance(place, Location):
-            return place
-        text = os.fspath(place)
+    def of(cls, place: str | os.PathLike[str] | HasPath) -> Location:
+        """Check a path, or that of a cache or a run; raise ConfigError for a URL such as `s3://bucket/key`."""
+        text = os.fspath(place if isinstance(place, (str, os.PathLike)) else place.path)
+        if not text:
+            raise ConfigError("an empty path is not a place", expected="the path of a folder or a file")
         if _REMOTE.match(text):
             raise remote(re.sub(":/+", "://", text, count=1))
         return cls(Path(text).expanduser())

@@ -71,6 +71,8 @@ class CacheReader:
 
     def split(self, name: str) -> SplitReader:
         """Open one split; raise CacheError, listing the names of all splits, if there is none."""
+        if (read_attributes(self.storage) or {}).get("fingerprint") != self.fingerprint:
+            raise CacheError(f"{self.storage} was replaced since it was opened", hint="open it again")
         if name not in self.split_names:
             raise CacheError(
                 f"no split `{name}` in {self.storage}",
@@ -168,6 +170,9 @@ class SplitReader:
 
     def check(self) -> None:
         """Raise CacheError, naming the first missing or truncated file, unless the split is complete."""
+        stored = (read_attributes(self.storage) or {}).get("split")
+        if stored != self.spec.model_dump():
+            raise CacheError(f"{self.storage} was replaced since it was opened", hint="open it again")
         entries = [ledger.read(self.storage, unit) for unit in self.units]
         rows = ledger.read(self.storage)
         if rows is None:

@@ -255,7 +255,10 @@ class _FileLock:
         self._lock.release()
 
     def _holder(self) -> str:
-        return " ".join(self._path.read_text().split())
+        try:
+            return " ".join(self._path.read_text().split())
+        except FileNotFoundError:  # released in the meantime
+            return ""
 
 
 def _make(folder: Path) -> list[Path]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from multiprocessing.context import BaseContext
+from types import ModuleType
 from typing import Any, NamedTuple, Self
 
 import cloudpickle
@@ -124,7 +126,9 @@ def _processes(
         pin_memory=pinned,
     )
     try:
-        yield from loader
+        with _without_main():
+            arriving = iter(loader)
+        yield from arriving
     except (RuntimeError, OSError, EOFError) as error:
         # The type of the error depends on what the process was sending when it died.
         said = [type(error).__name__, *str(error).strip().splitlines()[-1:]]
@@ -173,12 +177,26 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the script of this process while others start, or each of them would run it again.
+
+    They do not need it: cloudpickle sends what is defined there by value.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # Workers are forks of a process that has only imported, which saves each of them seconds.
-    context.set_forkserver_preload(["__main__", __name__, "torchvision.transforms.v2"])
+    context.set_forkserver_preload([__name__, "torchvision.transforms.v2"])
     return context
 
 

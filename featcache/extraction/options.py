@@ -72,7 +72,7 @@ class ExtractOptions(Config):
         "float16", description="The type values are stored in; int8 tokens come with a scale each."
     )
     amp: ValueType = Field("float32", description="The type the model computes in.")
-    limit: PositiveInt | dict[str, PositiveInt] | None = Field(
+    limit: PositiveInt | Annotated[dict[str, PositiveInt], Field(min_length=1)] | None = Field(
         None, description="Only the first N samples of each split."
     )
     """A mapping gives N by split; only its splits are extracted, in its order."""

@@ -22,7 +22,11 @@ def predict(plan: ExtractionPlan, opened: Opened, split: str) -> estimate.Estima
 
     The pilot lies beside the cache, on the same disk, and is removed.
     """
-    source, views, folder = opened.splits[split], len(plan.spec.views.names()), existing(plan.out)
+    source, views, folder = (
+        opened.splits[split],
+        len(plan.spec.views.names()),
+        existing(plan.out.absolute().parent),
+    )
     dataset = opened.dataset(source, [Unit(0, 0, 0, len(source))], plan.batch_size)
     some = limit(source, estimate.pilot_rows(dataset, opened.forward))
     workers, shapes = plan.workers(views * len(source)), plan.shapes

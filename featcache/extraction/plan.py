@@ -126,7 +126,7 @@ def draft(
 ) -> ExtractionPlan:
     """Make a plan without reading all data: without splits, and without scales of int8 tokens.
 
-    Raises the same errors as `prepare`.
+    Raises the errors of `prepare`, except for a cache at `out` that does not fit, which is not looked at.
     """
     place, options = Location.of(out).path, opened.options
     _require_no_loss(opened, place, overwrite)

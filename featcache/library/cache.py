@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,17 +16,17 @@ from torch import Tensor
 
 from featcache.batch import Features
 from featcache.cache.codec import from_bfloat16
-from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
+from featcache.cache.reader import FAILED, WRITTEN, CacheReader, SplitReader
 from featcache.config import did_you_mean
 from featcache.devices import resolve
-from featcache.errors import ConfigError, option
+from featcache.errors import ConfigError
 from featcache.files import human_bytes
 from featcache.loading.loader import Loader, Stream
 from featcache.loading.plan import EpochPlan
 from featcache.loading.store import FeatureStore
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class SplitBatch:
     """Rows of a split as tensors, which remain valid when the next batch is read.
 
@@ -42,6 +43,8 @@ class SplitBatch:
     """The features of each of `views`."""
 
     def __getitem__(self, view: str) -> Features:
+        if view not in self.views:
+            raise KeyError(f"the batch has no view {view!r}, but {', '.join(self.views)}")
         return self.features[self.views.index(view)]
 
     def __len__(self) -> int:
@@ -81,17 +84,27 @@ class Split(SplitReader):
         return self.rows
 
     def __repr__(self) -> str:
-        labelled, classes = int((self.labels >= 0).sum()), len(self.class_names)
+        return f"<Split {self.name}: {self.describe()}, views {', '.join(self.views)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>"
+
+    def describe(self) -> str:
+        """Count rows, labels, failed rows and classes in one line."""
+        failed = int((self.status == FAILED).any(1).sum())
         return (
-            f"<Split {self.name}: {self.rows} rows, {labelled} labelled, {classes} classes, "
-            f"views {', '.join(self.views)}>"
+            f"{self.rows} rows, {int((self.labels >= 0).sum())} labelled, "
+            + (f"{failed} failed, " if failed else "")
+            + f"{len(self.class_names)} classes"
+            + ("" if self.complete() else ", not complete")
         )
 
     def view(self, name: str) -> int:
         """Return the number of a view; raises ConfigError, listing the views, for another name."""
-        if name not in self.views:
+        found = name if name in self.views else f"{name}0"
+        if found not in self.views:
             raise ConfigError("the cache holds no such view", got=name, hint=did_you_mean(name, self.views))
-        return self.views.index(name)
+        return self.views.index(found)
 
     def embeddings(self, view: str = "eval") -> NDArray[np.float32]:
         """Read the frozen model's pooled embeddings of one view: (N, P) float32, zeros for failed rows."""
@@ -103,7 +116,7 @@ class Split(SplitReader):
     def batches(
         self,
         size: int,
-        views: Sequence[str] = ("eval",),
+        views: str | Sequence[str] = ("eval",),
         *,
         shuffle: int | None = None,
         layer: int | None = None,
@@ -120,20 +133,37 @@ class Split(SplitReader):
         A thread reads ahead. Raises CacheError if the split is not complete, and ConfigError or TrainError
         for an argument that is not valid.
         """
-        if size < 1 or not views:
-            got = f"{option('size', size)}, {option('views', list(views))}"
-            raise ConfigError("the batches would be empty", got=got, expected="at least one row and one view")
+        asked = (views,) if isinstance(views, str) else tuple(views)
+        size, seed = _whole("size", size), None if shuffle is None else _whole("shuffle", shuffle)
+        if size < 1 or not asked or (seed is not None and seed < 0):
+            got = f"size {size}, views {list(asked)}, shuffle {seed}"
+            expected = "at least one row and one view, and a seed of 0 or more"
+            raise ConfigError("these batches cannot be read", got=got, expected=expected)
         self.check()
         rows = np.flatnonzero((self.status == WRITTEN).all(1))
-        plan = EpochPlan(rows, size, seed=shuffle or 0, shuffled=shuffle is not None)
-        store = FeatureStore.open(self.cache, self.name, layer)
-        loader = Loader(Stream(store, plan, tuple(views)), self.labels, device=resolve(device))
-        count = len(rows) // size if drop_last else len(plan)
-        with closing(loader.steps(0, count)) as steps:
-            for step, batch in enumerate(steps):
-                features = tuple(part.copy() for part in batch.labelled)
-                label = batch.label.to(torch.int64, copy=True)
-                yield SplitBatch(rows[plan.positions(step)], label, tuple(views), features)
+        plan = EpochPlan(rows, size, seed=seed or 0, shuffled=seed is not None)
+        stream = Stream(FeatureStore.open(self.cache, self.name, layer), plan, asked)
+        stream.wanted(0)  # so that an unknown view is refused here, and not in the loop
+        loader = Loader(stream, self.labels, device=resolve(device))
+        return _batches(loader, plan, asked, len(rows) // size if drop_last else len(plan))
+
+
+def _batches(loader: Loader, plan: EpochPlan, views: tuple[str, ...], count: int) -> Iterator[SplitBatch]:
+    with closing(loader.steps(0, count)) as steps:
+        for step, batch in enumerate(steps):
+            features = tuple(part.copy() for part in batch.labelled)
+            label = batch.label.to(torch.int64, copy=True)
+            yield SplitBatch(plan.rows[plan.positions(step)], label, views, features)
+
+
+def _whole(name: str, value: object) -> int:
+    """Return a whole number; raises ConfigError for anything else, also for True and False."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        expected = (
+            "a seed such as 0, or None for the order of the source" if name == "shuffle" else "a number"
+        )
+        raise ConfigError(f"`{name}` is not a whole number", got=repr(value), expected=expected)
+    return operator.index(value)
 
 
 class Cache(CacheReader):
@@ -178,7 +208,6 @@ class Cache(CacheReader):
             f"layer {layer.layer}: {layer.tokens} x {layer.dim} {self.spec.dtype}"
             for layer in self.shapes.layers
         )
-        splits = {name: self.split(name) for name in self.split_names}
         return {
             "model": self.spec.encoder.name,
             "views": ", ".join(self.spec.views.names()),
@@ -186,9 +215,5 @@ class Cache(CacheReader):
             "pooled": str(self.shapes.pooled),
             "classes": str(len(self.class_names)),
             "size": human_bytes(self.nbytes()),
-            **{
-                name: f"{split.rows} rows, {int((split.labels >= 0).sum())} labelled"
-                + ("" if split.complete() else ", not complete")
-                for name, split in splits.items()
-            },
+            **{name: self.split(name).describe() for name in self.split_names},
         }

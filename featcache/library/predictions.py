@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import html
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.errors import MissingExtra
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Predictions:
     """Predictions of N samples, in the order of the cache's rows.
 
@@ -54,10 +54,17 @@ class Predictions:
 
     def __repr__(self) -> str:
         accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.2f} %"
-        return f"<Predictions of {len(self)} samples, {len(self.classes)} classes{accuracy}>"
+        unknown = sorted({str(name) for name in self.truth if name is not None} - {*self.classes})
+        wrong = (
+            f" (wrong by necessity, of classes unknown to the run: {', '.join(unknown)})" if unknown else ""
+        )
+        return f"<Predictions of {len(self)} samples, {len(self.classes)} classes{accuracy}{wrong}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>"
 
     def to_pandas(self) -> Any:
-        """Return a pandas DataFrame with `split`, `id`, `label`, `confidence` and `truth`.
+        """Return a pandas DataFrame with `split`, `id`, `prediction`, `confidence` and `truth`.
 
         Raises MissingExtra if pandas is not installed.
         """
@@ -65,5 +72,5 @@ class Predictions:
             pandas = importlib.import_module("pandas")
         except ImportError:
             raise MissingExtra("the package `pandas` is not installed", hint="pip install pandas") from None
-        columns: Sequence[str] = ("split", "id", "label", "confidence", "truth")
-        return pandas.DataFrame({name: getattr(self, name) for name in columns})
+        columns = {"split": self.split, "id": self.id, "prediction": self.label}
+        return pandas.DataFrame(columns | {"confidence": self.confidence, "truth": self.truth})

@@ -104,11 +104,9 @@ def _predict(learner: Learner, split: Split, view: str) -> Predictions:
     store = open_store(learner, split.cache, split.name)
     rows = np.flatnonzero(split.status[:, number] == WRITTEN)
     probabilities = np.full((split.rows, len(classes)), np.nan)
-    z: Any = np.zeros((split.rows, 0), np.float32)
+    z = np.full((split.rows, learner.origin.features.pooled), np.nan, np.float32)
     label = np.full(split.rows, None, object)
     for part, outputs in predict_rows(learner, store, rows, number):
-        if not z.shape[1]:
-            z = np.full((split.rows, outputs.z.shape[1]), np.nan, np.float32)
         probabilities[part] = outputs.log_probs.double().exp().numpy()
         z[part] = outputs.z.float().numpy()
         label[part] = np.array(classes, object)[outputs.log_probs.argmax(1).numpy()]

@@ -72,10 +72,10 @@ class EpochPlan:
 
     def positions(self, step: int) -> Rows:
         """Return the (B,) positions within `rows` of one step, sorted."""
-        places = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        start, stop = step * self.batch_size, min((step + 1) * self.batch_size, len(self.rows))
         if not self.shuffled:
-            return np.arange(len(self.rows))[places]
-        return np.sort(permutation(len(self.rows), self.seed, self.epoch)[places])
+            return np.arange(start, stop)
+        return np.sort(permutation(len(self.rows), self.seed, self.epoch)[start:stop])
 
 
 @lru_cache(maxsize=6)

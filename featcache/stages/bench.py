@@ -12,6 +12,7 @@ from featcache.bench.reading import measure_cold, measure_reading
 from featcache.bench.summary import Bench
 from featcache.bench.training import StepBench, Trial
 from featcache.cache.reader import CacheReader
+from featcache.config import as_tree
 from featcache.devices import resolve
 from featcache.errors import ConfigError, option
 from featcache.location import Location
@@ -43,7 +44,7 @@ def bench(
     be opened. It also does so if the objective has no steps or cannot be trained on this cache.
     """
     end = time.perf_counter() + MOST_SECONDS
-    parsed, pool = parse_options(objective, options or {}), DataPool(resolve(device))
+    parsed, pool = parse_options(objective, as_tree(options)), DataPool(resolve(device))
     opened = CacheReader.open(Location.of(cache).path)
     data = pool.data(opened, parsed.data)
     refuse_missing_cls(opened, parsed)

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from featcache import plugins
 from featcache.cache.reader import CacheReader
-from featcache.config import Config, did_you_mean, merge, nest
+from featcache.config import Config, as_tree, did_you_mean, merge, nest
 from featcache.devices import resolve
 from featcache.errors import ConfigError
 from featcache.extraction.options import ExtractOptions
@@ -199,7 +199,7 @@ def _located(options: dict[str, Any], caches: Mapping[str, Path]) -> dict[str, A
     return merge(options, {"data": {"replay": caches[name]}}) if name in caches else options
 
 
-def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:
+def load(name: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Pipeline:
     """Load a TOML file, or the bundled pipeline of that name; raises ConfigError if it is not valid."""
     path = find(name)
     try:
@@ -209,7 +209,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Pipeline:
     return Pipeline.parse(merge(content, overrides or {}), str(name))
 
 
-def find(name: str) -> Path:
+def find(name: str | os.PathLike[str]) -> Path:
     """Find a pipeline file, given its path or the name of a bundled one."""
     if (path := Location.of(name).path).is_file():
         return path
@@ -217,7 +217,9 @@ def find(name: str) -> Path:
         return path
     known = sorted(file.stem for file in bundled().glob("*.toml"))
     raise ConfigError(
-        "no such pipeline", got=name, hint=did_you_mean(name, known) + ", or give the path of a TOML file"
+        "no such pipeline",
+        got=name,
+        hint=did_you_mean(str(name), known) + ", or give the path of a TOML file",
     )
 
 
@@ -228,7 +230,7 @@ def bundled() -> Path:
 
 
 def run_pipeline(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | Location | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -242,7 +244,7 @@ def run_pipeline(
     trainings are skipped, and unfinished ones are resumed. Raises ConfigError if the file is not valid,
     before anything is computed.
     """
-    pipeline, show = load(name, overrides), bar if progress else silent
+    pipeline, show = load(name, as_tree(overrides)), bar if progress else silent
     folder = Path("runs") / Path(name).stem if out is None else Location.of(out).path
     if pipeline.description:
         say(pipeline.description.strip())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from featcache.cache.reader import CacheReader
-from featcache.config import nest
+from featcache.config import as_tree
 from featcache.devices import resolve
 from featcache.library.run import Run
 from featcache.location import Location
@@ -52,9 +52,7 @@ def train(
     ...     run.objective, run.accuracy > 0.5
     ('linear', True)
     """
-    request = TrainRequest(
-        cache, objective, seed, labels_per_class, num_labels, nest(options or {}), order_seed
-    )
+    request = TrainRequest(cache, objective, seed, labels_per_class, num_labels, as_tree(options), order_seed)
     run_training(request, out, device=device, resume=resume, show=bar if progress else silent)
     return Run.open(out)
 

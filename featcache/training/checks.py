@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 from featcache.cache.reader import CacheReader, SplitReader
 from featcache.errors import TrainError, option
 from featcache.training.options import TrainOptions
@@ -39,10 +41,18 @@ def refuse_missing_cls(cache: CacheReader, options: TrainOptions) -> None:
         )
 
 
-def refuse_seed(seed: int) -> None:
+def whole_number(name: str, value: object) -> int:
+    """Return a whole number, also one of NumPy's, as an int; raises TrainError for anything else."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TrainError(f"{option(name)} is not a whole number", got=repr(value), expected="such as 4")
+    return operator.index(value)
+
+
+def refuse_seed(name: str, seed: int) -> None:
     """Raise TrainError for a seed that the random generators do not accept."""
     if not 0 <= seed < 2**32:
-        raise TrainError("the seed is out of range", got=seed, expected=f"0 to {2**32 - 1}")
+        got, expected = option(name, seed), f"0 to {2**32 - 1}"
+        raise TrainError("the seed is out of range", got=got, expected=expected)
 
 
 def refuse_leak(train: str, test: str) -> None:

@@ -11,7 +11,7 @@ from featcache.batch import Batch
 from featcache.loading.loader import Loader, Stream
 from featcache.loading.plan import family_of
 from featcache.loading.replay import ReplayCache
-from featcache.training.data import Draw, Say, load_once
+from featcache.training.data import Draw
 from featcache.training.learner import Learner
 from featcache.training.options import TrainOptions
 
@@ -37,14 +37,8 @@ def train_learner(
     *,
     order_seed: int,
     replay: ReplayCache | None,
-    say: Say,
 ) -> None:
     """Train one learner from its current step to its last one."""
-    draw.data.reside(options.data, say)
-    if replay is not None:
-        load_once(
-            replay.store, options.data, draw.data.device, lambda where: say(f"replay features: {where}")
-        )
     loader = make_loader(learner, draw, options, order_seed=order_seed, replay=replay)
     with closing(loader.steps(learner.steps_done, learner.steps)) as batches:
         fit([learner], batches, draw.data.device)

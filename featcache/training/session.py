@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from featcache.cache.reader import CacheReader
 from featcache.loading.replay import ReplayCache
 from featcache.progress import MakeProgress, silent
 from featcache.runs.run import RunFolder
-from featcache.training.checks import refuse_missing_cls, refuse_seed
+from featcache.training.checks import refuse_missing_cls, refuse_seed, whole_number
 from featcache.training.cross_validation import cross_validate
-from featcache.training.data import DataPool, Draw, Say, TrainingData
+from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
 from featcache.training.journal import RunJournal, Watch
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
@@ -66,7 +66,7 @@ class Training:
 
         `say` receives messages, `watch` every logged step, and `show` makes the progress bar.
         """
-        refuse_seed(request.seed)
+        request = _checked(request)
         options = parse_options(request.objective, request.options or {})
         data = pool.data(request.cache, options.data)
         refuse_missing_cls(data.cache, options)
@@ -124,13 +124,21 @@ class Training:
         if run.checkpoint.exists():
             learner.resume(run.checkpoint)
             self.say(f"resumed at step {learner.steps_done}")
+        self._load()
         title, left = f"{self.request.objective} {run.path.name}", learner.steps - learner.steps_done
         with (
             self.show(title, left, "steps") as bar,
             RunJournal(run, learner, self.watch, bar) as learner.journal,
         ):
-            train_learner(
-                learner, draw, self.options, order_seed=self.order_seed, replay=self.replay, say=self.say
+            train_learner(learner, draw, self.options, order_seed=self.order_seed, replay=self.replay)
+
+    def _load(self) -> None:
+        """Load what the steps read to the place that `data.residency` names."""
+        self.data.reside(self.options.data, self.say)
+        if self.replay is not None:
+            say, store = self.say, self.replay.store
+            load_once(
+                store, self.options.data, self.data.device, lambda where: say(f"replay features: {where}")
             )
 
     def train_fold(self, number: int, draw: Draw, run: RunFolder) -> Learner:
@@ -156,3 +164,15 @@ class Training:
             "encoder": self.data.cache.spec.encoder.name,
             "fingerprint": self.data.cache.fingerprint,
         }
+
+
+def _checked(request: TrainRequest) -> TrainRequest:
+    """Turn the numbers of a request into plain integers; raises TrainError for anything else."""
+    checked: dict[str, Any] = {
+        name: whole_number(name, value)
+        for name in ("seed", "labels_per_class", "num_labels", "order_seed")
+        if (value := getattr(request, name)) is not None
+    }
+    for name in ("seed", "order_seed"):
+        refuse_seed(name, checked.get(name, 0))
+    return replace(request, **checked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import threading
 
 import numpy as np
@@ -184,7 +185,7 @@ def test_other_features_are_refused(run, make_cache, tmp_path):
 def test_a_table_for_pandas(run, path):
     pytest.importorskip("pandas")
     table = run.predict(path).to_pandas()
-    assert list(table.columns) == ["split", "id", "label", "confidence", "truth"]
+    assert list(table.columns) == ["split", "id", "prediction", "confidence", "truth"]
     assert len(table) == 48
 
 
@@ -232,3 +233,102 @@ def test_the_order_of_samples_has_a_seed_of_its_own(path, tmp_path):
     assert plain[0] == same[0] == other[0], "the draw of labels does not depend on it"
     assert plain[1] == same[1] != other[1]
     assert (plain[2], same[2], other[2]) == (None, 0, 5)
+
+
+@pytest.mark.parametrize("place", ["cache", "run"])
+def test_caches_and_runs_are_places(path, run, tmp_path, place):
+    cache = fc.Cache.open(path)
+    if place == "cache":
+        assert fc.info(cache)["path"] == str(path)
+        assert fc.Cache.open(cache).fingerprint == cache.fingerprint
+    assert fc.Run.open(run).path == run.path
+    assert fc.predict(run, cache, tmp_path / "p.csv")["test"].rows == 18
+    assert len(fc.compare([run]).rows) == 1
+
+
+def test_a_cache_that_was_replaced_is_not_read_as_the_old_one(make_cache, tmp_path):
+    place = make_cache(tmp_path / "c.zarr")
+    cache = fc.Cache.open(place)
+    split = cache["train"]
+    shutil.rmtree(place)
+    make_cache(place, classes=("x", "y"), splits={"train": [0, 1] * 4, "test": [0, 1]})
+    with pytest.raises(CacheError, match="replaced"):
+        cache["train"]
+    with pytest.raises(CacheError, match="replaced"):
+        list(split.batches(2))
+    with pytest.raises(CacheError, match="replaced"):
+        fc.train(cache, "linear", labels_per_class=1, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("shuffle", [True, False, "a", 1.5, -1])
+def test_shuffle_is_a_seed(path, shuffle):
+    with pytest.raises(ConfigError, match="shuffle"):
+        fc.Cache.open(path)["train"].batches(2, shuffle=shuffle)
+
+
+def test_arguments_of_batches_are_checked_at_once(path):
+    split = fc.Cache.open(path)["train"]
+    for arguments in ({"size": 2.5}, {"size": 2, "views": "w"}, {"size": 2, "views": []}):
+        with pytest.raises(fc.FeatcacheError):
+            split.batches(**arguments)
+    (batch,) = split.batches(30, "weak")
+    assert batch["weak"] is batch.features[0]
+    with pytest.raises(KeyError, match="weak"):
+        batch["eval"]
+
+
+def test_failed_rows_are_counted(path):
+    assert "1 failed" in repr(fc.Cache.open(path)["test"])
+    assert "1 failed" in repr(fc.Cache.open(path))
+    assert "failed" not in repr(fc.Cache.open(path)["train"])
+
+
+def test_a_split_that_failed_as_a_whole_is_predicted(run, make_cache, tmp_path):
+    cache = make_cache(tmp_path / "c.zarr", failed={"test": range(18)}, mask=True)
+    said = run.predict(cache)
+    assert np.isnan(said.z[:18]).all()
+    assert said.z.shape == (48, 8)
+    assert said.accuracy is not None
+
+
+def test_unknown_classes_are_named(run, make_cache, tmp_path):
+    said = run.predict(make_cache(tmp_path / "c.zarr", classes=("cat", "dog", "emu"), mask=True))
+    assert "emu" in repr(said)
+    assert "emu" in said._repr_html_()
+
+
+def test_numbers_of_numpy_are_numbers(path, tmp_path):
+    run = fc.train(
+        path, "linear", labels_per_class=np.int64(2), seed=np.int32(1), out=tmp_path / "run", progress=False
+    )
+    assert (run.config()["seed"], run.config()["labels_per_class"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seed": 1.5}, {"seed": True}, {"num_labels": "6"}, {"order_seed": -3}, {"order_seed": 2.0}],
+    ids=str,
+)
+def test_numbers_that_are_none_are_refused_before_anything_is_written(path, tmp_path, wrong):
+    arguments = {"num_labels": 6, **wrong}
+    with pytest.raises(TrainError, match=next(iter(wrong)) if "seed" not in wrong else "1.5|True"):
+        fc.train(path, "supervised", out=tmp_path / "run", progress=False, **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_in_every_form(path, tmp_path):
+    forms = [
+        {"optim": {"steps": 2}, "projector": {"heads": 2}},
+        {"optim.steps": 2, "projector.heads": 2},
+        {"optim": {"steps": 2}, "projector.heads": 2},
+        fc.TrainOptions.model_validate({"optim": {"steps": 2}, "projector": {"heads": 2}}),
+    ]
+    made = [
+        fc.train(path, "supervised", num_labels=6, out=tmp_path / str(i), options=form, progress=False)
+        for i, form in enumerate(forms)
+    ]
+    assert len({str(run.config()) for run in made}) == 1
+    for wrong in ([1], {3: 3}, "optim.steps=2", {"optim": 3, "optim.lr": 1e-3}):
+        with pytest.raises(ConfigError):
+            fc.train(path, "supervised", num_labels=6, out=tmp_path / "wrong", options=wrong)
