@@ -41,7 +41,7 @@ class Location:
     @classmethod
     def of(cls, place: str | os.PathLike[str] | HasPath) -> Location:
         """Check a path, or that of a cache or a run; raise ConfigError for a URL such as `s3://bucket/key`."""
-        text = os.fspath(place if isinstance(place, (str, os.PathLike)) else place.path)
+        text = os.fspath(getattr(place, "path", place))  # type: ignore[arg-type]
         if not text:
             raise ConfigError("an empty path is not a place", expected="the path of a folder or a file")
         if _REMOTE.match(text):

@@ -112,11 +112,6 @@ class TrainingData:
         refuse_unlabelled_test(len(draw.test.rows), self.test.name)
         return draw
 
-    def reside(self, options: DataOptions, say: Say) -> None:
-        """Load the training rows to the place that `options.residency` names, unless they are loaded."""
-        # Test rows are streamed, because a training reads them only a few times.
-        load_once(self.train_store, options, self.device, lambda where: say(f"features: {where}"))
-
 
 def load_once(store: FeatureStore, options: DataOptions, device: torch.device, say: Say) -> None:
     """Load a store to the place that `options.residency` names, and report it, unless it is resident."""

@@ -124,22 +124,13 @@ class Training:
         if run.checkpoint.exists():
             learner.resume(run.checkpoint)
             self.say(f"resumed at step {learner.steps_done}")
-        self._load()
+        _load(self)
         title, left = f"{self.request.objective} {run.path.name}", learner.steps - learner.steps_done
         with (
             self.show(title, left, "steps") as bar,
             RunJournal(run, learner, self.watch, bar) as learner.journal,
         ):
             train_learner(learner, draw, self.options, order_seed=self.order_seed, replay=self.replay)
-
-    def _load(self) -> None:
-        """Load what the steps read to the place that `data.residency` names."""
-        self.data.reside(self.options.data, self.say)
-        if self.replay is not None:
-            say, store = self.say, self.replay.store
-            load_once(
-                store, self.options.data, self.data.device, lambda where: say(f"replay features: {where}")
-            )
 
     def train_fold(self, number: int, draw: Draw, run: RunFolder) -> Learner:
         """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
@@ -164,6 +155,15 @@ class Training:
             "encoder": self.data.cache.spec.encoder.name,
             "fingerprint": self.data.cache.fingerprint,
         }
+
+
+def _load(training: Training) -> None:
+    """Load what the steps read to the place that `data.residency` names."""
+    options, device, say = training.options.data, training.data.device, training.say
+    load_once(training.data.train_store, options, device, lambda where: say(f"features: {where}"))
+    # Test rows are streamed, because a training reads them only a few times.
+    if training.replay is not None:
+        load_once(training.replay.store, options, device, lambda where: say(f"replay features: {where}"))
 
 
 def _checked(request: TrainRequest) -> TrainRequest:
