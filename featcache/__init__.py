@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featcache.api.cache import Cache, Split
+    from featcache.api.predictions import Predictions
+    from featcache.api.run import Run
     from featcache.encoders import load as load_encoder
     from featcache.errors import FeatcacheError
     from featcache.extraction.options import ExtractOptions
-    from featcache.library.cache import Cache, Split
-    from featcache.library.predictions import Predictions
-    from featcache.library.run import Run
     from featcache.report.compare import Comparison, compare
     from featcache.report.study import Study
     from featcache.sources import open_source
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
-    "Cache": "featcache.library.cache:Cache",
+    "Cache": "featcache.api.cache:Cache",
     "Comparison": "featcache.report.compare:Comparison",
     "ExtractOptions": "featcache.extraction.options:ExtractOptions",
     "FeatcacheError": "featcache.errors:FeatcacheError",
-    "Predictions": "featcache.library.predictions:Predictions",
-    "Run": "featcache.library.run:Run",
-    "Split": "featcache.library.cache:Split",
+    "Predictions": "featcache.api.predictions:Predictions",
+    "Run": "featcache.api.run:Run",
+    "Split": "featcache.api.cache:Split",
     "Study": "featcache.report.study:Study",
     "TrainOptions": "featcache.training.options:TrainOptions",
     "ViewSpec": "featcache.specs:ViewSpec",

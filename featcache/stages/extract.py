@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from featcache.api.cache import Cache
 from featcache.cache.reader import CacheReader
 from featcache.cache.spec import Shapes
 from featcache.errors import CacheError, option
@@ -17,7 +18,6 @@ from featcache.extraction.options import ExtractOptions
 from featcache.extraction.pilot import predict
 from featcache.extraction.plan import draft, prepare
 from featcache.files import human_bytes
-from featcache.library.cache import Cache
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
 

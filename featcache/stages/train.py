@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from featcache.api.run import Run
 from featcache.cache.reader import CacheReader
 from featcache.config import as_tree
 from featcache.devices import resolve
-from featcache.library.run import Run
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
 from featcache.runs.run import RESULT, RunFolder

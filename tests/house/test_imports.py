@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training",),
-    ("library", "report", "bench"),
+    ("api", "report", "bench"),
     ("stages",),
     ("cli",),
 )

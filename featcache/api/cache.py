@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.api.html import facts_table
 from featcache.batch import Features
 from featcache.cache.codec import from_bfloat16
 from featcache.cache.reader import FAILED, WRITTEN, CacheReader, SplitReader
@@ -197,11 +198,7 @@ class Cache(CacheReader):
         return f"<Cache {self.storage}>\n  {parts}"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
-            for name, text in self._facts().items()
-        )
-        return f"<table><caption>Cache {html.escape(str(self.storage))}</caption>{rows}</table>"
+        return facts_table(f"Cache {self.storage}", self._facts())
 
     def _facts(self) -> dict[str, str]:
         shapes = (

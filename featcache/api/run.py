@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import os
 from typing import Any
 
 import numpy as np
 
+from featcache.api.cache import Cache, Split
+from featcache.api.html import facts_table
+from featcache.api.predictions import Predictions
 from featcache.cache.reader import WRITTEN
 from featcache.devices import resolve
 from featcache.errors import CacheError, TrainError
-from featcache.library.cache import Cache, Split
-from featcache.library.predictions import Predictions
 from featcache.location import Location
 from featcache.runs.run import RunFolder
 from featcache.training.learner import Learner
@@ -51,11 +51,7 @@ class Run(RunFolder):
         return f"<Run {self.path}: {facts}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in self._facts().items()
-        )
-        return f"<table><caption>Run {html.escape(str(self.path))}</caption>{rows}</table>"
+        return facts_table(f"Run {self.path}", self._facts())
 
     def predict(
         self, data: Split | Cache | str | os.PathLike[str], *, view: str = "eval", device: str = "auto"
