@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import operator
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, get_args, get_origin
@@ -93,6 +94,17 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in flat.items():
         merge(tree, _nest(key.split("."), value))
     return tree
+
+
+def whole_number(name: str, value: object) -> int:
+    """Return a whole number, also one of NumPy's, as an int; raises ConfigError for anything else.
+
+    >>> whole_number("size", 4)
+    4
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ConfigError(f"{option(name)} is not a whole number", got=repr(value), expected="such as 4")
+    return operator.index(value)
 
 
 def as_tree(options: object) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import operator
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from featcache.api.html import facts_table
 from featcache.batch import Features
 from featcache.cache.codec import from_bfloat16
 from featcache.cache.reader import FAILED, WRITTEN, CacheReader, SplitReader
-from featcache.config import did_you_mean
+from featcache.config import did_you_mean, whole_number
 from featcache.devices import resolve
 from featcache.errors import ConfigError
 from featcache.files import human_bytes
@@ -135,7 +134,7 @@ class Split(SplitReader):
         for an argument that is not valid.
         """
         asked = (views,) if isinstance(views, str) else tuple(views)
-        size, seed = _whole("size", size), None if shuffle is None else _whole("shuffle", shuffle)
+        size, seed = whole_number("size", size), None if shuffle is None else whole_number("shuffle", shuffle)
         if size < 1 or not asked or (seed is not None and seed < 0):
             got = f"size {size}, views {list(asked)}, shuffle {seed}"
             expected = "at least one row and one view, and a seed of 0 or more"
@@ -155,16 +154,6 @@ def _batches(loader: Loader, plan: EpochPlan, views: tuple[str, ...], count: int
             features = tuple(part.copy() for part in batch.labelled)
             label = batch.label.to(torch.int64, copy=True)
             yield SplitBatch(plan.rows[plan.positions(step)], label, views, features)
-
-
-def _whole(name: str, value: object) -> int:
-    """Return a whole number; raises ConfigError for anything else, also for True and False."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        expected = (
-            "a seed such as 0, or None for the order of the source" if name == "shuffle" else "a number"
-        )
-        raise ConfigError(f"`{name}` is not a whole number", got=repr(value), expected=expected)
-    return operator.index(value)
 
 
 class Cache(CacheReader):

@@ -74,11 +74,6 @@ def digest_seconds(source: Source) -> float:
     return (time.perf_counter() - start) * len(source) / len(part)
 
 
-def disk_bytes(folder: Path) -> int:
-    """Return the bytes of all files below a folder; 0 where there is none."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
 def require_room(path: Path, nbytes: int) -> None:
     """Raise CacheError when the disk that holds `path` has less than `nbytes` free."""
     free = shutil.disk_usage(existing(path)).free

@@ -13,6 +13,7 @@ from typing import Any
 from featcache.cache.layout import Unit
 from featcache.cache.reader import CacheReader, read_attributes
 from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
+from featcache.cache.storage import storage_at
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError, SourceError, option
 from featcache.extraction import estimate
@@ -188,8 +189,9 @@ def _require_no_loss(opened: Opened, out: Path, overwrite: bool) -> None:
 
 def _require_room(plan: ExtractionPlan, opened: Opened) -> None:
     """Raise CacheError if the disk cannot hold the missing part of the cache."""
-    kept = [plan.out] if plan.overwrite else [plan.out / name for name in opened.splits]
-    there = sum(map(estimate.disk_bytes, kept)) if read_attributes(plan.out) is not None else 0
+    storage = storage_at(plan.out)
+    kept = [""] if plan.overwrite else list(opened.splits)
+    there = sum(map(storage.nbytes, kept)) if read_attributes(storage) is not None else 0
     needed = sum(plan.nbytes(len(source)) for source in opened.splits.values())
     estimate.require_room(plan.out, needed - there)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import importlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -35,10 +34,6 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """Return rows and skipped folders as values that JSON can hold."""
         return {"rows": [row.as_dict() for row in self.rows], "skipped": dict(self.skipped)}
-
-    def to_json(self) -> str:
-        """Return `as_dict()` as JSON."""
-        return json.dumps(self.as_dict(), indent=2)
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame: a line for each row, and two columns for each difference.

