@@ -15,7 +15,7 @@ from featcache.config import flatten
 from featcache.errors import TrainError, option
 from featcache.files import explained, partial, write_atomic
 
-CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+CONFIG, RESULT, METRICS, LABELS = "config.json", "result.json", "metrics.jsonl", "labels.json"
 TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
@@ -100,6 +100,11 @@ class RunFolder:
         """Return the result; None if the run is not finished."""
         path = self.path / RESULT
         return _renamed(_read(path)) if path.is_file() else None
+
+    def labelled_ids(self) -> list[str]:
+        """Return the ids of the samples whose labels the run has learned from; none if it does not say."""
+        path = self.path / LABELS
+        return [str(name) for name in _read(path).get("ids", ())] if path.is_file() else []
 
     @property
     def checkpoint(self) -> Path:
