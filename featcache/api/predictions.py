@@ -17,8 +17,6 @@ UNSURE_BELOW = 0.8
 """Calibrated confidence below which a prediction is unsure: it is wrong more often than once in five."""
 NOVEL_FROM = 0.99
 """Novelty from which a sample is unlike what the run has seen."""
-COLUMNS = ("split", "id", "prediction", "confidence", "label")
-"""The first columns of every table; others follow."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -39,7 +39,7 @@ class Table:
 
         Raises ConfigError if its ending is no format, or if `path` exists and is not an earlier table.
         """
-        if path.suffix.lower() not in FORMATS:
+        if path.suffix.lower() not in FORMATS and not path.is_dir():
             raise ConfigError(
                 "the ending of the table is its format",
                 got=str(path),

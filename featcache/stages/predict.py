@@ -147,9 +147,10 @@ def _opened(place: Location, run: Location, predictor: Predictor) -> Cache:
         made = f"{place.path.name.partition('.')[0] or 'new'}.zarr"
         steps = f"featcache extract {quote(str(place))} {predictor.extraction} --out {quote(made)}"
         raise CacheError(
-            f"{place} is not a cache; a run predicts samples of a cache",
+            f"no featcache cache at {place}",
             got="a folder of something else" if place.path.is_dir() else "a file",
-            hint=f"make one for this run, and predict it:\n"
+            expected="a cache, because a run predicts the samples of a cache",
+            hint=f"make one with the model of the run, and predict that:\n"
             f"            {steps}\n"
             f"            featcache predict {quote(str(run))} {quote(made)} --out predictions.csv",
         ) from None

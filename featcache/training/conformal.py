@@ -61,22 +61,22 @@ def calibrate(held_out: HeldOut | None, class_names: Sequence[str], coverage: fl
             expected="a run with cross-validation",
             hint=f"train again with {option('cv', 5)}, or without {option('coverage')}",
         )
-    if len(held_out.label) < fewest(coverage):
+    label, log_probs = held_out.label[held_out.known], held_out.log_probs[held_out.known]
+    if len(label) < fewest(coverage):
         raise TrainError(
             f"too few labels to promise a coverage of {coverage:g}",
-            got=f"{len(held_out.label)} held-out labels",
+            got=f"{len(label)} held-out labels",
             expected=f"at least {fewest(coverage)}",
             hint=f"label more samples, or lower {option('coverage')}",
         )
-    if absent := np.setdiff1d(np.arange(len(class_names)), held_out.label).tolist():
+    if absent := np.setdiff1d(np.arange(len(class_names)), label).tolist():
         raise TrainError(
             f"the run {run} cannot promise a coverage for classes that no held-out label has",
             got=", ".join(class_names[c] for c in absent[:5]) + (", ..." if len(absent) > 5 else ""),
             expected="two or more labels of every class",
             hint="label more samples of these classes",
         )
-    true = held_out.log_probs[np.arange(len(held_out.label)), held_out.label]
-    return threshold(-np.asarray(true, np.float64), coverage)
+    return threshold(-log_probs[np.arange(len(label)), label], coverage)
 
 
 def classes_within(log_probs: Floats, limit: float) -> NDArray[np.bool_]:

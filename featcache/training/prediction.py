@@ -110,6 +110,6 @@ class Predictor:
         log_probs = scaled(raw, self.temperature)
         novelty = None
         if self.reference is not None:
-            novelty = self.reference.novelty(pooled(store, rows, view).numpy(), log_probs)
+            novelty = self.reference.novelty(pooled(store, rows, view).numpy())
         within = None if self.threshold is None else classes_within(raw, self.threshold)
         return Part(np.exp(log_probs), outputs.z.float().numpy(), novelty, within)

@@ -12,7 +12,9 @@ from featcache.training import selection
 from featcache.training.calibration import COLDEST, calibration, fit_temperature, negative_log_likelihood
 from featcache.training.data import Draw
 from featcache.training.learner import Learner
-from featcache.training.metrics import evaluate, open_set
+from featcache.training.metrics import auroc, evaluate, open_set
+from featcache.training.novelty import Reference
+from featcache.training.outputs import pooled
 from featcache.training.probing import Prober
 
 Floats = NDArray[np.float64]
@@ -39,12 +41,23 @@ def self_report(
         "scores": _scores(learner, draw),
     }
     if len(draw.unknown_rows):
-        report["open_set"] = open_set(log_probs, _log_probs(learner, test.store, draw.unknown_rows))
+        unknown = _log_probs(learner, test.store, draw.unknown_rows)
+        report["open_set"] = open_set(log_probs, unknown) | _novelty(draw)
     if (projector := learner.probed) is not None:
         prober = Prober(projector, draw.seed, draw.data.device)
         probes = prober.target(known, test, len(draw.class_names))
         report["probes"] = probes | (prober.replay(replay) if replay else {})
     return report
+
+
+def _novelty(draw: Draw) -> dict[str, float]:
+    """Measure how well the novelty separates test samples of known and unknown classes."""
+    reference = Reference.of(draw)
+    known, unknown = (
+        reference.novelty(pooled(draw.test.store, rows).numpy())
+        for rows in (draw.test.rows, draw.unknown_rows)
+    )
+    return {"novelty_auroc": auroc(1 - known, 1 - unknown)}
 
 
 def _log_probs(learner: Learner, store: Any, rows: NDArray[np.int64]) -> Floats:

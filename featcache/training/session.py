@@ -20,6 +20,7 @@ from featcache.training.journal import RunJournal, Watch
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
 from featcache.training.loop import train_learner
+from featcache.training.novelty import Reference
 from featcache.training.options import TrainOptions
 from featcache.training.recipe import Recipe, parse_options
 from featcache.training.self_report import self_report
@@ -116,6 +117,7 @@ class Training:
         """Write everything that describes the run before its first step."""
         run.begin(self.config(), self.data.cache.path)
         run.write("labels.json", draw.record(self.options.data))
+        Reference.of(draw).save(run)
         learner.save_task(run.task)
 
     def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
