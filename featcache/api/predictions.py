@@ -59,7 +59,7 @@ class Predictions:
     @property
     def second(self) -> NDArray[np.object_]:
         """(N,) names of the second most probable classes; None for a run of one class."""
-        return self._names(self._second)
+        return np.array([*self.classes, None], object)[self._second]
 
     @property
     def second_confidence(self) -> NDArray[np.float64]:
@@ -84,14 +84,20 @@ class Predictions:
     def unsure(self) -> NDArray[np.bool_]:
         """(N,) True where a person should look.
 
-        The confidence is below `unsure_below`, the novelty is at least 0.99, or the set has several classes.
+        The confidence is below `unsure_below`, the novelty is at least NOVEL_FROM, or the set has several
+        classes. False for a row that failed.
         """
-        found = self.confidence < self.unsure_below
+        found = np.asarray(self.confidence < self.unsure_below)
         if self.novelty is not None:
             found |= self.novelty >= NOVEL_FROM
         if self.within is not None:
             found |= self.within.sum(1) > 1
-        return found & (self.label != None)  # noqa: E711 (element by element)
+        return np.asarray(found & self.predicted)
+
+    @property
+    def predicted(self) -> NDArray[np.bool_]:
+        """(N,) False for a row that failed in extraction."""
+        return np.array([name is not None for name in self.label], bool)
 
     @property
     def accuracy(self) -> float | None:
@@ -105,9 +111,7 @@ class Predictions:
     @property
     def judged(self) -> NDArray[np.bool_]:
         """(N,) True for samples with a prediction and a label."""
-        return np.array(
-            [a is not None and b is not None for a, b in zip(self.label, self.truth, strict=True)], bool
-        )
+        return self.predicted & np.array([name is not None for name in self.truth], bool)
 
     def __len__(self) -> int:
         return len(self.id)
@@ -116,7 +120,8 @@ class Predictions:
         """Return the predictions of some rows, by numbers, a mask or a slice."""
         if isinstance(rows, (int, np.integer)):
             rows = slice(int(rows), int(rows) + 1 or None)
-        return replace(self, **{name: value[rows] for name, value in self._by_row().items()})
+        kept: dict[str, Any] = {name: value[rows] for name, value in self._by_row().items()}
+        return replace(self, **kept)
 
     def __repr__(self) -> str:
         accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.2f} %"
@@ -131,22 +136,6 @@ class Predictions:
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>"
 
-    def columns(self, *, probabilities: bool = False) -> dict[str, Any]:
-        """Return the columns of a table by name, (N,) each; docs/predict.md explains them.
-
-        `probabilities` adds a column `p:CLASS` for each class.
-        """
-        given = {"split": self.split, "id": self.id, "prediction": self.label, "confidence": self.confidence}
-        given |= {"label": self.truth, "second": self.second, "second_confidence": self.second_confidence}
-        given |= {"unsure": np.where(self.label == None, None, self.unsure)}  # noqa: E711
-        if self.novelty is not None:
-            given["novelty"] = self.novelty
-        if self.within is not None:
-            given["set"] = np.array([None, *(self.sets or ())], object)[1:]
-        if probabilities:
-            given |= {f"p:{name}": self.probabilities[:, c] for c, name in enumerate(self.classes)}
-        return given
-
     def to_pandas(self, *, probabilities: bool = False) -> Any:
         """Return a pandas DataFrame with the columns of the table; `label` is called `truth` as here.
 
@@ -156,7 +145,7 @@ class Predictions:
             pandas = importlib.import_module("pandas")
         except ImportError:
             raise MissingExtra("the package `pandas` is not installed", hint="pip install pandas") from None
-        given = self.columns(probabilities=probabilities)
+        given = columns(self, probabilities=probabilities)
         return pandas.DataFrame({"truth" if name == "label" else name: c for name, c in given.items()})
 
     @property
@@ -164,15 +153,31 @@ class Predictions:
         """(N,) class numbers; -1 for none."""
         if len(self.classes) < 2:
             return np.full(len(self), -1)
-        # The first of equal ones, as `argmax` chooses the first class.
-        return np.where(self.label == None, -1, np.argsort(-self.probabilities, 1, kind="stable")[:, 1])  # noqa: E711
+        # Stable, as `argmax` also chooses the first of equal ones.
+        return np.where(self.predicted, np.argsort(-self.probabilities, 1, kind="stable")[:, 1], -1)
 
-    def _names(self, classes: NDArray[np.int64]) -> NDArray[np.object_]:
-        return np.array([*self.classes, None], object)[classes]
-
-    def _by_row(self) -> dict[str, Any]:
+    def _by_row(self) -> dict[str, NDArray[Any]]:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
+
+
+def columns(given: Predictions, *, probabilities: bool = False) -> dict[str, NDArray[Any]]:
+    """Return the columns of a table by name, (N,) each; docs/predict.md explains them.
+
+    `probabilities` adds a column `p:CLASS` for each class.
+    """
+    found = {"split": given.split, "id": given.id, "prediction": given.label, "confidence": given.confidence}
+    found |= {"label": given.truth, "second": given.second, "second_confidence": given.second_confidence}
+    sure: NDArray[np.object_] = given.unsure.astype(object)
+    sure[~given.predicted] = None
+    found["unsure"] = sure
+    if given.novelty is not None:
+        found["novelty"] = given.novelty
+    if given.sets is not None:
+        found["set"] = np.array([None, *given.sets], object)[1:]
+    if probabilities:
+        found |= {f"p:{name}": given.probabilities[:, c] for c, name in enumerate(given.classes)}
+    return found
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
@@ -180,4 +185,5 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     if len(parts) == 1:
         return parts[0]
     rows = [part._by_row() for part in parts]
-    return replace(parts[0], **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    whole: dict[str, Any] = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return replace(parts[0], **whole)

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from featcache.errors import ConfigError, option
 from featcache.files import explained, write_atomic
@@ -21,9 +21,6 @@ FIRST = ("split", "id", "prediction", "confidence", "label")
 FORMATS = (".csv", ".parquet", ".jsonl")
 DIGITS = 6
 """Digits after the point in CSV and JSON lines; Parquet has the numbers as they are."""
-
-
-RowT = TypeVar("RowT", bound=NamedTuple)
 
 
 class Table:
@@ -56,11 +53,10 @@ class Table:
         fields = {name: pa.array(values, _type(name), from_pandas=True) for name, values in columns.items()}
         self._parts.append(pa.table(fields))
 
-    def rows_of(self, kind: type[RowT]) -> Iterator[RowT]:
-        """Yield the rows so far as named tuples, with the columns that these have."""
+    def records(self, *columns: str) -> Iterator[dict[str, Any]]:
+        """Yield some columns of the rows so far."""
         for part in self._parts:
-            for record in part.select(kind._fields).to_pylist():
-                yield kind(**record)
+            yield from part.select(columns).to_pylist()
 
     def write(self, *, least_sure_first: bool = False) -> None:
         """Write the table atomically; the least sure rows first if asked, and failed ones at the end."""

@@ -11,7 +11,7 @@ from shlex import quote
 import numpy as np
 
 from featcache.api.cache import Cache, Split
-from featcache.api.predictions import UNSURE_BELOW
+from featcache.api.predictions import UNSURE_BELOW, columns
 from featcache.api.run import Run, parts
 from featcache.cache.reader import WRITTEN
 from featcache.errors import CacheError, ConfigError, option
@@ -92,15 +92,19 @@ def predict(
     for part in splits:
         part.check()
     predictor.require_fitting(opened)
-    links, copies = (
-        None if place is None else Location.of(place).path for place in (in_place_links, copy_to)
+    sorter = Sorter.of(
+        None if in_place_links is None else Location.of(in_place_links).path,
+        None if copy_to is None else Location.of(copy_to).path,
+        unsure_apart=unsure_apart,
+        provenance=opened.provenance,
+        source=source,
     )
-    asked = {"unsure_apart": unsure_apart, "provenance": opened.provenance, "source": source}
-    sorter = Sorter.of(links, copies, **asked)
-    for part in splits if sorter else ():
-        sorter.originals(part.name, [part.ids[row] for row in np.flatnonzero(part.status[:, 0] == WRITTEN)])
+    if sorter is not None:
+        for part in splits:
+            there = np.flatnonzero(part.status[:, 0] == WRITTEN)
+            sorter.originals(part.name, [part.ids[row] for row in there])
     summaries = {part.name: _predict(predictor, part, unsure_below, table, probabilities) for part in splits}
-    folder = sorter.plan(table.rows_of(Sorted)) if sorter else None
+    folder = None if sorter is None else sorter.plan(Sorted(**row) for row in table.records(*Sorted._fields))
     table.write(least_sure_first=sort == "unsure")
     if folder is not None:
         folder.fill()
@@ -172,11 +176,11 @@ def _predict(
     counts: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     for part in parts(predictor, split, unsure_below=unsure_below):
-        table.add(part.columns(probabilities=probabilities))
+        table.add(columns(part, probabilities=probabilities))
         judged, right = part.judged, part.label == part.truth
         counts.update(
             rows=len(part),
-            failed=int(sum(name is None for name in part.label)),
+            failed=int((~part.predicted).sum()),
             judged=int(judged.sum()),
             right=int((judged & right).sum()),
             learned=int((judged & part.learned).sum()),

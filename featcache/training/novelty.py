@@ -92,9 +92,9 @@ class Reference:
         if len(self._labelled) < 2:
             return np.zeros(len(embedding))
         starts = range(0, len(embedding), _AT_ONCE)
-        found = [self._distance(_unit(embedding[start : start + _AT_ONCE])) for start in starts]
-        nearer = np.searchsorted(self._usual, np.concatenate(found or [np.zeros(0)]), side="left")
-        return np.asarray(nearer / len(self._usual), np.float64)
+        parts = [self._distance(_unit(embedding[start : start + _AT_ONCE])) for start in starts]
+        found: NDArray[np.float32] = np.concatenate([np.zeros(0, np.float32), *parts])
+        return np.asarray(np.searchsorted(self._usual, found) / len(self._usual), np.float64)
 
     @cached_property
     def _labelled(self) -> NDArray[np.float32]:
