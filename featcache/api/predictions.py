@@ -15,8 +15,8 @@ from featcache.errors import MissingExtra
 
 UNSURE_BELOW = 0.8
 """Calibrated confidence below which a prediction is unsure: it is wrong more often than once in five."""
-NOVEL_FROM = 0.99
-"""Novelty from which a sample is unlike what the run has seen."""
+NOVEL_FROM = 0.95
+"""Novelty from which a sample is unusual: as one in twenty of the run's own training samples."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -111,7 +111,7 @@ class Predictions:
     @property
     def judged(self) -> NDArray[np.bool_]:
         """(N,) True for samples with a prediction and a label."""
-        return self.predicted & np.array([name is not None for name in self.truth], bool)
+        return np.asarray(self.predicted & np.array([name is not None for name in self.truth], bool))
 
     def __len__(self) -> int:
         return len(self.id)

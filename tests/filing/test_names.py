@@ -9,8 +9,33 @@ from hypothesis import strategies as st
 
 from featcache.filing.names import file_names, folder_names, safe
 
-AWKWARD = ["a/b", "a\\b", "a:b", "..", ".", "", " ", "...", "Cat", "cat", "CAT", "cat ", "con", "NUL.txt", "🦊, red"]
-AWKWARD += ["café", unicodedata.normalize("NFD", "café"), "x" * 300, "x" * 299 + "y", "cat (2)", "unsure", "\0", ".git"]
+AWKWARD = [
+    "a/b",
+    "a\\b",
+    "a:b",
+    "..",
+    ".",
+    "",
+    " ",
+    "...",
+    "Cat",
+    "cat",
+    "CAT",
+    "cat ",
+    "con",
+    "NUL.txt",
+    "🦊, red",
+]
+AWKWARD += [
+    "café",
+    unicodedata.normalize("NFD", "café"),
+    "x" * 300,
+    "x" * 299 + "y",
+    "cat (2)",
+    "unsure",
+    "\0",
+    ".git",
+]
 
 
 def test_awkward_classes_each_get_a_folder_of_their_own(tmp_path):

@@ -41,7 +41,10 @@ def read(path):
     with path.open(newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))
     numbers = ("confidence", "novelty", "p:cat, tabby")
-    kinds = {name: float for name in numbers} | {"set": json.loads, "unsure": {"true": True, "false": False}.get}
+    kinds = dict.fromkeys(numbers, float) | {
+        "set": json.loads,
+        "unsure": {"true": True, "false": False}.get,
+    }
     return [{k: kinds.get(k, str)(v) if v else None for k, v in row.items()} for row in found]
 
 
