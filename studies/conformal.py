@@ -1,16 +1,16 @@
-"""Check the promise of `featcache predict --coverage`: how often do sets hold the true class, how large are they?
+"""Check the promise of `featcache predict --coverage`: how often do sets hold the true class, how large?
 
     python studies/conformal.py CACHE ... [--rows train|test] [--draws 20] [--objective linear]
     python studies/conformal.py CACHE --runs RUN ...
 
 For every draw, a probe learns from 20, 50 or 200 labels (in proportion to the classes), and once more without
 each of five folds. The threshold is that of the held-out folds. With `--rows train` (to choose a score), one
-half of the training rows is for labels, and the other is predicted; no test row is read. With `--rows test` (to
-report it), the test rows are predicted. With `--runs`, finished runs of any objective predict the test rows of
-CACHE.
+half of the training rows is for labels, and the other is predicted; no test row is read. With `--rows test`
+(to report it), the test rows are predicted. With `--runs`, finished runs of any objective predict the test
+rows of CACHE.
 
-Coverage is a mean over draws with its 95 % interval (Student's t). A single draw varies around it, because its
-threshold comes from few labels.
+Coverage is a mean over draws with its 95 % interval (Student's t). A single draw varies around it, because
+its threshold comes from few labels.
 """
 
 from __future__ import annotations

@@ -59,12 +59,12 @@ class Predictions:
     @property
     def second(self) -> NDArray[np.object_]:
         """(N,) names of the second most probable classes; None for a run of one class."""
-        return np.array([*self.classes, None], object)[self._second]
+        return np.array([*self.classes, None], object)[_second(self)]
 
     @property
     def second_confidence(self) -> NDArray[np.float64]:
         """(N,) probabilities of the second most probable classes."""
-        chosen = self._second
+        chosen = _second(self)
         found = self.probabilities[np.arange(len(self)), np.maximum(chosen, 0)]
         return np.where(chosen < 0, np.nan, found)
 
@@ -120,18 +120,11 @@ class Predictions:
         """Return the predictions of some rows, by numbers, a mask or a slice."""
         if isinstance(rows, (int, np.integer)):
             rows = slice(int(rows), int(rows) + 1 or None)
-        kept: dict[str, Any] = {name: value[rows] for name, value in self._by_row().items()}
+        kept: dict[str, Any] = {name: value[rows] for name, value in _by_row(self).items()}
         return replace(self, **kept)
 
     def __repr__(self) -> str:
-        accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.2f} %"
-        learned = int((self.judged & self.learned).sum())
-        seen = f" of {int(self.judged.sum())} labelled, {learned} of them learned from" if learned else ""
-        unknown = sorted({str(name) for name in self.truth if name is not None} - {*self.classes})
-        wrong = (
-            f" (wrong by necessity, of classes unknown to the run: {', '.join(unknown)})" if unknown else ""
-        )
-        return f"<Predictions of {len(self)} samples, {len(self.classes)} classes{accuracy}{seen}{wrong}>"
+        return _described(self)
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>"
@@ -148,17 +141,28 @@ class Predictions:
         given = columns(self, probabilities=probabilities)
         return pandas.DataFrame({"truth" if name == "label" else name: c for name, c in given.items()})
 
-    @property
-    def _second(self) -> NDArray[np.int64]:
-        """(N,) class numbers; -1 for none."""
-        if len(self.classes) < 2:
-            return np.full(len(self), -1)
-        # Stable, as `argmax` also chooses the first of equal ones.
-        return np.where(self.predicted, np.argsort(-self.probabilities, 1, kind="stable")[:, 1], -1)
 
-    def _by_row(self) -> dict[str, NDArray[Any]]:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
+def _second(given: Predictions) -> NDArray[np.int64]:
+    """Return the (N,) numbers of the second most probable classes; -1 for none."""
+    if len(given.classes) < 2:
+        return np.full(len(given), -1)
+    # Stable, as `argmax` also chooses the first of equal ones.
+    return np.where(given.predicted, np.argsort(-given.probabilities, 1, kind="stable")[:, 1], -1)
+
+
+def _by_row(given: Predictions) -> dict[str, NDArray[Any]]:
+    """Return the fields that have a value for each sample."""
+    found = {field.name: getattr(given, field.name) for field in fields(given)}
+    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+
+
+def _described(given: Predictions) -> str:
+    accuracy = "" if given.accuracy is None else f", accuracy {100 * given.accuracy:.2f} %"
+    learned = int((given.judged & given.learned).sum())
+    seen = f" of {int(given.judged.sum())} labelled, {learned} of them learned from" if learned else ""
+    unknown = sorted({str(name) for name in given.truth if name is not None} - {*given.classes})
+    wrong = f" (wrong by necessity, of classes unknown to the run: {', '.join(unknown)})" if unknown else ""
+    return f"<Predictions of {len(given)} samples, {len(given.classes)} classes{accuracy}{seen}{wrong}>"
 
 
 def columns(given: Predictions, *, probabilities: bool = False) -> dict[str, NDArray[Any]]:
@@ -184,6 +188,6 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     """Return the predictions of several splits, or of several runs of rows, as one."""
     if len(parts) == 1:
         return parts[0]
-    rows = [part._by_row() for part in parts]
+    rows = [_by_row(part) for part in parts]
     whole: dict[str, Any] = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     return replace(parts[0], **whole)
