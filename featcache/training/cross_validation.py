@@ -85,7 +85,5 @@ def _mean(log_probs: Floats) -> Floats:
     """Return the (n, C) normalised mean of (R, n, C) log-probabilities; a single repeat stays as it is."""
     from scipy.special import log_softmax
 
-    if len(log_probs) == 1:
-        return log_probs[0]
-    mean: Floats = log_softmax(log_probs.mean(0), axis=1)
-    return mean
+    mean: Floats = log_probs.mean(0)
+    return mean if len(log_probs) == 1 else np.asarray(log_softmax(mean, axis=1))
