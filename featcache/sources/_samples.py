@@ -15,7 +15,7 @@ from featcache.errors import SampleError, SourceError
 from featcache.sources._files import Files
 from featcache.sources._labels import encode
 from featcache.sources._splits import in_order
-from featcache.sources.base import Source, digest_samples
+from featcache.sources.base import Source
 from featcache.specs import Modality
 
 Content = bytes | str | NDArray[Any]
@@ -61,8 +61,9 @@ class Samples:
         """Return the file of a sample; None if samples are not files of their own."""
         return self._reader.path(range(len(self))[index]) if isinstance(self._reader, Files) else None
 
-    def digest(self) -> str:
-        return digest_samples(self, lambda row: _stored_bytes(self._reader(row)))
+    def content(self, index: int) -> bytes:
+        """Return the sample as stored: encoded bytes, text, or raw pixels."""
+        return _stored_bytes(self._reader(range(len(self))[index]))
 
 
 @dataclass(frozen=True)

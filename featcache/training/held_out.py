@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class HeldOut:
 
     def save(self, path: Path) -> None:
         """Write the file in safetensors, atomically; log-probabilities are float32."""
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "row": self.row,
             "label": self.label,
             "log_probs": self.log_probs.astype(np.float32),
