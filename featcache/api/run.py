@@ -116,16 +116,16 @@ def parts(
     Raises ConfigError at once if `unsure_below` is no share.
     """
     below = _share("unsure_below", unsure_below)
-    number, names = split.view(view), np.array([*split.class_names, None], object)
-    store, status = predictor.open_store(split.cache, split.name), split.status[:, number]
-    ids, learned = np.array(split.ids, object), _learned(predictor, split)
+    number, store = split.view(view), predictor.open_store(split.cache, split.name)
+    ids, status = np.array(split.ids, object), split.status[:, number]
+    truth, learned = _labels(predictor, split)
     for start in range(0, max(split.rows, 1), ROWS):
         rows = np.arange(start, min(start + ROWS, split.rows))
         yield Predictions(
             classes=predictor.class_names,
             split=np.full(len(rows), split.name, object),
             id=ids[rows],
-            truth=names[split.labels[rows]],
+            truth=truth[rows],
             learned=learned[rows],
             unsure_below=below,
             **_filled(predictor, store, rows, status[rows] == WRITTEN, number),
@@ -153,11 +153,18 @@ def _filled(
     return found
 
 
-def _learned(predictor: Predictor, split: Split) -> NDArray[np.bool_]:
-    """Return (N,) True for the samples of a split whose labels the run has learned from, by their ids."""
+def _labels(predictor: Predictor, split: Split) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
+    """Return (N,) names of classes or None, and (N,) True for the samples that the run has learned from.
+
+    These have the label that the run has learned, which may come from a table of labels and not be in the
+    cache. They are found by their ids.
+    """
+    names = np.array([*split.class_names, None], object)[split.labels]
     if split.name != predictor.learned_split:
-        return np.zeros(split.rows, bool)
-    return np.array([name in predictor.learned for name in split.ids], bool)
+        return names, np.zeros(split.rows, bool)
+    own = [predictor.learned.get(name) for name in split.ids]
+    truth = np.array([b if a is None else a for a, b in zip(own, names, strict=True)], object)
+    return truth, np.array([name in predictor.learned for name in split.ids], bool)
 
 
 def _share(name: str, value: object) -> float:

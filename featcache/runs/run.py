@@ -101,10 +101,14 @@ class RunFolder:
         path = self.path / RESULT
         return _renamed(_read(path)) if path.is_file() else None
 
-    def labelled_ids(self) -> list[str]:
-        """Return the ids of the samples whose labels the run has learned from; none if it does not say."""
-        path = self.path / LABELS
-        return [str(name) for name in _read(path).get("ids", ())] if path.is_file() else []
+    def labelled(self) -> dict[str, str | None]:
+        """Return the class of each sample whose label the run has learned from, by id; empty if unknown.
+
+        Runs of earlier versions do not say the class.
+        """
+        found = _read(self.path / LABELS) if (self.path / LABELS).is_file() else {}
+        ids = found.get("ids", [])
+        return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
 
     @property
     def checkpoint(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -49,8 +50,8 @@ class Predictor:
     reference: Reference | None
     threshold: float | None
     """The largest -log q of a class in the set; None if no coverage is asked for."""
-    learned: frozenset[str]
-    """Ids of the samples whose labels the run has learned from."""
+    learned: Mapping[str, str | None]
+    """The class of each sample whose label the run has learned from, by id; None if the run does not say."""
     learned_split: str
     """The split of these samples."""
 
@@ -69,7 +70,7 @@ class Predictor:
             temperature=float(result.get("temperature", 1.0)),
             reference=Reference.load(run),
             threshold=limit,
-            learned=frozenset(run.labelled_ids()),
+            learned=run.labelled(),
             learned_split=str(data.get("train", "train")),
         )
 
