@@ -111,6 +111,12 @@ class RunFolder:
         return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
 
     @property
+    def labels_at_random(self) -> bool:
+        """False if `suggest` chose some of the labelled samples, so they are not like the others."""
+        path = self.path / LABELS
+        return not (path.is_file() and _read(path).get("chosen", 0))
+
+    @property
     def checkpoint(self) -> Path:
         """The path of the checkpoint."""
         return self.path / CHECKPOINT

@@ -42,6 +42,10 @@ class PredictSummary:
     """Those of them that are right."""
     unsure: int = 0
     """Rows with a prediction that a person should look at."""
+    set_size: float | None = None
+    """The mean number of classes in a set; None if no coverage was asked for."""
+    promised: bool = True
+    """False if the coverage is no promise, as the labels were not drawn at random."""
 
     @property
     def accuracy(self) -> float | None:
@@ -133,11 +137,13 @@ def describe(name: str, summary: PredictSummary) -> str:
             f"{100 * summary.learned_right / summary.learned:.2f} % of {summary.learned} that it learned from"
         )
         parts.append(f"and {known}" if others else f"accuracy {known}")
-    line = ", ".join(parts)
-    if not summary.unknown:
-        return line
-    count, names = sum(summary.unknown.values()), ", ".join(summary.unknown)
-    return f"{line} ({count} wrong, of classes that the run does not know: {names})"
+    if summary.unknown:
+        count, names = sum(summary.unknown.values()), ", ".join(summary.unknown)
+        parts[-1] += f" ({count} wrong, of classes that the run does not know: {names})"
+    if summary.set_size is not None:
+        chosen = "" if summary.promised else " (a hint: the labels were not drawn at random)"
+        parts.append(f"{summary.set_size:.2f} classes in a set{chosen}")
+    return ", ".join(parts)
 
 
 def _opened(place: Location, run: Location, predictor: Predictor) -> Cache:
@@ -175,6 +181,7 @@ def _predict(
     """Predict a split into a table, some thousand rows at a time; return its summary."""
     counts: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
+    sets = 0
     for part in parts(predictor, split, unsure_below=unsure_below):
         table.add(columns(part, probabilities=probabilities))
         judged, right = part.judged, part.label == part.truth
@@ -187,5 +194,9 @@ def _predict(
             learned_right=int((judged & part.learned & right).sum()),
             unsure=int(part.unsure.sum()),
         )
+        sets += 0 if part.within is None else int(part.within.sum())
         unknown.update(str(name) for name in part.truth[judged] if name not in part.classes)
-    return PredictSummary(unknown=dict(unknown), **counts)
+    size = None
+    if predictor.threshold is not None:
+        size = sets / max(counts["rows"] - counts["failed"], 1)
+    return PredictSummary(**counts, unknown=dict(unknown), set_size=size, promised=predictor.promised)

@@ -54,6 +54,8 @@ class Predictor:
     """The class of each sample whose label the run has learned from, by id; None if the run does not say."""
     learned_split: str
     """The split of these samples."""
+    promised: bool
+    """False if the coverage is no promise, as the labels were not drawn at random."""
 
     @classmethod
     def open(cls, run: RunFolder, device: torch.device, coverage: float | None = None) -> Self:
@@ -72,6 +74,7 @@ class Predictor:
             threshold=limit,
             learned=run.labelled(),
             learned_split=str(data.get("train", "train")),
+            promised=run.labels_at_random,
         )
 
     @property

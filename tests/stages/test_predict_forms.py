@@ -13,7 +13,7 @@ import pytest
 import featcache as fc
 from featcache.errors import CacheError, ConfigError, SourceError, TrainError
 from featcache.stages.extract import extract
-from featcache.stages.predict import predict
+from featcache.stages.predict import describe, predict
 from featcache.training.held_out import HeldOut
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,7 +107,9 @@ def test_sets_of_classes(run, cache, tmp_path):
     with pytest.raises(TrainError, match=r"12 held-out labels[\s\S]*at least 19"):
         predict(run, cache, tmp_path / "p.parquet", coverage=0.95)
     assert not (tmp_path / "p.parquet").exists()
-    predict(run, cache, tmp_path / "p.parquet", coverage=0.8)
+    summary = predict(run, cache, tmp_path / "p.parquet", coverage=0.8)["train"]
+    assert "classes in a set" in describe("train", summary)
+    assert summary.promised
     found, said = table(tmp_path / "p.parquet"), fc.Run.open(run).predict(cache, coverage=0.8)
     assert list(found) == [*COLUMNS, "set"]
     assert found["set"] == [list(held) for held in said.sets]
@@ -115,6 +117,12 @@ def test_sets_of_classes(run, cache, tmp_path):
     several = np.array([len(held) > 1 for held in said.sets])
     assert 0 < several.sum() < len(said)
     assert said.unsure[several].all()
+    assert summary.set_size == pytest.approx(said[said.split == "train"].within.sum(1).mean())
+    record = json.loads((run / "labels.json").read_text())
+    (run / "labels.json").write_text(json.dumps({**record, "chosen": 4}))
+    summary = predict(run, cache, tmp_path / "p.parquet", coverage=0.8)["train"]
+    assert not summary.promised
+    assert "not drawn at random" in describe("train", summary)
     wider = fc.Run.open(run).predict(cache, coverage=0.9)
     assert all({*a} <= {*b} for a, b in zip(said.sets, wider.sets, strict=True))
 
