@@ -52,7 +52,7 @@ def drawn(labels: Ints, number: int, design: str, rng: np.random.Generator) -> I
     return np.sort(np.concatenate([pool[:n] for pool, n in zip(pools, wanted, strict=True)]))
 
 
-def with_probe(training: Training) -> Callable[[Draw, int], Result]:
+def with_probe(training: Training, folds: int) -> Callable[[Draw, int], Result]:
     """Return the result of a draw for a probe, from embeddings that are read once."""
     data, classes = training.data, len(training.data.cache.class_names)
     kind = objective_class(training.request.objective)
@@ -71,14 +71,14 @@ def with_probe(training: Training) -> Callable[[Draw, int], Result]:
         def predict(number: int, held: Ints) -> Floats:
             return fit(np.delete(rows, held), np.delete(label, held))(train[rows[held]])
 
-        found = hold_out(rows, label, classes, _folds(label, seed), predict)
+        found = hold_out(rows, label, classes, estimate_folds(label, folds, seed, cheap=not folds), predict)
         final = fit(rows, label)
         return found, final(train), final(test)
 
     return result
 
 
-def with_training(training: Training) -> Callable[[Draw, int], Result]:
+def with_training(training: Training, folds: int) -> Callable[[Draw, int], Result]:
     """Return the result of a draw for an objective that is trained in steps."""
     data = training.data
 
@@ -88,7 +88,7 @@ def with_training(training: Training) -> Callable[[Draw, int], Result]:
             learner = training.create(draw)
             training.begin(learner, draw, run)
             training.learn(learner, draw, run)
-            repeats = _folds(draw.known.label, seed)
+            repeats = estimate_folds(draw.known.label, folds, seed, cheap=False)
             found = cross_validate(draw, repeats, lambda n, part: training.train_fold(n, part, run))
         stores = (data.train_store, len(data.train.labels)), (data.test_store, len(data.test.labels))
         train, test = (learner.predict(store, np.arange(n)).log_probs.double().numpy() for store, n in stores)
@@ -97,14 +97,10 @@ def with_training(training: Training) -> Callable[[Draw, int], Result]:
     return result
 
 
-def _folds(label: Ints, seed: int) -> Any:
-    return estimate_folds(label, 0, seed, cheap=False)
-
-
 def measure(args: argparse.Namespace) -> None:
     """Append one line for each repetition that the file does not hold yet."""
     args.out.touch()
-    keys = ("cache", "objective", "design", "labels", "seed")
+    keys = ("cache", "objective", "design", "labels", "folds", "seed")
     done = {tuple(line[key] for key in keys) for line in map(json.loads, args.out.read_text().splitlines())}
     pool = DataPool(torch.device("cpu"))
     options = json.loads(args.options)
@@ -112,9 +108,9 @@ def measure(args: argparse.Namespace) -> None:
         training = Training.open(TrainRequest(path, args.objective, 0, 1, None, options), pool)
         plain, labels = training.draw(), training.data.train.labels
         probe = issubclass(objective_class(args.objective), Probe)
-        result = (with_probe if probe else with_training)(training)
+        result = (with_probe if probe else with_training)(training, args.folds)
         for design, number, seed in np.ndindex(len(args.designs), len(args.labels), args.repetitions):
-            key = (path.stem, args.objective, args.designs[design], args.labels[number], seed)
+            key = (path.stem, args.objective, args.designs[design], args.labels[number], args.folds, seed)
             rng = np.random.default_rng([seed, key[3], DESIGNS.index(key[2])])
             rows = drawn(labels, key[3], key[2], rng)
             if key in done or len(np.unique(labels[rows])) < 2:
@@ -140,7 +136,7 @@ def compared(result: Result, draw: Draw) -> dict[str, Any]:
         line[f"{name}_seen"] = float(right[np.isin(truth[asked], label)].mean())
     line["label"] = label.tolist()
     if found is not None:
-        line |= {"correct": found.correct.tolist(), "kept": found.kept.tolist(), "folds": found.folds}
+        line |= {"correct": found.correct.tolist(), "kept": found.kept.tolist()}
     return line
 
 
@@ -166,18 +162,22 @@ def _held_out(line: dict[str, Any]) -> HeldOut:
     return HeldOut(label, label, np.zeros((len(label), 0)), correct, kept, line["folds"])
 
 
-HEAD = "labels | rep. | accuracy | estimate | error | holds: rest | seen | test | width | no figure | plain holds"
+HEAD = (
+    "cache | labels | reps | accuracy | estimate | error | holds: rest | seen | test | width "
+    "| no figure | plain holds"
+)
 
 
 def table(args: argparse.Namespace) -> None:
     """Print one Markdown table for each objective and design."""
     cells = defaultdict(list)
     for line in map(json.loads, args.file.read_text().splitlines()):
-        cells[line["objective"], line["design"], line["cache"], line["labels"]].append(line)
+        cells[line["objective"], line["design"], line["cache"], line["labels"], line["folds"]].append(line)
     last = None
-    for (objective, design, cache, labels), lines in cells.items():
-        if last != (last := (objective, design)):
-            print(f"\n`{objective}`, labels drawn {design}\n\n| cache | {HEAD} |\n" + "| --- " * 12 + "|")
+    for (objective, design, cache, labels, folds), lines in cells.items():
+        if last != (last := (objective, design, folds)):
+            print(f"\n`{objective}`, labels drawn {design}, folds {folds or 'as a training'}\n")
+            print(f"| {HEAD} |\n" + "| --- " * 12 + "|")
         print(f"| {cache} | {labels} | {len(lines)} | " + " | ".join(_cells(lines)) + " |")
 
 
@@ -211,6 +211,7 @@ def main() -> None:
     measured.add_argument("--out", type=Path, required=True)
     measured.add_argument("--objective", default="linear")
     measured.add_argument("--options", default="{}", help="the options of the training, as JSON")
+    measured.add_argument("--folds", type=int, default=0, help="in one repeat; 0: as a training does")
     measured.add_argument("--designs", nargs="+", default=DESIGNS, choices=DESIGNS)
     measured.add_argument("--labels", type=int, nargs="+", default=[10, 20, 50, 200])
     measured.add_argument("--repetitions", type=int, default=100)
