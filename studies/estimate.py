@@ -144,7 +144,7 @@ def interval(line: dict[str, Any]) -> tuple[float, float, float]:
     """Return the estimate and its interval."""
     if "correct" not in line:
         return 0.5, 0.0, 1.0
-    return cross_validated_interval(_held_out(line))
+    return cross_validated_interval(_held_out(line), random=line["design"] == "random")
 
 
 def plain(line: dict[str, Any]) -> tuple[float, float, float]:

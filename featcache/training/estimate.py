@@ -67,10 +67,12 @@ def holdout_interval(right: int, samples: int) -> dict[str, float]:
     return {"low": low, "high": high, "level": LEVEL}
 
 
-def cross_validated_interval(held_out: HeldOut) -> tuple[float, float, float]:
+def cross_validated_interval(held_out: HeldOut, *, random: bool = True) -> tuple[float, float, float]:
     """Return the estimate and the two ends of its interval, as the docstring of the module says.
 
-    The estimate is the mean of the shares of right labels that the lower and the upper end count.
+    For labels drawn at random, the estimate is the share that the lower end counts as right. It is unbiased
+    for models of as many labels as a fold leaves, also where classes have no label. For chosen labels, it is
+    the mean of the shares of both ends: most classes have a label, and a fold takes half of two.
     """
     samples, known = len(held_out.label), held_out.known
     alone = samples / SPREAD
@@ -84,7 +86,7 @@ def cross_validated_interval(held_out: HeldOut) -> tuple[float, float, float]:
     alike = alone * plain / (plain + missed) if plain else alone
     low = binomial_interval(alike * share, alike)[0]
     high = binomial_interval(alone * most / samples, alone)[1]
-    return (least + most) / (2 * samples), low, high
+    return least / samples if random else (least + most) / (2 * samples), low, high
 
 
 def estimate(
@@ -102,7 +104,7 @@ def estimate(
     figures: dict[str, Any] = {"accuracy": None, "low": 0.0, "high": 1.0, "level": LEVEL, "method": METHOD}
     figures |= {"labels": len(label), "held_out": 0, "folds": 0, "repeats": 0, "per_class": {}}
     if held_out is not None:
-        middle, low, high = cross_validated_interval(held_out)
+        middle, low, high = cross_validated_interval(held_out, random=random)
         figures |= {
             "accuracy": middle if high - low <= WIDEST else None,
             "low": low,
@@ -132,7 +134,8 @@ def _sentence(figures: dict[str, Any], random: bool) -> str:
         )
     ends = f"{100 * figures['low']:.0f} to {100 * figures['high']:.0f} %"
     single = labels - held
-    rest = f"; {single} of them {'is' if single == 1 else 'are'} the only one of a class" if single else ""
+    only = "is the only one of its class" if single == 1 else "are the only ones of their classes"
+    rest = f", of which {single} {only} and cannot be tested" if single else ""
     source = f"from cross-validation of your {labels} labels{rest}"
     if figures["accuracy"] is None:
         said = (

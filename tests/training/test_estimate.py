@@ -55,12 +55,13 @@ def test_the_interval_holds_the_estimate_and_grows_with_it(data, label, repeats)
     correct = np.array([data.draw(draws) for _ in range(repeats)])
     correct[:, single] = -1
     kept = data.draw(st.floats(0.01, 1))
-    middle, low, high = cross_validated_interval(held_out(label, correct, kept))
+    random = data.draw(st.booleans())
+    middle, low, high = cross_validated_interval(held_out(label, correct, kept), random=random)
     assert 0 <= low <= middle <= high <= 1
     if (correct == 0).any():
         better = correct.copy()
         better[tuple(np.argwhere(correct == 0)[0])] = 1
-        more = cross_validated_interval(held_out(label, better, kept))
+        more = cross_validated_interval(held_out(label, better, kept), random=random)
         assert more[0] >= middle
         assert more[1] >= low - 1e-12
         assert more[2] >= high - 1e-12
@@ -76,8 +77,9 @@ def test_many_labels_leave_no_doubt():
 
 def test_a_single_label_may_be_right_or_wrong():
     label, correct = np.array([0] * 9 + [1]), np.array([1] * 9 + [-1])
-    middle, low, high = cross_validated_interval(held_out(label, correct))
+    middle, low, high = cross_validated_interval(held_out(label, correct), random=False)
     assert middle == pytest.approx(0.95)
+    assert cross_validated_interval(held_out(label, correct)) == (pytest.approx(0.9), low, high)
     assert low == pytest.approx(binomial_interval(6, 10 / SPREAD)[0])
     assert high == 1
     # A class with two labels beside it: classes may be missing, by Esty's variance.
