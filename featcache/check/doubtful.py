@@ -2,11 +2,9 @@
 
     odds(x) = max_k!=y p_k(x) / p_y(x),    doubtful: odds(x) >= 10,    doubt(x) = odds(x) / (1 + odds(x))
 
-p are held-out probabilities, of one temperature that makes them calibrated on the labels at hand. The odds are
-the evidence against a label, so the order is by them; ten to one is what a person would call contradicted.
-Confident learning (Northcutt, Jiang and Chuang, arXiv 1911.00068) counts a label as wrong where another class
-passes that class's mean confidence. With tens of labels that mean is low, and it doubts every third label;
-docs/check.md compares both.
+p are held-out probabilities, after one temperature that calibrates them on the labels at hand. Confident
+learning (Northcutt, Jiang and Chuang, arXiv 1911.00068) doubts a label where another class reaches its own mean
+confidence. With tens of labels that mean is low, and every third label is doubted; docs/check.md compares both.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featcache.check.neighbours import Read
 from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
 from featcache.training.calibration import fit_temperature, scaled
@@ -32,6 +31,8 @@ REPEATS = 3
 """Cross-validations whose probabilities are averaged, if there are at most FEW labels."""
 FEW = 1000
 """Most labels on which the regularisation is chosen."""
+LEARNED = 20_000
+"""Most labels that one fit learns from, drawn at random if there are more."""
 STRENGTHS = tuple(10.0**power for power in range(-3, 3))
 """Inverse regularisation strengths C to choose from."""
 
@@ -67,7 +68,7 @@ def doubts(log_probs: Floats, label: Ints, odds: float = ODDS) -> Doubts:
 
 
 def held_out(
-    read: Callable[[Ints], NDArray[np.float32]],
+    read: Read,
     label: Ints,
     group: Ints,
     *,
@@ -83,18 +84,17 @@ def held_out(
     """
     generator = np.random.default_rng(seed)
     few = np.sort(generator.permutation(len(label))[:FEW])
-    parts = folds(label[few], group[few], 3, generator)
-    own, values = np.arange(len(few)), read(few)
+    probe = _Crossed(lambda positions: read(few[positions]), label[few], classes, done)
+    parts, own = folds(label[few], group[few], 3, generator), np.arange(len(few))
 
     def loss(strength: float) -> float:
-        found = _predict(values, label[few], parts, strength, classes, done)
-        return -float(found[own, label[few]].mean())
+        return -float(probe.predict(parts, strength, generator)[own, label[few]].mean())
 
-    strength, values = min(STRENGTHS, key=loss), read(np.arange(len(label)))
-    repeats = []
-    for _ in range(_repeats(len(label))):
-        parts = folds(label, group, FOLDS, generator)
-        repeats.append(_predict(values, label, parts, strength, classes, done))
+    strength, probe = min(STRENGTHS, key=loss), _Crossed(read, label, classes, done)
+    repeats = [
+        probe.predict(folds(label, group, FOLDS, generator), strength, generator)
+        for _ in range(_repeats(len(label)))
+    ]
     mean = np.mean(repeats, axis=0)
     return np.asarray(mean - np.logaddexp.reduce(mean, axis=1, keepdims=True))
 
@@ -121,19 +121,24 @@ def _repeats(labels: int) -> int:
     return REPEATS if labels <= FEW else 1
 
 
-def _predict(
-    values: NDArray[np.float32],
-    label: Ints,
-    fold: Ints,
-    strength: float,
-    classes: int,
-    done: Callable[[int], object],
-) -> Floats:
-    found = np.zeros((len(label), classes))
-    probe = Linear(LinearOptions(C=strength))
-    for number in range(fold.max() + 1):
-        held = fold == number
-        data = ProbeData(torch.from_numpy(values[~held]), torch.from_numpy(label[~held]), classes, None)
-        found[held] = probe.fit(data, seed=0)(torch.from_numpy(values[held])).double().numpy()
-        done(1)
-    return found
+class _Crossed(NamedTuple):
+    """Labelled samples to learn from and to predict, in turns."""
+
+    read: Read
+    label: Ints
+    classes: int
+    done: Callable[[int], object]
+
+    def predict(self, fold: Ints, strength: float, generator: np.random.Generator) -> Floats:
+        """Predict each fold by a probe of the others; return log-probabilities (n, C)."""
+        found, probe = np.zeros((len(self.label), self.classes)), Linear(LinearOptions(C=strength))
+        for number in range(int(fold.max()) + 1):
+            held, others = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+            rows = np.sort(generator.permutation(others)[:LEARNED])
+            learned = torch.from_numpy(self.read(rows)), torch.from_numpy(self.label[rows])
+            predict = probe.fit(ProbeData(*learned, self.classes, None), seed=0)
+            for start in range(0, len(held), LEARNED):
+                part = held[start : start + LEARNED]
+                found[part] = predict(torch.from_numpy(self.read(part))).double().numpy()
+            self.done(1)
+        return found

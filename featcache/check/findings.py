@@ -109,7 +109,10 @@ class Findings:
 
     def describe(self, shown: int = SHOWN) -> str:
         """Count the findings, then list the first `shown` of each kind."""
-        lines = [f"{self.samples} samples, {self.labelled} labelled", *(f"  {line}" for line in self._counts())]
+        lines = [
+            f"{self.samples} samples, {self.labelled} labelled",
+            *(f"  {line}" for line in self._counts()),
+        ]
         lines += [f"note: {note}" for note in self.notes]
         other = [group for group in self.groups if group not in (*self.contradictory, *self.across)]
         for title, found in (

@@ -10,8 +10,10 @@ from collections.abc import Iterable
 def alike(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     """Group names that differ only in case, spaces, hyphens, underscores or their Unicode form.
 
-    >>> alike(["Type A", "type_a", "owl", "cafe\\u0301", "caf\\u00e9"])
-    (('Type A', 'type_a'), ('café', 'café'))
+    >>> alike(["Type A", "type_a", "owl"])
+    (('Type A', 'type_a'),)
+    >>> len(alike(["cafe\\u0301", "caf\\u00e9"]))
+    1
     """
     groups = defaultdict(list)
     for name in names:

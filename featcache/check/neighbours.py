@@ -1,8 +1,8 @@
 """Find samples whose embeddings are the same or nearly so, without comparing all pairs.
 
-An orthogonal projection shortens no distance by less than nothing: |Vx - Vy| <= |x - y|. So a k-d tree of the
-first principal components finds every pair within a distance, and a few others, which the whole embeddings
-then rule out. The result is exact; time grows a little faster than the number of rows, memory with it.
+An orthogonal projection V never lengthens a distance: |Vx - Vy| <= |x - y|. So a k-d tree of the first
+principal components finds every pair within a distance, and a few others, which the whole embeddings then rule
+out. The result is exact. Rows are read in chunks; what stays in memory is 12 numbers for each.
 """
 
 from __future__ import annotations
@@ -58,11 +58,19 @@ def rounding_of(dtype: str) -> float:
     return 2.0**-7 if dtype == "bfloat16" else 2.0**-10
 
 
-def near_pairs(read: Read, rows: int, *, near: float, rounding: float, seed: int = 0) -> Pairs:
+def near_pairs(
+    read: Read,
+    rows: int,
+    *,
+    near: float,
+    rounding: float,
+    seed: int = 0,
+    done: Callable[[int], object] = lambda rows: None,
+) -> Pairs:
     """Find all pairs among `rows` embeddings that are the same up to `rounding`, or near.
 
     Near is a distance of at most `near` times the usual distance. If there are more than two million such
-    pairs, the distance is halved until there are fewer.
+    pairs, the distance is halved until there are fewer. `done` receives counts of rows that were read.
 
     >>> x = np.random.default_rng(0).standard_normal((100, 8)).astype("f4")
     >>> x[7] = x[90] * 1.001
@@ -73,10 +81,10 @@ def near_pairs(read: Read, rows: int, *, near: float, rounding: float, seed: int
     from scipy.spatial import cKDTree
 
     if rows < 2:
-        nothing = np.zeros(0)
-        return Pairs(*(nothing.astype(t) for t in ("i8", "i8", "f4", "?")), usual=0.0, radius=0.0)
+        none = np.zeros(0, np.int64)
+        return Pairs(none, none, none.astype(np.float32), none.astype(bool), 0.0, 0.0)
     frame = _Frame.of(read, rows, np.random.default_rng(seed))
-    scan = _scan(read, rows, frame)
+    scan = _scan(read, rows, frame, done)
     usual = scan.usual()
     tree, radius = cKDTree(scan.projected[scan.distinct]), max(near * usual, rounding)
     # Counted at the sampled rows first, because a collapsed model would fill the memory with pairs.
@@ -162,7 +170,7 @@ class _Scan:
         return float(np.median(distance)) if len(distance) else 0.0
 
 
-def _scan(read: Read, rows: int, frame: _Frame) -> _Scan:
+def _scan(read: Read, rows: int, frame: _Frame, done: Callable[[int], object]) -> _Scan:
     """Read all rows once, in chunks."""
     projected = np.empty((rows, frame.basis.shape[1]))
     first: dict[bytes, int] = {}
@@ -186,6 +194,7 @@ def _scan(read: Read, rows: int, frame: _Frame) -> _Scan:
         both = np.concatenate([nearest, cosine], axis=1)
         nearest = -np.partition(-both, count - 1, axis=1)[:, :count]
         distinct += own
+        done(len(numbers))
     pairs = np.array(identical, np.int64).reshape(-1, 2)
     return _Scan(projected, np.array(distinct, np.int64), pairs, nearest)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache.codec import from_bfloat16
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
+from featcache.errors import CacheError
 
 Ints = NDArray[np.int64]
 
@@ -38,15 +40,21 @@ class Samples:
     class_names: Sequence[str]
 
     @classmethod
-    def of(cls, cache: CacheReader, by_split: Mapping[str, Ints], class_names: Sequence[str]) -> Self:
-        """Take the samples of all splits; raises CacheError if one is not complete."""
+    def of(cls, cache: CacheReader, table: LabelTable) -> Self:
+        """Take the samples of all splits, with the labels of a table.
+
+        Raises CacheError if there is no split, or if one is not complete.
+        """
         splits = tuple(cache.split(name) for name in cache.split_names)
+        if not splits:
+            hint = "rerun its `featcache extract` command"
+            raise CacheError(f"the cache {cache.storage} has no split yet", hint=hint)
         for part in splits:
             part.check()
         rows = [np.flatnonzero(part.status[:, 0] == WRITTEN) for part in splits]
-        labels = [by_split[part.name][own] for part, own in zip(splits, rows, strict=True)]
+        labels = [table.of(part.name, part.rows)[own] for part, own in zip(splits, rows, strict=True)]
         number = np.repeat(np.arange(len(splits)), [len(own) for own in rows])
-        return cls(splits, number, np.concatenate(rows), np.concatenate(labels), class_names)
+        return cls(splits, number, np.concatenate(rows), np.concatenate(labels), table.class_names)
 
     def __len__(self) -> int:
         return len(self.row)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
+from featcache.check.neighbours import Twins, rounding_of
 from featcache.loading.replay import ReplayCache
 from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, long_tail
 from featcache.loading.store import FeatureStore, reside
@@ -82,6 +83,12 @@ class TrainingData:
     def testable(self) -> NDArray[np.bool_]:
         """(N,) True for test rows that are readable in the evaluation view."""
         return np.asarray(self.test.status[:, 0] == WRITTEN)
+
+    @cached_property
+    def test_twins(self) -> Twins:
+        """Finds embeddings that are the same as that of a labelled test row."""
+        rows = np.flatnonzero(self.testable & (self.test.labels >= 0))
+        return Twins(pooled(self.test_store, rows).numpy(), rounding_of(self.cache.spec.dtype))
 
     def draw(
         self,

@@ -17,6 +17,7 @@ from featcache.training.checks import refuse_missing_cls, refuse_seed
 from featcache.training.cross_validation import cross_validate
 from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
 from featcache.training.journal import RunJournal, Watch
+from featcache.training.leaks import refuse_leaks
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
 from featcache.training.loop import train_learner
@@ -97,15 +98,21 @@ class Training:
             **({} if request.order_seed is None else {"order_seed": request.order_seed}),
         }
 
+    def defaults(self) -> dict[str, Any]:
+        """Return what `config` holds where a run of an earlier version lacks an option."""
+        return {"options": parse_options(self.request.objective, {}).model_dump(mode="json")}
+
     def draw(self) -> Draw:
-        """Draw the labelled rows; raises TrainError if there are too few labels."""
+        """Draw the labelled rows; raises TrainError if there are too few, or if one is a test sample too."""
         request = self.request
-        return self.data.draw(
+        draw = self.data.draw(
             self.options.data,
             seed=request.seed,
             labels_per_class=request.labels_per_class,
             num_labels=request.num_labels,
         )
+        refuse_leaks(draw, self.options.data)
+        return draw
 
     def create(self, draw: Draw) -> Learner:
         """Create the learner, before its first step."""

@@ -1,0 +1,44 @@
+"""`featcache check`: find doubtful labels, duplicates, leaks and failed rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from featcache.commands._common import PLACE, echo, examples, json_option
+
+if TYPE_CHECKING:
+    from featcache.location import Location
+
+
+@click.command(
+    "check",
+    epilog=examples(
+        "featcache check photos.zarr", "featcache check runs/first --labels labels.csv --out doubtful.csv"
+    ),
+)
+@click.argument("place", metavar="CACHE|RUN", type=PLACE)
+@click.option(
+    "--labels", multiple=True, type=PLACE, help="Labels to check instead of those in the cache; repeatable."
+)
+@click.option("--out", type=PLACE, help="A CSV file for the doubtful labels, to correct and use as labels.")
+@click.option(
+    "--near",
+    default=0.25,
+    show_default=True,
+    help="Largest distance of near duplicates, as a share of the usual distance of neighbours; 0: only equal.",
+)
+@json_option
+def command(
+    place: Location, labels: tuple[Location, ...], out: Location | None, near: float, as_json: bool
+) -> None:
+    """Find doubtful labels, duplicates, leaks and failed rows in CACHE, or in the cache of RUN.
+
+    A label is doubtful if models that did not see it hold another class ten times as probable: those of RUN,
+    or linear probes. Findings are no error: the exit code is 0.
+    """
+    from featcache.stages.check import check
+
+    findings = check(place, labels=[file.path for file in labels], out=out, near=near)
+    echo(findings.as_dict() if as_json else findings.describe())
