@@ -3,8 +3,9 @@
     odds(x) = max_k!=y p_k(x) / p_y(x),    doubtful: odds(x) >= 10,    doubt(x) = odds(x) / (1 + odds(x))
 
 p are held-out probabilities, after one temperature that calibrates them on the labels at hand. Confident
-learning (Northcutt, Jiang and Chuang, arXiv 1911.00068) doubts a label where another class reaches its own mean
-confidence. With tens of labels that mean is low, and every third label is doubted; docs/check.md compares both.
+learning (Northcutt, Jiang and Chuang, arXiv 1911.00068) doubts a label where another class reaches its own
+mean confidence. With tens of labels that mean is low, and every third label is doubted; docs/check.md
+compares both.
 """
 
 from __future__ import annotations

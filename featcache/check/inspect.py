@@ -111,16 +111,14 @@ def _cross_validated(samples: Samples, member: Ints, show: MakeProgress) -> Judg
 
 def _doubtful(samples: Samples, held: Judged) -> tuple[Doubtful, ...]:
     column = {c: number for number, c in enumerate(held.classes.tolist())}
-    label = np.array([column[c] for c in samples.label[held.position].tolist()], np.int64)
-    found, names = doubts(held.log_probs, label), samples.class_names
-    return tuple(
-        Doubtful(
-            *samples.sample(held.position[at])[:2], names[samples.label[held.position[at]]], names[c], doubt
-        )
-        for at, c, doubt in zip(
-            found.position, held.classes[found.suggested], found.doubt.tolist(), strict=True
-        )
-    )
+    given, names = samples.label[held.position].tolist(), samples.class_names
+    found = doubts(held.log_probs, np.array([column[c] for c in given], np.int64))
+    listed = []
+    for at, suggested, doubt in zip(*map(np.ndarray.tolist, found), strict=True):
+        split, name, _ = samples.sample(held.position[at])
+        other = names[held.classes[suggested]]
+        listed.append(Doubtful(split, name, names[given[at]], other, doubt))
+    return tuple(listed)
 
 
 def _components(pairs: Pairs, count: int) -> Ints:

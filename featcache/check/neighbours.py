@@ -1,8 +1,8 @@
 """Find samples whose embeddings are the same or nearly so, without comparing all pairs.
 
 An orthogonal projection V never lengthens a distance: |Vx - Vy| <= |x - y|. So a k-d tree of the first
-principal components finds every pair within a distance, and a few others, which the whole embeddings then rule
-out. The result is exact. Rows are read in chunks; what stays in memory is 12 numbers for each.
+principal components finds every pair within a distance, and a few others, which the whole embeddings then
+rule out. The result is exact. Rows are read in chunks; what stays in memory is 12 numbers for each.
 """
 
 from __future__ import annotations

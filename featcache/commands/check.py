@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--near",
     default=0.25,
     show_default=True,
-    help="Largest distance of near duplicates, as a share of the usual distance of neighbours; 0: only equal.",
+    help="Largest distance of near duplicates, as a share of that of usual neighbours; 0: only equal ones.",
 )
 @json_option
 def command(
