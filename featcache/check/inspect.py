@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from featcache.check.doubtful import doubts, fits, held_out
 from featcache.check.findings import Doubtful, Failed, Findings, Group
-from featcache.check.names import alike
 from featcache.check.neighbours import Pairs, near_pairs, rounding_of
 from featcache.check.samples import Samples
+from featcache.labels.names import alike
 from featcache.progress import MakeProgress
 from featcache.training.held_out import HeldOut
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 )
 @click.argument("place", metavar="CACHE|RUN", type=PLACE)
 @click.option(
-    "--labels", multiple=True, type=PLACE, help="Labels to check instead of those in the cache; repeatable."
+    "--labels",
+    multiple=True,
+    metavar="FILE",
+    help="A table of labels to check instead of those of the cache or the run; a later FILE wins.",
 )
+@click.option("--label-column", help="The column of the class names [default: label, class, ...].")
+@click.option("--ignore-unmatched", is_flag=True, help="Leave out lines that fit no sample, or several.")
 @click.option("--out", type=PLACE, help="A CSV file for the doubtful labels, to correct and use as labels.")
 @click.option(
     "--near",
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
 )
 @json_option
 def command(
-    place: Location, labels: tuple[Location, ...], out: Location | None, near: float, as_json: bool
+    place: Location, labels: tuple[str, ...], out: Location | None, as_json: bool, **options: Any
 ) -> None:
     """Find doubtful labels, duplicates, leaks and failed rows in CACHE, or in the cache of RUN.
 
@@ -40,5 +45,5 @@ def command(
     """
     from featcache.stages.check import check
 
-    findings = check(place, labels=[file.path for file in labels], out=out, near=near)
+    findings = check(place, labels=labels, out=out, **options)
     echo(findings.as_dict() if as_json else findings.describe())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from featcache.cache.reader import CacheReader
@@ -13,7 +12,7 @@ from featcache.check.neighbours import NEAR
 from featcache.check.samples import Samples
 from featcache.errors import CacheError, ConfigError, option
 from featcache.files import explained, write_atomic
-from featcache.labels import read_labels
+from featcache.labels.table import LabelFiles, read_labels
 from featcache.location import HasPath, Location
 from featcache.progress import MakeProgress, bar, silent
 from featcache.runs.run import CONFIG, RunFolder
@@ -26,7 +25,9 @@ Place = str | os.PathLike[str] | HasPath
 def check(
     place: Place,
     *,
-    labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    labels: LabelFiles | None = None,
+    label_column: str | None = None,
+    ignore_unmatched: bool = False,
     out: Place | None = None,
     near: float = NEAR,
     progress: bool = True,
@@ -56,14 +57,16 @@ def check(
     table = None if out is None else Location.of(out).path
     if table is not None:
         _refuse_foreign(table)
-    files = [labels] if isinstance(labels, (str, os.PathLike)) else list(labels)
     show: MakeProgress = bar if progress else silent
     folder = Location.of(place).path
     run = RunFolder.finished(folder) if (folder / CONFIG).is_file() else None
     cache = CacheReader.open(folder) if run is None else _cache_of(run)
-    known = read_labels(files, cache) if files else cache.labels
+    known = cache.labels
+    if labels:
+        own = read_labels(labels, cache, label_column=label_column, ignore_unmatched=ignore_unmatched)
+        known = own.table
     samples, held = Samples.of(cache, known), None
-    if run is not None and not files and (predicted := load_held_out(run)) is not None:
+    if run is not None and not labels and (predicted := load_held_out(run)) is not None:
         split = str(run.config()["options"]["data"]["train"])
         samples, held = from_run(samples, split, predicted, class_names_of(run))
     findings = inspect(samples, held, near=near, show=show)

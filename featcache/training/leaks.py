@@ -18,10 +18,10 @@ def refuse_leaks(draw: Draw, options: DataOptions) -> None:
 
     The same means embeddings that are equal up to rounding. Does nothing with the option `allow_leaks`.
     """
-    if options.allow_leaks:
-        return
     data, known = draw.data, draw.known
-    tested = np.flatnonzero(data.testable & (data.test.labels >= 0))
+    if options.allow_leaks or data.test is None:
+        return
+    tested = np.flatnonzero(data.testable & (data.test_labels >= 0))
     found = [
         (known.rows[row], tested[twin])
         for row, twin in data.test_twins.of(pooled(known.store, known.rows).numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,5 +24,6 @@ def alike(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 
 def _plain(name: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    # Of a name of signs only, such as "+" and "-", nothing may be taken away.
-    return "".join(c for c in folded if not c.isspace() and c not in "_-") or folded
+    # Only signs between words go: `A+` is another class than `A`, and `-` than `_`.
+    words = re.split(r"[\s_-]+(?=\w)", folded.strip())
+    return "".join(words) or folded
