@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from featcache.api.cache import Cache, Split
     from featcache.api.predictions import Predictions
     from featcache.api.run import Run
+    from featcache.check.findings import Findings
     from featcache.encoders import load as load_encoder
     from featcache.errors import FeatcacheError
     from featcache.extraction.options import ExtractOptions
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from featcache.sources import open_source
     from featcache.specs import ViewSpec
     from featcache.stages.bench import bench as benchmark
+    from featcache.stages.check import check
     from featcache.stages.extract import dry_run, extract
     from featcache.stages.info import info
     from featcache.stages.label import label
@@ -31,6 +33,7 @@ _HOMES = {
     "Comparison": "featcache.report.compare:Comparison",
     "ExtractOptions": "featcache.extraction.options:ExtractOptions",
     "FeatcacheError": "featcache.errors:FeatcacheError",
+    "Findings": "featcache.check.findings:Findings",
     "Predictions": "featcache.api.predictions:Predictions",
     "Run": "featcache.api.run:Run",
     "Split": "featcache.api.cache:Split",
@@ -38,6 +41,7 @@ _HOMES = {
     "TrainOptions": "featcache.training.options:TrainOptions",
     "ViewSpec": "featcache.specs:ViewSpec",
     "benchmark": "featcache.stages.bench:bench",
+    "check": "featcache.stages.check:check",
     "compare": "featcache.report.compare:compare",
     "dry_run": "featcache.stages.extract:dry_run",
     "extract": "featcache.stages.extract:extract",
@@ -54,6 +58,7 @@ __all__ = [
     "Comparison",
     "ExtractOptions",
     "FeatcacheError",
+    "Findings",
     "Predictions",
     "Run",
     "Split",
@@ -61,6 +66,7 @@ __all__ = [
     "TrainOptions",
     "ViewSpec",
     "benchmark",
+    "check",
     "compare",
     "dry_run",
     "extract",

@@ -22,6 +22,7 @@ from featcache.training.cross_validation import Repeats, cross_validate, estimat
 from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
 from featcache.training.held_out import FILE
 from featcache.training.journal import RunJournal, Watch
+from featcache.training.leaks import refuse_leaks
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
 from featcache.training.loop import train_learner
@@ -93,8 +94,9 @@ class Training:
     def config(self) -> dict[str, Any]:
         """Return everything that the result depends on; two equal configurations are the same run."""
         request, options = self.request, self.options.model_dump(mode="json")
-        # A cache is identified by its content, not by its path.
+        # A cache is identified by its content, not by its path. What is accepted changes no result.
         options["data"]["replay"] = None
+        del options["data"]["allow_leaks"]
         return {
             "objective": request.objective,
             "seed": request.seed,
@@ -113,16 +115,22 @@ class Training:
             **({"holdout": request.holdout} if request.holdout else {}),
         }
 
+    def defaults(self) -> dict[str, Any]:
+        """Return what `config` holds where a run of an earlier version lacks an option."""
+        return {"options": parse_options(self.request.objective, {}).model_dump(mode="json")}
+
     def draw(self) -> Draw:
-        """Draw the labelled rows; raises TrainError if there are too few labels."""
+        """Draw the labelled rows; raises TrainError if there are too few, or if one is a test sample too."""
         request = self.request
-        return self.data.draw(
+        draw = self.data.draw(
             self.options.data,
             seed=request.seed,
             labels_per_class=request.labels_per_class,
             num_labels=request.num_labels,
             holdout=request.holdout,
         )
+        refuse_leaks(draw, self.options.data)
+        return draw
 
     def create(self, draw: Draw) -> Learner:
         """Create the learner, before its first step."""
