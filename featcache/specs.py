@@ -33,8 +33,9 @@ class EncoderSpec(Config):
     """The name as the user wrote it, for example `open_clip:ViT-B-32/laion2b_s34b_b79k`. Only the last
     part of a path is kept, so that a moved checkpoint remains the same model."""
     weights: str
-    """SHA-256 of the parameters and buffers."""
-    modality: Modality
+    """SHA-256 of the parameters and buffers; for imported embeddings, the words that it is not known."""
+    modality: Modality | Literal["unknown"]
+    """Unknown for embeddings that were imported."""
     preprocess: str
     """The evaluation transform with all its parameters, as text."""
     norm: str
