@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from featcache.sources import open_source
     from featcache.specs import ViewSpec
     from featcache.stages.bench import bench as benchmark
+    from featcache.stages.export import export
     from featcache.stages.extract import dry_run, extract
+    from featcache.stages.import_ import import_embeddings
     from featcache.stages.info import info
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
@@ -39,7 +41,9 @@ _HOMES = {
     "benchmark": "featcache.stages.bench:bench",
     "compare": "featcache.report.compare:compare",
     "dry_run": "featcache.stages.extract:dry_run",
+    "export": "featcache.stages.export:export",
     "extract": "featcache.stages.extract:extract",
+    "import_embeddings": "featcache.stages.import_:import_embeddings",
     "info": "featcache.stages.info:info",
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
@@ -61,7 +65,9 @@ __all__ = [
     "benchmark",
     "compare",
     "dry_run",
+    "export",
     "extract",
+    "import_embeddings",
     "info",
     "load_encoder",
     "open_source",

@@ -16,7 +16,6 @@ from featcache.exchange.columns import FLOATS, Column, Columns
 FILE = "featcache.json"
 """The description in a folder; files of one piece hold it themselves."""
 EXPORT = 1
-CLASS_TEXT = "class_text"
 
 
 class SplitDescription(Config):
@@ -25,7 +24,7 @@ class SplitDescription(Config):
     split: SplitSpec
     failed: dict[int, str]
     """The reason, by row."""
-    digest: str
+    content: str
     """SHA-256 of ids, status and features."""
 
 

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from featcache.cache.spec import CLASS_TEXT
 from featcache.errors import SourceError
 from featcache.exchange import roles
 from featcache.exchange.columns import Opened
+from featcache.exchange.described import FILE
 from featcache.exchange.formats import arrow, hdf5, numpy_, tensors, zarr_
 from featcache.sources._files import printable
 from featcache.sources._paths import expand_braces
@@ -53,6 +55,8 @@ def _files(place: Path) -> tuple[Path, list[Path]]:
     elif place.is_dir():
         below = (file for file in sorted(place.rglob("*")) if not file.name.startswith("."))
         files = [file for file in below if file.suffix.lower() in _BY_SUFFIX and file.is_file()]
+        if (place / FILE).is_file():  # an export that was changed: its class texts are no samples
+            files = [file for file in files if CLASS_TEXT not in (file.stem, file.parent.name)]
     else:
         spelled = (sorted(glob.glob(word)) or [word] for word in expand_braces(str(place)))
         files = [Path(name) for names in spelled for name in names]

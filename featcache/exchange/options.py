@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-import pydantic
 from pydantic import Field, PositiveInt
 
 from featcache.config import Config
 from featcache.specs import ValueType
-
-
-def _shard_size(value: str) -> str:
-    from featcache.cache.layout import block_rows  # imports NumPy, which `--help` does without
-
-    block_rows(value, 1)
-    return value
 
 
 class ImportOptions(Config):
@@ -43,9 +35,6 @@ class ImportOptions(Config):
         None, description="Keep at most N tokens of a sample, evenly spaced [default: all]."
     )
     dtype: ValueType | None = Field(None, description="The stored type [default: that of the arrays].")
-    shard_size: Annotated[str, Field(coerce_numbers_to_str=True), pydantic.AfterValidator(_shard_size)] = (
-        Field("128MB", description="Bytes, or a number of rows.")
-    )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

@@ -27,9 +27,14 @@ def plan(
     for name, samples in found.splits.items():
         with progress(f"checking {name}", len(samples)) as bar:
             digest, empty = check_and_digest(samples, form, bar.update)
-        spec = SplitSpec(source_digest=digest, rows=len(samples))
-        read = _reader(samples, form)
-        splits[name] = ImportedSplit(spec, list(samples.ids), samples.labels, read, form.step(), len(empty))
+        splits[name] = ImportedSplit(
+            spec=SplitSpec(source_digest=digest, rows=len(samples)),
+            ids=list(samples.ids),
+            labels=samples.labels,
+            read=_reader(samples, form),
+            step=form.step(),
+            empty=len(empty),
+        )
     first = next(iter(splits.values())).spec.source_digest
     mean = next(iter(found.splits.values())).pooled is None
     spec = CacheSpec(

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache.reader import FAILED
-from featcache.cache.spec import CacheSpec, array_name
+from featcache.cache.spec import CLASS_TEXT, CacheSpec, array_name
 from featcache.errors import ConfigError, SourceError, option
 from featcache.exchange.columns import Column, Columns
-from featcache.exchange.described import CLASS_TEXT, EXPORT, FILE, Description, array_names, digest, key_of
+from featcache.exchange.described import EXPORT, FILE, Description, array_names, digest, key_of
 from featcache.exchange.formats import arrow, hdf5, numpy_, tensors
 from featcache.exchange.options import ImportOptions
 from featcache.exchange.plan import Batch, ImportedSplit, ImportPlan
@@ -43,18 +43,20 @@ def plan(place: Path, options: ImportOptions, progress: MakeProgress) -> ImportP
         columns = tables.get(name, {})
         _require_complete(columns, spec, described, name, place)
         with progress(f"checking {name}", len(columns) * part.split.rows) as bar:
-            same = digest(columns, bar.update) == part.digest
+            same = digest(columns, bar.update) == part.content
         if not same:
             raise SourceError(
                 f"the values of `{name}` in {place} are not those that featcache exported",
-                hint=f"say what made them now: {option('model', 'TEXT')} imports them as embeddings of your own",
+                hint=f"say what made them now ({option('model', 'TEXT')}); that imports them as any others",
             )
         labels = _labels(columns["labels"], described.class_names)
         reader = _Restored(columns, spec, described, part.failed)
         ids = [str(value) for value in columns["ids"].values()]
         splits[name] = ImportedSplit(part.split, ids, labels, reader, reader.step)
-    texts = tables.get(CLASS_TEXT)
-    embedding = texts and np.asarray(texts["embedding"].read(0, texts["embedding"].rows), np.float32)
+    class_text = None
+    if (texts := tables.get(CLASS_TEXT)) and described.templates is not None:
+        embedding = texts["embedding"]
+        class_text = np.asarray(embedding.read(0, embedding.rows), np.float32), described.templates
     return ImportPlan(
         spec=spec,
         shapes=described.shapes,
@@ -63,9 +65,7 @@ def plan(place: Path, options: ImportOptions, progress: MakeProgress) -> ImportP
         provenance={key: value for key, value in described.provenance.items() if key != "versions"},
         keys={},
         longest=described.shapes.layers[0].tokens,
-        class_text=None
-        if embedding is None or described.templates is None
-        else (embedding, described.templates),
+        class_text=class_text,
         restored=True,
     )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from featcache.cache.spec import CLASS_TEXT
 from featcache.config import did_you_mean
 from featcache.errors import SourceError, option
 from featcache.exchange.columns import FLOATS, Column, Columns, Opened
@@ -14,7 +15,7 @@ from featcache.sources._splits import split_name
 
 Role = Literal["pooled", "tokens", "mask", "ids", "labels", "split"]
 USUAL: Mapping[Role, tuple[str, ...]] = {
-    "pooled": ("pooled", "embedding", "embeddings", "pooled_embedding", "image_embeds", "x", "features"),
+    "pooled": ("pooled", "embedding", "embeddings", "emb", "image_embeds", "vector", "x", "features"),
     "tokens": ("tokens", "token_embeddings", "patch_embeddings", "features", "x"),
     "mask": ("mask", "token_mask", "attention_mask"),
     "ids": (
@@ -28,6 +29,7 @@ USUAL: Mapping[Role, tuple[str, ...]] = {
         "key",
         "name",
         "slide_id",
+        "idx",
     ),
     "labels": (*LABEL_COLUMNS, "targets"),
     "split": ("split", "subset"),
@@ -99,7 +101,8 @@ def is_bag(opened: Opened, asked: Mapping[Role, str]) -> bool:
 def _by_split(columns: Columns, default: str) -> dict[str, dict[str, Column]]:
     """Group arrays by the split in their keys; arrays of no split belong to all of them."""
     splits = {key: next(filter(None, map(split_name, _WORDS.split(key))), None) for key in columns}
-    with_features = {splits[key] for key, column in columns.items() if _is_feature(column)}
+    own = {key for key in columns if not key.startswith(f"{CLASS_TEXT}/")}
+    with_features = {splits[key] for key in own if _is_feature(columns[key])}
     named = [name for name in dict.fromkeys(splits.values()) if name is not None and name in with_features]
     if not named or None in with_features:
         return {default: dict(columns)}

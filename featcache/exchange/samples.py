@@ -72,9 +72,10 @@ def read_place(place: Path, options: ImportOptions) -> Found:
     keys: dict[Role, str] = {}
     for split, shards in files.items():
         for opened in shards:
-            for own, chosen in roles.choose(opened, split, asked, bags).items():
+            found = roles.choose(opened, split, asked, bags)
+            for own, chosen in found.items():
                 keys = keys or dict(chosen.keys)
-                _add(parts, own, opened, chosen, bags=bags, prefix=len(files) == 1)
+                _add(parts, own, opened, chosen, bags=bags, several=len(found) > 1)
                 if chosen.class_names is not None:
                     names[opened.name] = chosen.class_names
     if len(set(names.values())) > 1:
@@ -91,7 +92,7 @@ def read_place(place: Path, options: ImportOptions) -> Found:
 
 
 def _add(
-    parts: dict[str, Part], split: str, opened: Opened, chosen: Chosen, *, bags: bool, prefix: bool
+    parts: dict[str, Part], split: str, opened: Opened, chosen: Chosen, *, bags: bool, several: bool
 ) -> None:
     """Add the samples of one file to their splits."""
     features: dict[Role, Column] = {
@@ -110,7 +111,7 @@ def _add(
     single: dict[Role, list[object]] = {
         role: column.values() for role, column in chosen.columns.items() if role not in features and not bags
     }
-    where = opened.name if prefix or split_name(opened.name) else f"{opened.name}:{split}"
+    where = f"{opened.name}:{split}" if several else opened.name
     ids = (
         [printable(str(value)) for value in single["ids"]]
         if "ids" in single

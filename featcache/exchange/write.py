@@ -6,25 +6,20 @@ from pathlib import Path
 
 from featcache.cache.reader import CacheReader, read_attributes
 from featcache.cache.schema import view_bytes
-from featcache.cache.spec import LayoutSpec
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.exchange.plan import ImportedSplit, ImportPlan
 from featcache.extraction.estimate import require_room
 from featcache.progress import MakeProgress
 
 
-def write(
-    plan: ImportPlan, out: Path, layout: LayoutSpec, *, overwrite: bool, progress: MakeProgress
-) -> dict[str, int]:
+def write(plan: ImportPlan, out: Path, *, overwrite: bool, progress: MakeProgress) -> dict[str, int]:
     """Write what is missing of a plan; return the rows written now, by split.
 
     Raise CacheMismatch if `out` holds a cache of other embeddings, CacheError if it holds something else.
     """
     _require_room(plan, out, overwrite)
     written = {}
-    with CacheWriter(
-        out, plan.spec, layout=layout, overwrite=overwrite, provenance=plan.provenance
-    ) as writer:
+    with CacheWriter(out, plan.spec, overwrite=overwrite, provenance=plan.provenance) as writer:
         begun = {
             name: writer.split(name, split.spec, split.ids, split.labels, plan.shapes)
             for name, split in plan.splits.items()

@@ -59,7 +59,7 @@ def write_npy(path: Path, tables: Tables, described: Description, done: Done) ->
             with (path / names[-1]).open("wb") as file:
                 dtype = _text_dtype(column) if column.kind == "string" else _dtype(column)
                 head = {"descr": dtype.str, "fortran_order": False, "shape": (column.rows, *column.shape)}
-                np.lib.format.write_array_header_1_0(file, head)  # type: ignore[arg-type]
+                np.lib.format.write_array_header_1_0(file, head)
                 for start, stop in column.pieces():
                     file.write(np.ascontiguousarray(np.asarray(column.read(start, stop), dtype)).data)
                     done(stop - start)
@@ -79,7 +79,7 @@ def write_parquet(path: Path, tables: Tables, described: Description, done: Done
     for table, columns in tables.items():
         types = {key: _arrow_type(key, column) for key, column in columns.items()}
         schema = pyarrow.schema(list(types.items()), metadata)
-        step = min(next(c.pieces().__next__()[1] for c in [column]) for column in columns.values())
+        step = min(next(column.pieces(), (0, 1))[1] for column in columns.values())
         rows = next(iter(columns.values())).rows
         with parquet.ParquetWriter(
             path / f"{table}.parquet", schema, compression="none", use_dictionary=False
@@ -100,46 +100,44 @@ def write_safetensors(path: Path, tables: Tables, described: Description, done: 
 
     The library itself would need all tensors in memory.
     """
-    head: dict[str, Any] = {
-        "__metadata__": {"featcache": described.text(), "class_names": json.dumps(described.class_names)}
+    texts = {"featcache": described.text(), "class_names": json.dumps(described.class_names)}
+    head: dict[str, Any] = {"__metadata__": texts}
+    columns = {f"{table}/{key}": column for table, own in tables.items() for key, column in own.items()}
+    strings = {
+        key: json.dumps(column.values()).encode()
+        for key, column in columns.items()
+        if column.kind == "string"
     }
-    flat: list[tuple[Column, bytes | None]] = []
     at = 0
-    for table, columns in tables.items():
-        for key, column in columns.items():
-            data = json.dumps(column.values()).encode() if column.kind == "string" else None
-            if data is not None:
-                code, shape, size = "U8", [len(data)], len(data)
-            else:
-                kind = column.kind if column.kind == "bfloat16" else _dtype(column).name
-                code, shape = _CODES[kind], [column.rows, *column.shape]
-                size = math.prod(n or 0 for n in shape) * (
-                    2 if kind == "bfloat16" else _dtype(column).itemsize
-                )
-            head[f"{table}/{key}_json" if data is not None else f"{table}/{key}"] = {
-                "dtype": code,
-                "shape": shape,
-                "data_offsets": [at, at + size],
-            }
-            at += size
-            flat.append((column, data))
+    for key, column in columns.items():
+        bits = column.kind == "bfloat16"
+        if key in strings:
+            code, shape, size = "U8", [len(strings[key])], len(strings[key])
+        else:
+            shape = [column.rows, *(size or 0 for size in column.shape)]
+            code = _CODES["bfloat16" if bits else _dtype(column).name]
+            size = math.prod(shape) * (2 if bits else _dtype(column).itemsize)
+        name = f"{key}_json" if key in strings else key
+        head[name] = {"dtype": code, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for column, data in flat:
-            if data is not None:
-                file.write(data)
+        for key, column in columns.items():
+            if key in strings:
+                file.write(strings[key])
                 done(column.rows)
                 continue
             for start, stop in column.pieces():
-                values = column.read(start, stop)
-                file.write(
-                    to_storage(values, "bfloat16").data
-                    if column.kind == "bfloat16"
-                    else np.ascontiguousarray(values, _dtype(column)).data
-                )
+                file.write(_bits(column, column.read(start, stop)).data)
                 done(stop - start)
+
+
+def _bits(column: Column, values: Any) -> Any:
+    if column.kind == "bfloat16":
+        return to_storage(values, "bfloat16")
+    return np.ascontiguousarray(values, _dtype(column))
 
 
 WRITERS: Mapping[str, Callable[[Path, Tables, Description, Done], None]] = {
@@ -188,7 +186,7 @@ def _arrow(key: str, values: Any, arrow: Any, class_names: tuple[str, ...]) -> A
 
 
 def _describe(path: Path, described: Description, names: list[str]) -> None:
-    content = described.model_copy(update={"files": names})
+    content = described.model_copy(update={"files": tuple(names)})
     (path / FILE).write_text(content.text())
 
 

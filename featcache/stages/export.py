@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from featcache.cache.reader import CacheReader, SplitReader
+from featcache.cache.reader import CacheReader, SplitReader, read_attributes
+from featcache.cache.spec import CLASS_TEXT
 from featcache.config import did_you_mean
 from featcache.errors import CacheError, ConfigError, option
 from featcache.exchange import restore
 from featcache.exchange.cached import columns_of
 from featcache.exchange.columns import Column
-from featcache.exchange.described import CLASS_TEXT, Description, SplitDescription, digest
+from featcache.exchange.described import Description, SplitDescription, digest
 from featcache.exchange.writers import WRITERS, Tables
 from featcache.files import explained, human_bytes, partial
 from featcache.location import Location
@@ -26,9 +27,9 @@ Format = Literal["h5", "npy", "parquet", "safetensors"]
 def export(cache: Place, out: Place, *, to: Format, split: str | None = None, progress: bool = True) -> Path:
     """Write a cache (or one `split` of it) to `out`, and return the path.
 
-    `to` is `h5` or `safetensors` (one file), `npy` or `parquet` (a folder). It holds ids, labels, class names,
-    status and every view and layer, in the types of the cache; int8 tokens as float32. `import_embeddings`
-    makes the same cache of it again.
+    `to` is `h5` or `safetensors` (one file), `npy` or `parquet` (a folder). It holds ids, labels, class
+    names, status and every view and layer, in the types of the cache; int8 tokens as float32.
+    `import_embeddings` makes the same cache of it again.
 
     Raises a FeatcacheError if the cache is not complete, or if something else than an earlier export is at
     `out`, which is left as it is.
@@ -87,16 +88,16 @@ def _description(cache: CacheReader, splits: list[SplitReader], tables: Tables, 
     """Return what the export says of itself."""
     spec = cache.spec.model_dump(mode="json")
     layers = tuple(layer.model_copy(update={"std": ()}) for layer in cache.shapes.layers)
-    templates = cache.class_text_templates()
+    texts = read_attributes(cache.storage.below(CLASS_TEXT))
     return Description(
         spec={**spec, "dtype": "float32" if cache.spec.dtype == "int8" else cache.spec.dtype},
         shapes=cache.shapes.model_copy(update={"layers": layers}),
         class_names=cache.class_names,
-        templates=templates,
+        templates=texts and texts["templates"],
         provenance=cache.provenance,
         splits={
             split.name: SplitDescription(
-                split=split.spec, failed=split.failures(), digest=digest(tables[split.name], done)
+                split=split.spec, failed=split.failures(), content=digest(tables[split.name], done)
             )
             for split in splits
         },

@@ -8,7 +8,6 @@ from typing import Any
 
 from featcache.api.cache import Cache
 from featcache.cache.reader import CacheReader, read_attributes
-from featcache.cache.spec import LayoutSpec
 from featcache.exchange import own, restore
 from featcache.exchange.options import ImportOptions
 from featcache.exchange.plan import ImportPlan
@@ -74,8 +73,7 @@ def run_import(
     place, target = Location.of(path).path, Location.of(out).path
     there = None if overwrite or read_attributes(target) is None else CacheReader.open(target).spec.encoder
     plan = restore.plan(place, options, progress) or own.plan(place, options, there, progress)
-    layout = LayoutSpec(shard_size=options.shard_size)
-    written = write(plan, target, layout, overwrite=overwrite, progress=progress)
+    written = write(plan, target, overwrite=overwrite, progress=progress)
     return ImportSummary(plan, written, CacheReader.open(target).nbytes())
 
 
@@ -131,5 +129,7 @@ def _origin(plan: ImportPlan) -> str:
     if plan.restored:
         return f"model:   {plan.spec.encoder.name}, as the export says"
     used = ", ".join(f"{role} from `{key}`" for role, key in plan.keys.items())
+    if "pooled" not in plan.keys:
+        used += ", pooled is their mean"
     said = "said, not verified" if plan.spec.encoder.name != "unknown model" else "name it by --model"
     return f"model:   {plan.spec.encoder.name} ({said})\narrays:  {used}"

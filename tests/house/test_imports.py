@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("labels",),
     ("encoders",),
     ("loading", "extraction", "runs"),
-    ("training",),
+    ("training", "exchange"),
     ("api", "report", "bench"),
     ("stages",),
     ("commands",),

@@ -127,9 +127,11 @@ def _class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
 
 def _column(arrow: Any, rows: int, batches: Batches, where: str) -> Column:
     depth, kind = _lists.kind_of(arrow)
-    if depth > 2 or (depth and kind in ("string", "int")):
-        kind = str(arrow)
-    shape, longest = _shape(batches, depth) if depth and kind.startswith(("float", "bool")) else ((), 0)
+    shape, longest = _fixed(arrow), 0
+    if depth > 2 or (depth and kind == "string") or (depth == 2 and kind == "int" and None in shape):
+        kind, shape = str(arrow), ()
+    elif None in shape:
+        shape, longest = _measured(batches, depth)
     cursor = _Cursor(batches)
 
     def read(start: int, stop: int) -> Any:
@@ -147,7 +149,17 @@ def _column(arrow: Any, rows: int, batches: Batches, where: str) -> Column:
     return Column(where, rows, shape, kind, read, longest)
 
 
-def _shape(batches: Batches, depth: int) -> tuple[Shape, int]:
+def _fixed(arrow: Any) -> Shape:
+    """Return the sizes of nested lists, None for those that may differ."""
+    sizes: list[int | None] = []
+    arrow = _lists.storage(arrow)
+    while _lists.is_list(arrow):
+        sizes.append(getattr(arrow, "list_size", None))
+        arrow = _lists.storage(arrow.value_type)
+    return tuple(sizes)
+
+
+def _measured(batches: Batches, depth: int) -> tuple[Shape, int]:
     """Return the shape of a row of lists, and the largest number of tokens.
 
     The width is that of the first row; another one is an error when its row is read. The lengths of tokens

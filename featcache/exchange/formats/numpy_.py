@@ -104,7 +104,7 @@ def _readable(where: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+        if any(sign in str(error) for sign in ("allow_pickle", "Object arrays", "Python objects")):
             raise _pickled(where) from None
         raise SourceError(f"{where} cannot be read as NumPy arrays", got=error) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def _torch(path: Path, name: str) -> Opened:
             except pickle.UnpicklingError as error:
                 raise SourceError(
                     f"{name} holds more than tensors; it could run code and is not read",
-                    got=str(error).partition("\n")[0],
+                    got=_asked(str(error)),
                     expected="tensors, dicts and lists of them, numbers and texts",
                     hint="save them again: torch.save({'pooled': tensor, 'ids': list_of_str}, PATH)",
                 ) from None
@@ -59,6 +60,12 @@ def _torch(path: Path, name: str) -> Opened:
         elif (found := _listed(value, where)) is not None:
             columns[key] = found
     return Opened(name, columns)
+
+
+def _asked(message: str) -> str:
+    """Return what a pickle asked for, from torch's long message."""
+    found = re.search(r"GLOBAL (\S+)", message)
+    return f"it asks for {found[1]}" if found else message.partition("\n")[0]
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
