@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from featcache.specs import EncoderSpec
+from featcache.specs import NOT_KNOWN, SAID, EncoderSpec
 
-SAID = "said, not verified"
-"""Stands for the digest of the weights where a user said which model made the embeddings."""
-UNKNOWN = "not known"
-"""Begins the same where nobody said it; a digest of the embeddings follows, so that no two are the same."""
-_NAME = "unknown model"
+UNNAMED = "unknown model"
+"""The name of a model that nobody named."""
 
 
 def encoder_of(model: str | None, content: str, *, mean: bool, existing: EncoderSpec | None) -> EncoderSpec:
@@ -21,19 +18,14 @@ def encoder_of(model: str | None, content: str, *, mean: bool, existing: Encoder
     >>> encoder_of("UNI2-h", "", mean=False, existing=None).weights
     'said, not verified'
     """
-    weights = SAID if model else f"{UNKNOWN}; embeddings {content[:16]}"
-    if model is None and existing is not None and existing.weights.startswith(UNKNOWN):
+    weights = SAID if model else f"{NOT_KNOWN}; embeddings {content[:16]}"
+    if model is None and existing is not None and existing.weights.startswith(NOT_KNOWN):
         weights = existing.weights
     return EncoderSpec(
-        name=model or _NAME,
+        name=model or UNNAMED,
         weights=weights,
         modality="unknown",
-        preprocess=UNKNOWN,
-        norm=UNKNOWN,
+        preprocess=NOT_KNOWN,
+        norm=NOT_KNOWN,
         projection="mean of tokens" if mean else "as imported",
     )
-
-
-def is_imported(encoder: EncoderSpec) -> bool:
-    """Return True for the identity of an import."""
-    return encoder.weights == SAID or encoder.weights.startswith(UNKNOWN)

@@ -15,6 +15,7 @@ from featcache.exchange.write import write
 from featcache.files import human_bytes
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
+from featcache.specs import SAID
 
 Place = str | os.PathLike[str] | Location
 
@@ -131,5 +132,5 @@ def _origin(plan: ImportPlan) -> str:
     used = ", ".join(f"{role} from `{key}`" for role, key in plan.keys.items())
     if "pooled" not in plan.keys:
         used += ", pooled is their mean"
-    said = "said, not verified" if plan.spec.encoder.name != "unknown model" else "name it by --model"
+    said = "said, not verified" if plan.spec.encoder.weights == SAID else "name it by --model"
     return f"model:   {plan.spec.encoder.name} ({said})\narrays:  {used}"
