@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featcache.stages.extract import dry_run, extract
     from featcache.stages.import_ import import_embeddings
     from featcache.stages.info import info
+    from featcache.stages.label import label
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
     from featcache.stages.train import train
@@ -45,6 +46,7 @@ _HOMES = {
     "extract": "featcache.stages.extract:extract",
     "import_embeddings": "featcache.stages.import_:import_embeddings",
     "info": "featcache.stages.info:info",
+    "label": "featcache.stages.label:label",
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
@@ -69,6 +71,7 @@ __all__ = [
     "extract",
     "import_embeddings",
     "info",
+    "label",
     "load_encoder",
     "open_source",
     "predict",
