@@ -28,6 +28,13 @@ class SplitDescription(Config):
     """SHA-256 of ids, status and features."""
 
 
+class ClassText(Config):
+    """The names whose embeddings an export holds, and their templates."""
+
+    names: list[str]
+    templates: list[str]
+
+
 class Description(Config):
     """The identity and the geometry of an exported cache."""
 
@@ -36,8 +43,9 @@ class Description(Config):
     """Of the CacheSpec, with the type of the exported values: float32 for int8 tokens."""
     shapes: Shapes
     class_names: tuple[str, ...]
-    templates: list[str] | None
-    """Of the class texts, if there are any."""
+    chosen: int
+    """Labels whose samples `suggest` chose."""
+    class_text: ClassText | None
     provenance: dict[str, Any]
     splits: dict[str, SplitDescription]
     files: tuple[str, ...] = ()
@@ -45,7 +53,7 @@ class Description(Config):
 
     def cache_spec(self) -> CacheSpec:
         """Return the spec of the cache that holds the exported values, in today's format."""
-        fields = {key: value for key, value in self.spec.items() if key != "format"}
+        fields = {key: value for key, value in self.spec.items() if key not in ("format", "class_names")}
         return CacheSpec.parse(fields, "the description of the export")
 
     def text(self) -> str:

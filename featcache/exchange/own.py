@@ -28,21 +28,20 @@ def plan(
         with progress(f"checking {name}", len(samples)) as bar:
             digest, empty = check_and_digest(samples, form, bar.update)
         splits[name] = ImportedSplit(
-            spec=SplitSpec(source_digest=digest, rows=len(samples)),
+            spec=SplitSpec(content=digest, rows=len(samples)),
             ids=list(samples.ids),
             labels=samples.labels,
             read=_reader(samples, form),
             step=form.step(),
             empty=len(empty),
         )
-    first = next(iter(splits.values())).spec.source_digest
+    first = next(iter(splits.values())).spec.content or ""
     mean = next(iter(found.splits.values())).pooled is None
     spec = CacheSpec(
         encoder=encoder_of(options.model, first, mean=mean, existing=existing),
         layers=(-1,),
         tokens="pooled" if form.only_pooled else "all",
         dtype=form.dtype,
-        class_names=found.class_names,
     )
     return ImportPlan(
         spec=spec,

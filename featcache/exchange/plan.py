@@ -56,7 +56,9 @@ class ImportPlan:
     """Which array was taken for what."""
     longest: int
     """Tokens of the longest sample, before some were left out."""
-    class_text: tuple[NDArray[np.float32], list[str]] | None = None
-    """Embeddings of the class names, and their templates."""
+    class_text: tuple[NDArray[np.float32], list[str], list[str]] | None = None
+    """Embeddings of class names, the names, and their templates."""
+    chosen: int = 0
+    """Labels whose samples `suggest` chose."""
     restored: bool = False
     """True for an export of featcache, which says all of this itself."""

@@ -54,9 +54,10 @@ def plan(place: Path, options: ImportOptions, progress: MakeProgress) -> ImportP
         ids = [str(value) for value in columns["ids"].values()]
         splits[name] = ImportedSplit(part.split, ids, labels, reader, reader.step)
     class_text = None
-    if (texts := tables.get(CLASS_TEXT)) and described.templates is not None:
+    if (texts := tables.get(CLASS_TEXT)) and (about := described.class_text) is not None:
         embedding = texts["embedding"]
-        class_text = np.asarray(embedding.read(0, embedding.rows), np.float32), described.templates
+        values = np.asarray(embedding.read(0, embedding.rows), np.float32)
+        class_text = values, about.names, about.templates
     return ImportPlan(
         spec=spec,
         shapes=described.shapes,
@@ -66,6 +67,7 @@ def plan(place: Path, options: ImportOptions, progress: MakeProgress) -> ImportP
         keys={},
         longest=described.shapes.layers[0].tokens,
         class_text=class_text,
+        chosen=described.chosen,
         restored=True,
     )
 

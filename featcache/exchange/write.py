@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader, read_attributes
 from featcache.cache.schema import view_bytes
 from featcache.cache.writer import CacheWriter, SplitWriter
@@ -21,9 +22,11 @@ def write(plan: ImportPlan, out: Path, *, overwrite: bool, progress: MakeProgres
     written = {}
     with CacheWriter(out, plan.spec, overwrite=overwrite, provenance=plan.provenance) as writer:
         begun = {
-            name: writer.split(name, split.spec, split.ids, split.labels, plan.shapes)
+            name: writer.split(name, split.spec, split.ids, plan.shapes)
             for name, split in plan.splits.items()
         }
+        labels = {name: split.labels for name, split in plan.splits.items()}
+        writer.label(LabelTable(plan.class_names, labels, plan.chosen))
         if plan.class_text is not None:
             writer.class_text(*plan.class_text)
         for name, split in begun.items():

@@ -14,7 +14,7 @@ from featcache.errors import CacheError, ConfigError, option
 from featcache.exchange import restore
 from featcache.exchange.cached import columns_of
 from featcache.exchange.columns import Column
-from featcache.exchange.described import Description, SplitDescription, digest
+from featcache.exchange.described import ClassText, Description, SplitDescription, digest
 from featcache.exchange.writers import WRITERS, Tables
 from featcache.files import explained, human_bytes, partial
 from featcache.location import Location
@@ -62,8 +62,8 @@ def run_export(
     rows = sum(column.rows for columns in tables.values() for column in columns.values())
     with progress("checking", rows, "values") as shown:
         described = _description(opened, splits, tables, shown.update)
-    if opened.class_text is not None:
-        tables[CLASS_TEXT] = {"embedding": _whole(opened.class_text)}
+    if described.class_text is not None:
+        tables[CLASS_TEXT] = {"embedding": _whole(opened.text_of(described.class_text.names))}
     unfinished = partial(target)
     with explained(target), progress("writing", rows, "values") as shown:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -88,12 +88,13 @@ def _description(cache: CacheReader, splits: list[SplitReader], tables: Tables, 
     """Return what the export says of itself."""
     spec = cache.spec.model_dump(mode="json")
     layers = tuple(layer.model_copy(update={"std": ()}) for layer in cache.shapes.layers)
-    texts = read_attributes(cache.storage.below(CLASS_TEXT))
+    texts, labels = read_attributes(cache.storage.below(CLASS_TEXT)), cache.labels
     return Description(
         spec={**spec, "dtype": "float32" if cache.spec.dtype == "int8" else cache.spec.dtype},
         shapes=cache.shapes.model_copy(update={"layers": layers}),
-        class_names=cache.class_names,
-        templates=texts and texts["templates"],
+        class_names=labels.class_names,
+        chosen=labels.chosen,
+        class_text=texts and ClassText(names=texts["class_names"], templates=texts["templates"]),
         provenance=cache.provenance,
         splits={
             split.name: SplitDescription(

@@ -45,7 +45,7 @@ def test_the_same_again_writes_nothing(tmp_path: Path, made: ModuleType) -> None
 
 def test_other_embeddings_are_refused(tmp_path: Path, made: ModuleType, bring: Bring) -> None:
     bring(made.npz(tmp_path / "mine", {"emb": made.pooled()}), model="m")
-    with pytest.raises(fc.FeatcacheError, match="another `source`"):
+    with pytest.raises(fc.FeatcacheError, match="another `content`"):
         bring(made.npz(tmp_path / "mine", {"emb": made.pooled() + 1}), model="m")
     with pytest.raises(fc.FeatcacheError, match=r"another `encoder.name`"):
         bring(made.npz(tmp_path / "mine", {"emb": made.pooled()}), model="n")
@@ -80,18 +80,18 @@ def test_a_split_can_be_added(tmp_path: Path, made: ModuleType, bring: Bring) ->
     assert set(cache) == {"train", "test"}
 
 
-@pytest.mark.parametrize("form", ["npz_compressed", "hdf5", "parquet", "saved", "zarr_3"])
+@pytest.mark.parametrize("form", ["npz_compressed", "hdf5"])
 def test_memory_is_flat(form: str, tmp_path: Path, made: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "_PIECE", 1 << 20)
     monkeypatch.setattr(features, "_PIECE", 1 << 20)
-    values = np.random.default_rng(0).standard_normal((20_000, 256), "float32")
+    values = np.random.default_rng(0).standard_normal((12_000, 256), "float32")
     path = made.FORMATS[form](tmp_path / "mine", {"emb": values})
     del values
     tracemalloc.start()
     run_import(path, tmp_path / "c.zarr", ImportOptions(), progress=silent)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 12 << 20
+    assert peak < 6 << 20
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +99,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory, made: ModuleType) -> Path:
     """Pooled embeddings of two classes that a training can tell apart, imported under a name and without."""
     folder = tmp_path_factory.mktemp("digits")
     label = np.arange(60) % 2
-    values = np.random.default_rng(0).standard_normal((60, 8)).astype("float32") + 4 * label[:, None]
+    values = np.random.default_rng(0).standard_normal((60, 8), "float32") + np.float32(4) * label[
+        :, None
+    ].astype("float32")
     path = made.hdf5(folder / "mine", {"emb": values, "label": [made.NAMES[n] for n in label]})
-    new = made.hdf5(folder / "new", {"emb": values[:7]})
+    new = made.hdf5(folder / "new", {"emb": values[:7], "label": [made.NAMES[n] for n in label[:7]]})
     test = made.hdf5(folder / "test", {"emb": values[40:], "label": [made.NAMES[n] for n in label[40:]]})
     for place in (path, test):
         fc.import_embeddings(place, folder / "named.zarr", model="mine", progress=False)
@@ -114,7 +116,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory, made: ModuleType) -> Path:
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_predicts_other_imports_of_the_same_model(objective: str, digits: Path, tmp_path: Path) -> None:
     """No image and no model is needed, for a probe and for a projector alike."""
-    run = fc.train(
+    fc.train(
         digits / "named.zarr",
         objective,
         out=tmp_path / "run",
@@ -122,9 +124,8 @@ def test_a_run_predicts_other_imports_of_the_same_model(objective: str, digits: 
         options={"optim.steps": 3},
         progress=False,
     )
-    assert run.result["accuracy"] > 0.9
     found = fc.predict(tmp_path / "run", digits / "new-named.zarr", tmp_path / "p.csv")
-    assert found["train"].rows == 7
+    assert (found["train"].rows, found["train"].accuracy) == (7, 1.0)
     with pytest.raises(fc.FeatcacheError, match="unknown model") as error:
         fc.predict(tmp_path / "run", digits / "new-unnamed.zarr", tmp_path / "q.csv")
     assert "import" in str(error.value.hint)
