@@ -162,11 +162,10 @@ def _named(columns: Columns, asked: str | None, role: Role, opened: Opened) -> s
     found = [key for key in columns if base(key) == asked]
     if found:
         return found[0]
-    raise SourceError(
-        f"{opened.name} has no array `{asked}`",
-        got=listed(columns),
-        hint=f"pass another {option(role)} ({did_you_mean(asked, columns)})",
-    )
+    hint = f"pass another {option(role)} ({did_you_mean(asked, columns)})"
+    if role == "labels" and "." in asked:
+        hint = f"labels in a table are given to `featcache train`, as its {option('labels', asked)}"
+    raise SourceError(f"{opened.name} has no array `{asked}`", got=listed(columns), hint=hint)
 
 
 def _fits(column: Column, role: Role, asked: bool) -> bool:

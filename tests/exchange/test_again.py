@@ -99,9 +99,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory, made: ModuleType) -> Path:
     """Pooled embeddings of two classes that a training can tell apart, imported under a name and without."""
     folder = tmp_path_factory.mktemp("digits")
     label = np.arange(60) % 2
-    values = np.random.default_rng(0).standard_normal((60, 8), "float32") + np.float32(4) * label[
-        :, None
-    ].astype("float32")
+    values = np.random.default_rng(0).standard_normal((60, 8), "float32")
+    values[:, 0] += 12 * label - 6
     path = made.hdf5(folder / "mine", {"emb": values, "label": [made.NAMES[n] for n in label]})
     new = made.hdf5(folder / "new", {"emb": values[:7], "label": [made.NAMES[n] for n in label[:7]]})
     test = made.hdf5(folder / "test", {"emb": values[40:], "label": [made.NAMES[n] for n in label[40:]]})
