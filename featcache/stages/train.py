@@ -52,12 +52,13 @@ def train(
     accuracy. `holdout` is a share of the labels to set aside, which test it too.
 
     `seed` seeds the draw of labels and the training, and `order_seed` the order of samples (None: the same as
-    `seed`). `options` are the fields of `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. With `resume`, an unfinished run continues from
-    its checkpoint, and a finished one is returned. `progress` shows a bar on a terminal and in notebooks.
+    `seed`). `options` are the fields of `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. With
+    `resume`, an unfinished run continues from its checkpoint, and a finished one is returned. `progress`
+    shows a bar on a terminal and in notebooks.
 
     Labels for tests are used once, at the end. Raises a FeatcacheError before anything is written, if the
-    cache is not complete or there are too few labels. It also does so if an option is not valid, or if `out` holds
-    something else.
+    cache is not complete or there are too few labels. It also does so if an option is not valid, or if `out`
+    holds something else.
 
     >>> from tempfile import TemporaryDirectory
     >>> from featcache.stages.extract import extract
