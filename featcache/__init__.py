@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from featcache.specs import ViewSpec
     from featcache.stages.bench import bench as benchmark
     from featcache.stages.check import check
+    from featcache.stages.export import export
     from featcache.stages.extract import dry_run, extract
+    from featcache.stages.import_ import import_embeddings
     from featcache.stages.info import info
     from featcache.stages.label import label
     from featcache.stages.pipeline import run_pipeline
@@ -44,7 +46,9 @@ _HOMES = {
     "check": "featcache.stages.check:check",
     "compare": "featcache.report.compare:compare",
     "dry_run": "featcache.stages.extract:dry_run",
+    "export": "featcache.stages.export:export",
     "extract": "featcache.stages.extract:extract",
+    "import_embeddings": "featcache.stages.import_:import_embeddings",
     "info": "featcache.stages.info:info",
     "label": "featcache.stages.label:label",
     "load_encoder": "featcache.encoders:load",
@@ -69,7 +73,9 @@ __all__ = [
     "check",
     "compare",
     "dry_run",
+    "export",
     "extract",
+    "import_embeddings",
     "info",
     "label",
     "load_encoder",
