@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, Literal
 
@@ -13,6 +14,8 @@ Modality = Literal["image", "text"]
 ValueType = Literal["float16", "bfloat16", "float32"]
 StoredType = Literal["float16", "bfloat16", "float32", "int8"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+NO_WEIGHTS = hashlib.sha256().hexdigest()
+"""The digest of a model that has neither parameters nor buffers."""
 Count = Annotated[int, pydantic.Field(ge=0)]
 
 
@@ -33,7 +36,7 @@ class EncoderSpec(Config):
     """The name as the user wrote it, for example `open_clip:ViT-B-32/laion2b_s34b_b79k`. Only the last
     part of a path is kept, so that a moved checkpoint remains the same model."""
     weights: str
-    """SHA-256 of the parameters and buffers."""
+    """SHA-256 of the parameters and buffers, and of the files that a `python:` model says it reads."""
     modality: Modality
     preprocess: str
     """The evaluation transform with all its parameters, as text."""
@@ -41,6 +44,13 @@ class EncoderSpec(Config):
     """The normalisation of the last layer's tokens, for example `ln_post` or `none`."""
     projection: str
     """The pooled embedding, for example `proj of CLS, 768 -> 512` or `mean of tokens`."""
+
+    def weights_text(self) -> str:
+        """Describe the weights in a few words: the first digits of their digest, if they are known."""
+        if self.weights == NO_WEIGHTS:
+            return "no weights"
+        known = re.fullmatch("[0-9a-f]{64}", self.weights)
+        return f"weights {self.weights[:12]}" if known else self.weights
 
 
 class ViewSpec(Config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from featcache import encoders
@@ -21,6 +21,7 @@ from featcache.extraction.walk import plan_batches
 from featcache.location import remote
 from featcache.sources import open_source
 from featcache.sources.base import Source, limit
+from featcache.specs import NO_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Opened:
         place = resolve(device)
         encoder.to(place)
         forward = Forward(encoder, options.layers, options.tokens, options.amp, place)
-        understood = understand(os.fspath(source), whole, splits)
+        understood = understand(os.fspath(source), whole, splits).warned(*_hollow(encoder))
         return cls(os.fspath(source), model, options, splits, forward, understood)
 
     @property
@@ -90,6 +91,15 @@ def _asked(found: Mapping[str, Source], options: ExtractOptions) -> dict[str, So
         if name not in found:
             raise ConfigError("the source has no such split", got=name, hint=did_you_mean(name, found))
     return {name: found[name] if n is None else limit(found[name], n) for name, n in limits.items()}
+
+
+def _hollow(encoder: Encoder) -> Iterator[str]:
+    """Warn of a model whose identity covers nothing but its source file."""
+    if encoder.spec.weights == NO_WEIGHTS:
+        yield (
+            f"{encoder.spec.name} has no weights, and does not say which files it reads: its identity is its "
+            f"source file alone; a list of paths `files` on the module or its factory adds theirs"
+        )
 
 
 def _require_modality(encoder: Encoder, splits: Mapping[str, Source]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import in_python, on_the_command_line, option
-from featcache.extraction.levels import deeper_level, is_generic
+from featcache.extraction.levels import Level, deeper_level, is_generic
 from featcache.sources._origin import Origin
 from featcache.sources.base import UNLABELLED, Source
 
@@ -68,6 +68,10 @@ class Understood:
         """What looks like a mistake, one sentence each."""
         return tuple(map(in_python, self._warnings))
 
+    def warned(self, *texts: str) -> Understood:
+        """Return the same with more warnings."""
+        return replace(self, _warnings=(*self._warnings, *texts))
+
     def describe(self) -> str:
         """Describe the classes of each split, without the warnings."""
         return "\n".join(
@@ -99,7 +103,7 @@ def understand(source: str, whole: Mapping[str, Source], asked: Mapping[str, Sou
     }
     warnings = [
         *(origin.notes if origin else ()),
-        *_nothing_labelled(origin, every),
+        *_nothing_labelled(origin, every, whole),
         *_doubtful_level(origin, whole),
         *_foreign(every, whole, origin),
         *_names(every),
@@ -127,13 +131,15 @@ def _labels_from(origin: Origin | None, whole: Mapping[str, Source]) -> str:
     found = (
         (part.class_names[part.labels[row]], part.ids[row])
         for part in whole.values()
-        for row in np.flatnonzero(part.labels != UNLABELLED)[:1]
+        for row in map(int, np.flatnonzero(part.labels != UNLABELLED)[:1])
     )
     name, key = next(found, (None, None))
     return f"{said}: {key} is of class `{name}`" if name else "no labels"
 
 
-def _nothing_labelled(origin: Origin | None, every: Mapping[str, SplitClasses]) -> Iterator[str]:
+def _nothing_labelled(
+    origin: Origin | None, every: Mapping[str, SplitClasses], whole: Mapping[str, Source]
+) -> Iterator[str]:
     """Warn of a table or of arrays with nothing labelled, with what there is instead."""
     if origin is None or any(split.classes for split in every.values()):
         return
@@ -142,8 +148,20 @@ def _nothing_labelled(origin: Origin | None, every: Mapping[str, SplitClasses]) 
     elif origin.kind == "column" and origin.likely is not None:
         say = option("label_column", origin.likely)
         yield f"no column is taken for labels, of {listed(origin.known)}; is it `{origin.likely}`? pass {say}"
+    elif origin.kind == "column" and (level := _level_of_list(whole)) is not None:
+        say = option("label_from", level.pattern)
+        yield f"nothing is labelled; are the folders {listed(level.names, 5)} classes? pass {say}"
     elif origin.kind == "array" and origin.name is None:
         yield f"nothing is taken for labels, of {listed(origin.known)}; name it with {option('label_column')}"
+
+
+def _level_of_list(whole: Mapping[str, Source]) -> Level | None:
+    """Return the level of folders that may be the class of a list of files, if there is one."""
+    paths = [key for part in whole.values() if part.modality == "image" for key in part.ids]
+    tops = sorted({key.split("/")[0] for key in paths if "/" in key})
+    if len(tops) > 1 and not any(map(is_generic, tops)):
+        return Level(tuple(tops), "LABEL/**")
+    return deeper_level(paths)
 
 
 def _doubtful_level(origin: Origin | None, whole: Mapping[str, Source]) -> Iterator[str]:

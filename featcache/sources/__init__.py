@@ -26,8 +26,8 @@ def open_source(
 
     `spec` is `digits`, a path, or `format:path`. A path may contain `~` and glob or brace patterns of shards.
     With `format:path` the format is not detected. `label_column` names the labels in formats with columns.
-    `label_from` takes them from the samples' ids instead, which are paths in most formats: in `*/LABEL/**` the
-    second folder is the class. Samples that do not match are unlabelled. With `no_labels` all are.
+    `label_from` takes them from the samples' ids instead, which are paths in most formats: `*/LABEL/**` makes
+    the second folder the class. Samples that do not match are unlabelled. With `no_labels` all are.
 
     Raise SourceError if there is no such path, if no format or several formats fit, or if the data does not
     fit the format; ConfigError for options that exclude each other.

@@ -80,8 +80,8 @@ def assemble(
 ) -> dict[str, Source]:
     """Return the splits as sources, with labels numbered over all of them together.
 
-    `path` names the source in messages, and `origin` tells where the labels come from. Raise SourceError for a
-    split without samples, an id that occurs twice, or a label without a class.
+    `path` names the source in messages, and `origin` tells where the labels come from. Raise SourceError for
+    a split without samples, an id that occurs twice, or a label without a class.
     """
     if not parts:
         raise SourceError("the source holds no samples", got=path, hint="check the path and the format")

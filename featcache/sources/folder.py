@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from featcache.errors import SourceError
+from featcache.errors import SourceError, option
 from featcache.sources._files import Files, describe_unread, image_files, printable, unread_images
 from featcache.sources._labels import class_name, refuse_label_column
 from featcache.sources._origin import Origin
@@ -63,6 +63,10 @@ def _notes(root: Path, folders: Mapping[str, Path], listed: Mapping[str, list[st
         heads = {path.parts[0] for path in below if len(path.parts) > 1}
         if lost := sorted(heads - {name.partition("/")[0] for name in listed[split]}):
             notes.append(f"no image of the class {', '.join(lost)} of `{split}` can be read")
+    spoken = {name.partition("/")[0] for names in listed.values() for name in names if "/" in name}
+    if aside := sorted(name for name in spoken if _is_aside(name)):
+        all_classes = option("label_from", "LABEL/**")
+        notes.append(f"{', '.join(aside)} is taken as unlabelled; {all_classes} makes it a class")
     beside = sorted(file.name for file in root.iterdir() if is_table(file) and not file.name.startswith("."))
     if beside:
         notes.append(
@@ -96,4 +100,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
 def _class(name: str) -> str | None:
     """Return the class of a relative path, its first folder, or None if it has none."""
     folder, slash, _ = name.partition("/")
-    return printable(folder) if slash and folder.strip().casefold() not in UNLABELLED_FOLDERS else None
+    return printable(folder) if slash and not _is_aside(folder) else None
+
+
+def _is_aside(folder: str) -> bool:
+    """Return True for the name of a folder of unlabelled images."""
+    return class_name(folder) is None or folder.strip().casefold() in UNLABELLED_FOLDERS
