@@ -40,7 +40,7 @@ def flags_of(options: type[Config]) -> Iterator[click.Option]:
         default = _spelled(field.get_default(call_default_factory=True))
         if schema[name].get("type") == "boolean":
             yield click.Option(
-                [on_the_command_line(option(name)), name], is_flag=True, help=field.description
+                [on_the_command_line(option(name)), name], is_flag=True, default=False, help=field.description
             )
             continue
         yield click.Option(

@@ -27,8 +27,7 @@ class _ExtractCommand(OptionsCommand):
     cls=_ExtractCommand,
     epilog=examples(
         "featcache extract photos --model open_clip:ViT-B-32/laion2b_s34b_b79k --out photos.zarr",
-        "featcache extract cells.csv --label-column 'cell type' --model timm:vit_small_patch14_dinov2.lvd142m "
-        "--out cells.zarr",
+        "featcache extract cells.csv --label-column type --model open_clip:glyph-clip --out cells.zarr",
     ),
 )
 @click.argument("source")

@@ -168,12 +168,15 @@ def _doubtful_level(origin: Origin | None, whole: Mapping[str, Source]) -> Itera
     """Warn of classes that look like batches, dates or containers, or of a deeper level like classes."""
     if origin is None or origin.kind != "folder":
         return
-    labelled = [part.ids[row] for part in whole.values() for row in np.flatnonzero(part.labels != UNLABELLED)]
+    labelled = [
+        key
+        for part in whole.values()
+        for key, label in zip(part.ids, part.labels, strict=True)
+        if label != UNLABELLED
+    ]
     tops = sorted({key.partition("/")[0] for key in labelled})
     generic, deeper = [name for name in tops if is_generic(name)], deeper_level(labelled)
-    if 2 * len(generic) < len(tops) and deeper is None:
-        return
-    if not tops:
+    if not tops or (2 * len(generic) < len(tops) and deeper is None):
         return
     what = (
         f"the classes look like batches, dates or containers: {listed(generic)}"

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featcache.errors import ConfigError, SourceError, option
 from featcache.sources._labels import class_name, encode
 from featcache.sources._origin import Origin
-from featcache.sources.base import Source
+from featcache.sources.base import UNLABELLED, Source
 from featcache.specs import Modality
 
 _LABEL = "LABEL"
@@ -22,12 +23,12 @@ class Relabelled:
     """The samples of a source with other labels."""
 
     def __init__(
-        self, source: Source, labels: Sequence[int], class_names: tuple[str, ...], origin: Origin
+        self, source: Source, labels: NDArray[np.int64], class_names: tuple[str, ...], origin: Origin
     ) -> None:
         self.modality: Modality = source.modality
         self.class_names = class_names
         self.ids: Sequence[str] = source.ids
-        self.labels = np.asarray(labels, np.int64)
+        self.labels = labels
         self.origin = origin
         self._source = source
 
@@ -107,4 +108,4 @@ def _notes(source: Source) -> tuple[str, ...]:
 
 def _without(source: Source) -> Source:
     origin = Origin("none", notes=_notes(source))
-    return Relabelled(source, [-1] * len(source), (), origin)
+    return Relabelled(source, np.full(len(source), UNLABELLED), (), origin)

@@ -87,7 +87,7 @@ class _Column:
 
     def at(self, offset: int) -> str:
         try:
-            value = self.table.at(offset, self.columns).get(self.text)
+            value: object = self.table.at(offset, self.columns).get(self.text)
         except SourceError as error:
             raise SampleError("the row cannot be read any more", got=error.what) from None
         if not isinstance(value, str):
@@ -106,7 +106,7 @@ class _Columns:
     offsets: NDArray[np.int64]
 
     def __call__(self, row: int) -> str:
-        return self.columns[self.column_of[row]].at(int(self.offsets[row]))
+        return self.columns[int(self.column_of[row])].at(int(self.offsets[row]))
 
 
 def _open_tables(path: Path, label_column: str | None) -> dict[str, Source]:

@@ -142,8 +142,8 @@ def dry_run(
 ) -> DryRun:
     """Return what was understood of the source, shapes, and bytes and seconds by split.
 
-    The seconds come from a short timed pilot, whose files are removed afterwards. Raises what `extract` raises
-    before it writes.
+    The seconds come from a short timed pilot, whose files are removed afterwards. Raises what `extract`
+    raises before it writes.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:

@@ -287,7 +287,8 @@ def _extract(
     )
     for split, summary in summaries.items():
         say(
-            f"  {split}: {summary.rows} rows, {summary.computed} views computed in {human_time(summary.seconds)}"
+            f"  {split}: {summary.rows} rows, {summary.computed} views computed "
+            f"in {human_time(summary.seconds)}"
         )
     computed = sum(summary.computed for summary in summaries.values())
     asked = sum(summary.rows for summary in summaries.values()) * len(table.views.names())
