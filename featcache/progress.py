@@ -11,7 +11,6 @@ from typing import Protocol, TextIO
 
 LINE_SECONDS = 60.0
 """Time between two lines of a log."""
-_WIDTH = 80
 
 
 class Progress(Protocol):
@@ -41,8 +40,9 @@ def bar(title: str, total: int, unit: str = "samples") -> Iterator[Progress]:
     elif notebook or sys.stderr.isatty():
         from tqdm import tqdm
 
-        width = None if notebook else _width(sys.stderr)
-        with tqdm(total=total, desc=title, unit=f" {unit}", smoothing=0.05, ncols=width) as shown:
+        # tqdm takes a terminal that does not tell its size for one of size 0.
+        size = {} if notebook or _has_size(sys.stderr) else {"ncols": 80, "nrows": 24}
+        with tqdm(total=total, desc=title, unit=f" {unit}", smoothing=0.05, **size) as shown:
             yield shown
     else:
         yield Lines(title, total, unit)
@@ -115,12 +115,12 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _width(stream: TextIO) -> int | None:
-    """Return None for a terminal whose width is known, which tqdm then follows; else a usual width."""
+def _has_size(stream: TextIO) -> bool:
+    """Return True for a terminal that tells its size."""
     try:
-        return None if os.get_terminal_size(stream.fileno()).columns else _WIDTH
+        return os.get_terminal_size(stream.fileno()).columns > 0
     except (OSError, ValueError, AttributeError):
-        return _WIDTH
+        return False
 
 
 class _Silent:
