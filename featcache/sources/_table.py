@@ -78,16 +78,17 @@ def label_columns(found: Sequence[Table], asked: str | None) -> tuple[list[str |
     Raise SourceError if `asked` is in none of the tables.
     """
     every = [table.columns() for table in found]
-    if asked is not None and not any(asked in columns for columns in every):
-        label_column_of(every[0], asked, found[0].path.name)
-    chosen = [asked if asked in columns else usual(columns, LABEL_COLUMNS) for columns in every]
-    if asked is not None:
-        chosen = [name if name == asked else None for name in chosen]
-    name = next((name for name in chosen if name is not None), None)
-    taken = [usual(every[0], names) for names in (PATH_COLUMNS, TEXT_COLUMNS, SPLIT_COLUMNS)]
-    few = [record for _, record in islice(found[0].records(), _SNIFFED_LINES)] if name is None else []
-    likely = None if name else likely_column(every[0], taken, few)
-    return chosen, Origin("column", name, every[0], likely)
+    known = tuple(dict.fromkeys(name for columns in every for name in columns))
+    label_column_of(known, asked, " and ".join(table.path.name for table in found[:3]))
+    chosen = [
+        usual(columns, LABEL_COLUMNS) if asked is None else asked if asked in columns else None
+        for columns in every
+    ]
+    if name := next(filter(None, chosen), None):
+        return chosen, Origin("column", name, known)
+    few = [record for _, record in islice(found[0].records(), _SNIFFED_LINES)]
+    taken = [usual(known, names) for names in (PATH_COLUMNS, TEXT_COLUMNS, SPLIT_COLUMNS)]
+    return chosen, Origin("column", None, known, likely_column(known, taken, few))
 
 
 def split_of_record(record: Record, default: str) -> str:

@@ -136,16 +136,20 @@ def _part(root: Path, shards: list[Path], asked: _Label) -> Part:
 def _samples(shard: Path, label: str | None) -> Iterator[tuple[str, _Member, dict[str, bytes]]]:
     """Yield key, image and label members of each sample; the size is -1 if a sample has no image."""
     images: dict[str, _Member] = {}
+    places: dict[str, _Member] = {}
     extras: dict[str, dict[str, bytes]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 key, extension = _split(member.name)
-                if not member.isreg() or not extension:
+                if member.isreg():
+                    places[member.name] = _Member(member.offset_data, member.size)
+                elif not member.islnk():
                     continue
                 if f".{extension}" in IMAGE_SUFFIXES:
                     _check_new(key not in images, member.name, shard)
-                    images[key] = _Member(member.offset_data, member.size)
+                    # GNU tar writes a file with several names once, and then links to it.
+                    images[key] = places.get(member.linkname or member.name, _Member(0, -1))
                 elif extension in (label, *_LABEL_MEMBERS) and (stream := tar.extractfile(member)):
                     extras.setdefault(key, {})[extension] = stream.read()
     except (tarfile.TarError, OSError) as error:
