@@ -187,7 +187,8 @@ def _doubtful_level(origin: Origin | None, whole: Mapping[str, Source]) -> Itera
     if deeper is not None:
         better = f"{option('label_from', deeper.pattern)} makes classes of {listed(deeper.names, 5)}"
         choices = f"{better}, and {option('no_labels', True)} leaves labels out"
-    yield f"{what}; {choices}. Labels can be replaced later without another forward pass"
+    again = "The same command with another choice replaces the labels, without another forward pass"
+    yield f"{what}; {choices}. {again}"
 
 
 def _foreign(

@@ -38,8 +38,9 @@ class Relabelled:
     def __getitem__(self, index: int) -> Any:
         return self._source[index]
 
-    def digest(self) -> str:
-        return self._source.digest()
+    def content(self, index: int) -> bytes:
+        """Return the bytes of a sample, which do not depend on labels."""
+        return self._source.content(index)
 
 
 def relabel(splits: Mapping[str, Source], label_from: str | None, no_labels: bool) -> dict[str, Source]:
