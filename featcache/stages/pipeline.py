@@ -22,9 +22,10 @@ from featcache.config import Config, as_tree, did_you_mean, merge, nest
 from featcache.devices import resolve
 from featcache.errors import ConfigError
 from featcache.extraction.options import ExtractOptions
+from featcache.extraction.understood import Understood
 from featcache.files import explained, write_atomic
 from featcache.location import Location
-from featcache.progress import MakeProgress, bar, silent
+from featcache.progress import MakeProgress, bar, human_time, silent
 from featcache.report.grid import GridCell
 from featcache.report.rows import CONTROLS
 from featcache.report.study import Study, write_study
@@ -288,9 +289,19 @@ def _extract(
     """
     say(f"extracting {name}: {table.source} through {table.model}")
     start, kept = time.perf_counter(), out.with_suffix(".json")
-    summaries = run_extraction(table.source, table.model, out, table, device=device, progress=progress)
+
+    def tell(understood: Understood) -> None:
+        for line in (understood.describe(), *understood.warning_lines(command_line=True)):
+            say(line)
+
+    summaries = run_extraction(
+        table.source, table.model, out, table, device=device, progress=progress, tell=tell
+    )
     for split, summary in summaries.items():
-        say(f"  {split}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s")
+        say(
+            f"  {split}: {summary.rows} rows, {summary.computed} views computed "
+            f"in {human_time(summary.seconds)}"
+        )
     computed = sum(summary.computed for summary in summaries.values())
     asked = sum(summary.rows for summary in summaries.values()) * len(table.views.names())
     with explained(kept):
