@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from featcache.plugins import portable_name
+
 
 class GridCell(NamedTuple):
     """One training of a grid."""
@@ -21,4 +23,13 @@ class GridCell(NamedTuple):
     def path(self) -> str:
         """The folder of the run, below that of the pipeline."""
         setting = [self.setting.replace("/", "_")] if self.setting else []
-        return "/".join([self.cache, self.objective, *setting, self.budget, f"seed={self.seed}"])
+        return "/".join([self.cache, folder_of(self.objective), *setting, self.budget, f"seed={self.seed}"])
+
+
+def folder_of(objective: str) -> str:
+    """Return the name of the folder of an objective; that of `python:PATH` is the file's name.
+
+    >>> folder_of("linear"), folder_of("python:lab/mine.py")
+    ('linear', 'mine.py')
+    """
+    return portable_name(objective).removeprefix("python:")

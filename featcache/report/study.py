@@ -35,7 +35,7 @@ class Study:
     selections: list[Selection]
     """For objectives with several settings: the selection of every rule."""
     extraction: float | None
-    """Seconds of all extractions; None where one was interrupted and continued, or is not known."""
+    """Seconds of all extractions; None where one was interrupted and continued, or none was needed."""
     trainings: list[tuple[str, float]]
     """Objective and seconds of every training."""
     table: Path
@@ -46,7 +46,7 @@ class Study:
         total = sum(seconds for _, seconds in self.trainings)
         lines = [results_table(self.rows, self.against).text() + few_draws_note(self.rows)]
         lines += [f"{title}\n{table.text()}" for title, table in self._more_tables()]
-        extraction = "in several parts" if self.extraction is None else f"{self.extraction:.1f} s"
+        extraction = "earlier, or in several parts" if self.extraction is None else f"{self.extraction:.1f} s"
         count = f"{len(self.trainings)} training{'s' if len(self.trainings) > 1 else ''}"
         lines.append(f"extraction: {extraction}; {count}: {total:.1f} s")
         if self.extraction is not None:
