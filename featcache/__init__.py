@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from featcache.stages.bench import bench as benchmark
     from featcache.stages.extract import dry_run, extract
     from featcache.stages.info import info
+    from featcache.stages.objectives import list_objectives
+    from featcache.stages.options import list_options
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
     from featcache.stages.train import train
@@ -41,6 +43,8 @@ _HOMES = {
     "dry_run": "featcache.stages.extract:dry_run",
     "extract": "featcache.stages.extract:extract",
     "info": "featcache.stages.info:info",
+    "list_objectives": "featcache.stages.objectives:list_objectives",
+    "list_options": "featcache.stages.options:list_options",
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
@@ -63,6 +67,8 @@ __all__ = [
     "dry_run",
     "extract",
     "info",
+    "list_objectives",
+    "list_options",
     "load_encoder",
     "open_source",
     "predict",

@@ -227,8 +227,8 @@ def _explain(
     near = None
     if first["type"] == "literal_error":
         near = nearest_value(first["input"], re.findall("'([^']*)'", first["ctx"]["expected"]))
-    hint = f"did you mean `{near}`?" if near else None
-    return ConfigError(f"{key} is not valid", got=repr(first["input"]), expected=expected, hint=hint)
+    meant = f"did you mean `{near}`?" if near else None
+    return ConfigError(f"{key} is not valid", got=repr(first["input"]), expected=expected, hint=meant)
 
 
 def _meant(name: str, siblings: list[str], known: list[str]) -> str:

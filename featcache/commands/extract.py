@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, json_option, plain
+from featcache.commands._common import PLACE, echo, examples, json_option, plain
 from featcache.flags import OptionsCommand
 
 if TYPE_CHECKING:
@@ -22,7 +22,14 @@ class _ExtractCommand(OptionsCommand):
         return ExtractOptions
 
 
-@click.command("extract", cls=_ExtractCommand)
+@click.command(
+    "extract",
+    cls=_ExtractCommand,
+    epilog=examples(
+        "featcache extract photos --model open_clip:ViT-B-32/laion2b_s34b_b79k --out photos.zarr",
+        "featcache extract digits --model open_clip:glyph-clip --views weak=1 --out digits.zarr",
+    ),
+)
 @click.argument("source")
 @click.option("--model", required=True, help="FAMILY:NAME, for example open_clip:ViT-B-32/laion2b_s34b_b79k.")
 @click.option("--out", required=True, type=PLACE, help="The cache, for example CACHE.zarr.")

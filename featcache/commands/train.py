@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, json_option, say_if_terminal
+from featcache.commands._common import PLACE, echo, examples, json_option, say_if_terminal
 
 if TYPE_CHECKING:
     from featcache.location import Location
 
 
-@click.command("train")
+@click.command(
+    "train",
+    epilog=examples(
+        "featcache train photos.zarr --out runs/first --objective twinturbo --labels-per-class 4",
+        "featcache train photos.zarr --out runs/b --objective linear --num-labels 30 --set objective.C=1",
+    ),
+)
 @click.argument("cache", type=PLACE)
 @click.option("--objective", required=True, help="A method such as twinturbo; the README lists them all.")
 @click.option("--out", required=True, type=PLACE, help="The folder of the run.")

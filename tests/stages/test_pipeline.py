@@ -97,7 +97,8 @@ def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path)
     assert run_pipeline(write(), out=out, device="cpu").extraction is None
     (out / "caches" / "small.zarr" / "train" / "status" / "ledger" / "0.0.json").unlink()
     assert (
-        "extraction: earlier, or in several parts; 8 trainings" in run_pipeline(write(), out=out, device="cpu").describe()
+        "extraction: earlier, or in several parts; 8 trainings"
+        in run_pipeline(write(), out=out, device="cpu").describe()
     )
 
 
