@@ -42,4 +42,4 @@ def command(cache: Location, pairs: tuple[str, ...], as_json: bool, **options: A
     from featcache.stages import bench as stage
 
     measured = stage.bench(cache, options=parse_overrides(pairs), **options)
-    echo(measured.as_dict() if as_json else measured.describe())
+    echo(measured.as_dict() if as_json else measured.describe(command_line=True))

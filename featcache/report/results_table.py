@@ -44,7 +44,7 @@ def notes(rows: Sequence[Row], clear: str = "bold") -> list[str]:
     if any(gap.pairs > 1 for gap in gaps):
         found.append(
             "minus NAME: mean difference on the same label draws, in points of accuracy, ± half the width of "
-            f"its 95 % interval (Student's t); {clear}: the interval excludes zero, from {CLEAR_PAIRS} draws on."
+            f"its 95 % interval (Student's t); {clear}: it excludes zero, from {CLEAR_PAIRS} draws on."
         )
     if gaps and any(row.best_control for row in rows):
         found.append("best control: the one with the best test accuracy, which is picked with hindsight.")
