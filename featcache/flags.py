@@ -56,7 +56,7 @@ class _Choice(click.Choice[str]):
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
             if near := nearest_value(value, tuple(self.choices)):
-                error.message += f" Did you mean {near!r}?"
+                raise click.BadParameter(f"{error.message} Did you mean {near!r}?", ctx, param) from None
             raise
 
 

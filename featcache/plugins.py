@@ -62,7 +62,7 @@ def own_file(name: str) -> Path | None:
     >>> own_file("python:lab/mine.py").name, own_file("linear")
     ('mine.py', None)
     """
-    return Path(name.removeprefix(_OWN_FILE)) if name.startswith(_OWN_FILE) else None
+    return Path(name.removeprefix(_OWN_FILE)).expanduser() if name.startswith(_OWN_FILE) else None
 
 
 def portable_name(name: str) -> str:

@@ -87,13 +87,13 @@ def run_pipeline(
     if pipeline.description:
         say(pipeline.description.strip())
     caches = {
-        key: folder / "caches" / f"{key}.zarr" if table.cache is None else table.cache
+        key: folder / "caches" / f"{key}.zarr" if table.cache is None else Location.of(table.cache).path
         for key, table in pipeline.extract.items()
     }
     for key, table in pipeline.extract.items():
         if table.cache is not None:
-            CacheReader.open(table.cache)  # raises before anything is computed
-            say(f"using {key}: {table.cache}")
+            CacheReader.open(caches[key])  # raises before anything is computed
+            say(f"using {key}: {caches[key]}")
     extractions = [
         _extract(key, table, caches[key], device, say, show)
         for key, table in pipeline.extract.items()
