@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.commands._common import PLACE, echo, examples, json_option, say_if_terminal
+from featcache.commands._config import config_option, with_config
 
 if TYPE_CHECKING:
     from featcache.location import Location
+    from featcache.training.config_file import Asked
 
 
 @click.command(
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     ),
 )
 @click.argument("cache", type=PLACE)
-@click.option("--objective", required=True, help="A method such as twinturbo; the README lists them all.")
+@click.option(
+    "--objective", required=True, help="A method, as `featcache objectives` lists them, or python:FILE."
+)
 @click.option("--out", required=True, type=PLACE, help="The folder of the run.")
 @click.option("--labels-per-class", type=click.IntRange(1), help="Number of labels of each class.")
 @click.option("--num-labels", type=click.IntRange(1), help="Number of labels in all.")
@@ -31,8 +35,9 @@ if TYPE_CHECKING:
     "pairs",
     multiple=True,
     metavar="KEY=VALUE",
-    help="An option, for example optim.steps=500 or objective.w_ent=0.1.",
+    help="An option, as `featcache options` lists them, for example optim.steps=500.",
 )
+@config_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in --out.")
 @json_option
@@ -41,6 +46,7 @@ def command(
     out: Location,
     *,
     pairs: tuple[str, ...],
+    asked: Asked | None,
     device: str,
     resume: bool,
     as_json: bool,
@@ -52,7 +58,8 @@ def command(
     from featcache.stages import train as stage
     from featcache.training.session import TrainRequest
 
-    asked = TrainRequest(cache.path, options=parse_overrides(pairs), **request)
+    options = with_config(asked, parse_overrides(pairs), request)
+    training = TrainRequest(cache.path, options=options, **request)
     say = say_if_terminal()
-    result = stage.run_training(asked, out.path, device=device, resume=resume, say=say, show=bar)
+    result = stage.run_training(training, out.path, device=device, resume=resume, say=say, show=bar)
     echo({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")

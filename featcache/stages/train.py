@@ -9,11 +9,11 @@ from typing import Any
 
 from featcache.api.run import Run
 from featcache.cache.reader import CacheReader
-from featcache.config import as_tree
 from featcache.devices import resolve
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
 from featcache.runs.run import RESULT, RunFolder
+from featcache.training.config_file import options_for
 from featcache.training.data import DataPool, Say
 from featcache.training.journal import Watch
 from featcache.training.session import Training, TrainRequest
@@ -37,8 +37,9 @@ def train(
 
     Give exactly one of `labels_per_class` and `num_labels`. `seed` seeds the draw of labels and the training,
     and `order_seed` the order of samples (None: the same as `seed`). `options` are the fields of
-    `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. With `resume`, an unfinished run continues from
-    its checkpoint, and a finished one is returned. `progress` shows a bar on a terminal and in notebooks.
+    `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. They may also be the content of a run's
+    config.json. With `resume`, an unfinished run continues from its checkpoint, and a finished one is
+    returned. `progress` shows a bar on a terminal and in notebooks.
 
     Test labels are used once, at the end. Raises a FeatcacheError before anything is written, if the cache
     is not complete or there are too few labels. It also does so if an option is not valid, or if `out` holds
@@ -52,7 +53,9 @@ def train(
     ...     run.objective, run.accuracy > 0.5
     ('linear', True)
     """
-    request = TrainRequest(cache, objective, seed, labels_per_class, num_labels, as_tree(options), order_seed)
+    request = TrainRequest(
+        cache, objective, seed, labels_per_class, num_labels, options_for(objective, options), order_seed
+    )
     run_training(request, out, device=device, resume=resume, show=bar if progress else silent)
     return Run.open(out)
 

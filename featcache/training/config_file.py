@@ -14,7 +14,7 @@ from featcache.config import as_tree
 from featcache.errors import ConfigError, option
 from featcache.location import Location
 from featcache.plugins import portable_name
-from featcache.training.own_objective import DIGEST, FILE
+from featcache.training.own_objective import DIGEST, copy_in
 
 REQUEST = ("objective", "seed", "order_seed", "labels_per_class", "num_labels", "holdout")
 """Keys of a run's configuration that are arguments of a training; its cache is given by the user."""
@@ -72,7 +72,7 @@ def asked_by(tree: object, folder: Path | None = None) -> Asked:
         return Asked(as_tree(tree))
     arguments = {key: tree[key] for key in REQUEST if tree.get(key) is not None}
     if DIGEST in tree and folder is not None:
-        arguments["objective"] = f"python:{folder / FILE}"
+        arguments["objective"] = f"python:{copy_in(folder, tree)}"
     return Asked(as_tree(tree["options"]), arguments, replayed="replay" in tree)
 
 

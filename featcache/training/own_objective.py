@@ -8,6 +8,7 @@ the digest of the file. So an edited file is another configuration, and a moved 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from featcache.errors import TrainError, option
@@ -15,7 +16,8 @@ from featcache.files import explained, write_atomic
 from featcache.plugins import file_digest, own_file, portable_name
 from featcache.runs.run import RunFolder
 
-FILE, DIGEST = "objective.py", "objective_file"
+DIGEST = "objective_file"
+"""The key of a configuration that holds the start of the SHA-256 of a user's own file."""
 
 
 def recorded(objective: str) -> dict[str, Any]:
@@ -28,18 +30,18 @@ def recorded(objective: str) -> dict[str, Any]:
 def keep(objective: str, run: RunFolder) -> None:
     """Copy the file of a user's own objective into the folder of a run; do nothing for any other."""
     if (path := own_file(objective)) is not None:
-        with explained(run.path / FILE):
-            write_atomic(run.path / FILE, path.read_bytes())
+        with explained(copy := run.path / path.name):
+            write_atomic(copy, path.read_bytes())
 
 
 def kept(run: RunFolder, config: Mapping[str, Any]) -> str:
-    """Return the name that loads the objective of a run: `python:RUN/objective.py` for a user's own file.
+    """Return the name that loads the objective of a run: `python:RUN/mine.py` for a user's own file.
 
     Raises TrainError if the copy is missing or differs from the file that the run was trained with.
     """
     if DIGEST not in config:
         return str(config["objective"])
-    path = run.path / FILE
+    path = copy_in(run.path, config)
     found = file_digest(path)[:16] if path.is_file() else "no such file"
     if found != config[DIGEST]:
         raise TrainError(
@@ -49,3 +51,9 @@ def kept(run: RunFolder, config: Mapping[str, Any]) -> str:
             hint=f"restore the file, or train again with another {option('out')}",
         )
     return f"python:{path}"
+
+
+def copy_in(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Return the path of the copy of a user's own file in the folder of a run."""
+    own = own_file(str(config["objective"]))
+    return folder / ("" if own is None else own.name)

@@ -288,8 +288,8 @@ def test_a_cache_that_is_there_and_an_objective_of_ones_own(write, tmp_path, mon
         monkeypatch.delitem(sys.modules, name)
     said = mine.predict(Cache.open(cache)["test"])
     assert (said.label == said.truth).mean() == pytest.approx(mine.accuracy)
-    (mine.path / "objective.py").write_text(OWN + "# changed")
-    with pytest.raises(TrainError, match=r"objective\.py"):
+    (mine.path / "mine.py").write_text(OWN + "# changed")
+    with pytest.raises(TrainError, match=r"mine\.py"):
         mine.predict(Cache.open(cache)["test"])
 
 

@@ -31,7 +31,7 @@ def test_the_configuration_of_a_run(tmp_path):
 
 def test_an_own_objective_is_the_copy_of_the_run(tmp_path):
     own = CONFIG | {"objective": "python:mine.py", "objective_file": "0" * 16}
-    assert asked_by(own, tmp_path).arguments["objective"] == f"python:{tmp_path / 'objective.py'}"
+    assert asked_by(own, tmp_path).arguments["objective"] == f"python:{tmp_path / 'mine.py'}"
     assert options_for("python:lab/mine.py", own) == CONFIG["options"]
 
 
