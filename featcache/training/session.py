@@ -15,8 +15,9 @@ from featcache.plugins import portable_name
 from featcache.progress import MakeProgress, silent
 from featcache.runs.run import RunFolder
 from featcache.training.checks import refuse_missing_cls, refuse_seed
-from featcache.training.cross_validation import cross_validate
+from featcache.training.cross_validation import cross_validate, selection_folds
 from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
+from featcache.training.held_out import FILE
 from featcache.training.journal import RunJournal, Watch
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
@@ -150,7 +151,10 @@ class Training:
     def result(self, learner: Learner, draw: Draw, run: RunFolder) -> dict[str, Any]:
         """Evaluate the trained learner, with cross-validation if the options ask for it."""
         wanted = self.options.cv or learner.default_folds
-        held_out = cross_validate(draw, wanted, lambda number, part: self.train_fold(number, part, run))
+        repeats = selection_folds(draw.known.label, wanted, draw.seed)
+        held_out = cross_validate(draw, repeats, lambda number, part: self.train_fold(number, part, run))
+        if held_out is not None:
+            held_out.save(run.path / FILE)
         report = self_report(learner, draw, held_out, self.replay)
         for folder in run.path.glob("fold=*"):
             shutil.rmtree(folder)
