@@ -16,7 +16,7 @@ class GridCell(NamedTuple):
     setting: str
     """The options that differ from the default ones, for example `w_ent=0.3`; empty for the default."""
     budget: str
-    """`labels_per_class=4` or `num_labels=24`."""
+    """`labels_per_class=4`, `num_labels=24` or `all_labels`."""
     seed: int
 
     @property

@@ -72,7 +72,7 @@ class TrainTable(Config):
     against: tuple[str, ...] = ()
     """Objectives, besides the controls, to compare the others with; each gets a column."""
     labels_per_class: tuple[pydantic.PositiveInt, ...] = ()
-    """Numbers of labels of each class; each is one label budget."""
+    """Numbers of labels of each class; each is one label budget. Without any budget, all labels are used."""
     num_labels: tuple[pydantic.PositiveInt, ...] = ()
     """Numbers of labels in all; each is one label budget."""
     seeds: tuple[pydantic.NonNegativeInt, ...] = Field(default=(0,), min_length=1)
@@ -163,11 +163,6 @@ class Pipeline(Config):
             if name in plugins.names("objectives"):
                 raise ConfigError(f"`variant.{name}` has the name of an objective", hint="rename the variant")
             self.variant[name].check(name)
-        if not (self.train.labels_per_class or self.train.num_labels):
-            raise ConfigError(
-                "`train` has no number of labels",
-                expected="labels_per_class = [...] (of each class) or num_labels = [...] (in all)",
-            )
         for name in (*self.objective, *self.variant, *self.train.objectives):
             for condition in self._conditions():
                 parse_options(self.objective_of(name), self.options_of(name, condition))
@@ -235,20 +230,21 @@ class Pipeline(Config):
 
         `caches` are paths by name, `with_text` the names of the caches that hold class text.
         """
-        budgets = [("labels_per_class", n) for n in self.train.labels_per_class]
-        budgets += [("num_labels", n) for n in self.train.num_labels]
+        budgets: list[dict[str, int]] = [{"labels_per_class": n} for n in self.train.labels_per_class]
+        budgets += [{"num_labels": n} for n in self.train.num_labels]
         for cache, condition in product(self.train.caches or self.extract, self._conditions()):
             controls = [c for c in CONTROLS if c != "zero_shot" or cache in with_text]
             data = f"{cache}+{condition}" if condition else cache
             names = (*self._controls(controls), *self.train.objectives)
-            for (kind, n), name in product(budgets, names):
+            for budget, name in product(budgets or [{}], names):
+                folder = next((f"{kind}={n}" for kind, n in budget.items()), "all_labels")
                 objective = self.objective_of(name)
                 for setting, chosen in self.settings(name, condition).items():
                     options = _located(chosen, caches)
                     for seed in self.train.seeds:
                         yield (
-                            GridCell(data, name, setting, f"{kind}={n}", seed),
-                            TrainRequest(caches[cache], objective, seed, options=options, **{kind: n}),
+                            GridCell(data, name, setting, folder, seed),
+                            TrainRequest(caches[cache], objective, seed, options=options, **budget),
                         )
 
 

@@ -130,12 +130,9 @@ class Training:
             learner.resume(run.checkpoint)
             self.say(f"resumed at step {learner.steps_done}")
         _load(self)
-        title, left = (
-            f"{portable_name(self.request.objective)} {run.path.name}",
-            learner.steps - learner.steps_done,
-        )
+        name, left = portable_name(self.request.objective), learner.steps - learner.steps_done
         with (
-            self.show(title, left, "steps") as bar,
+            self.show(f"{name} {run.path.name}", left, "steps") as bar,
             RunJournal(run, learner, self.watch, bar) as learner.journal,
         ):
             train_learner(learner, draw, self.options, order_seed=self.order_seed, replay=self.replay)

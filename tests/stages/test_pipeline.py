@@ -166,6 +166,13 @@ def test_limits(write, tmp_path, limit, rows):
     assert {name: cache.split(name).rows for name in cache.split_names} == rows
 
 
+def test_without_a_budget_all_labels_are_used(write):
+    pipeline = load(write(), {"train": {"labels_per_class": [], "num_labels": []}})
+    for place, request in pipeline.requests({"small": "a"}):
+        assert "/all_labels/" in place.path
+        assert (request.labels_per_class, request.num_labels) == (None, None)
+
+
 def test_two_caches_and_a_grid(write):
     second = '[extract.other]\nsource = "digits"\nmodel = "timm:test_vit.r160_in1k/random"\n'
     pipeline = load(write(second))
@@ -330,7 +337,6 @@ REFUSALS = [
     (('shard_size = "4"', "limit = 0"), r"limit[\s\S]*got: +0\n[\s\S]*greater than 0"),
     (("seeds = [0, 1]", "seeds = []"), r"`train\.seeds`[\s\S]*at least 1 item"),
     (("seeds = [0, 1]", "seeds = [-1]"), r"`train\.seeds\.0`[\s\S]*got: +-1\n"),
-    (("[1]\nnum_labels = [4]", "[]"), r"`train`[\s\S]*labels_per_class = "),
     (("[1]", "[0]"), r"`train\.labels_per_class\.0`[\s\S]*got: +0\n"),
     (("seeds = [0, 1]", 'caches = ["smal"]'), r"`smal` in `train.caches`\n +next: +did you mean `small`"),
     (('["linear",', '["linaer",'), r"no objective is called `linaer`[\s\S]*did you mean `linear`"),
