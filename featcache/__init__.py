@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featcache.stages.bench import bench as benchmark
     from featcache.stages.extract import dry_run, extract
     from featcache.stages.info import info
+    from featcache.stages.label import label
     from featcache.stages.objectives import list_objectives
     from featcache.stages.options import list_options
     from featcache.stages.pipeline import run_pipeline
@@ -43,6 +44,7 @@ _HOMES = {
     "dry_run": "featcache.stages.extract:dry_run",
     "extract": "featcache.stages.extract:extract",
     "info": "featcache.stages.info:info",
+    "label": "featcache.stages.label:label",
     "list_objectives": "featcache.stages.objectives:list_objectives",
     "list_options": "featcache.stages.options:list_options",
     "load_encoder": "featcache.encoders:load",
@@ -67,6 +69,7 @@ __all__ = [
     "dry_run",
     "extract",
     "info",
+    "label",
     "list_objectives",
     "list_options",
     "load_encoder",

@@ -95,6 +95,11 @@ class CacheReader:
         """(class, P) embeddings of the class names, not normalised; None without a text tower."""
         return self.text_of(self.class_names)
 
+    @property
+    def has_class_text(self) -> bool:
+        """True if the cache holds embeddings of class names."""
+        return read_attributes(self.storage.below(CLASS_TEXT)) is not None
+
     def text_of(self, names: Sequence[str]) -> NDArray[np.float32] | None:
         """Return the (C, P) embeddings of some class names; None unless the cache holds all of them."""
         texts = self.storage.below(CLASS_TEXT)

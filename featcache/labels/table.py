@@ -25,8 +25,6 @@ class OwnLabels:
     """A label table made from files, and what is to be said about it."""
 
     table: LabelTable
-    chosen: int
-    """Labels of samples that were chosen by `suggest`, and not drawn at random."""
     warnings: tuple[str, ...]
 
 
@@ -61,16 +59,15 @@ def read_labels(
     labels = {name: old.of(name, split.rows).copy() for name, split in splits.items()}
     for (split, row), line in matched.items():
         labels[split][row] = -1 if line.name is None else place[line.name]
-    table = _without_unused(LabelTable(names, labels))
+    chosen = sum(line.chosen and line.name is not None for line in matched.values())
+    table = _without_unused(LabelTable(names, labels, chosen + old.chosen))
     if not table.class_names:
         got = f"{len(given)} lines without a class name" if matched else "no line that fits a sample"
         raise LabelError("the files label no sample", got=got, expected="at least one sample with a class")
     warnings = unlike(table.class_names)
     if strange:
         warnings.append(f"{len(strange)} of {len(given)} labels fit no sample, or several, and are left out")
-    return OwnLabels(
-        table, sum(line.chosen and line.name is not None for line in matched.values()), tuple(warnings)
-    )
+    return OwnLabels(table, tuple(warnings))
 
 
 def _matched(given: Sequence[Given], matcher: Matcher) -> tuple[dict[Row, Given], list[tuple[Given, int]]]:
@@ -106,7 +103,7 @@ def _without_unused(table: LabelTable) -> LabelTable:
     by_split = {
         split: renumbered(labels, table.class_names, names) for split, labels in table.by_split.items()
     }
-    return LabelTable(names, by_split)
+    return LabelTable(names, by_split, table.chosen)
 
 
 def _unmatched(strange: Sequence[tuple[Given, int]], lines: int, known: Sequence[str]) -> LabelError:

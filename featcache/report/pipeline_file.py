@@ -12,6 +12,7 @@ import pydantic
 from pydantic import Field, model_validator
 
 from featcache import plugins
+from featcache.cache.labels import LabelTable
 from featcache.config import Config, as_tree, did_you_mean, flatten, merge, nest
 from featcache.errors import ConfigError
 from featcache.extraction.options import ExtractOptions
@@ -28,6 +29,11 @@ Options = Annotated[dict[str, Any], pydantic.BeforeValidator(as_tree)]
 """Options by name, nested or dotted."""
 
 
+def _listed(value: Any) -> Any:
+    """Make a list of one path."""
+    return (value,) if isinstance(value, str | Path) else value
+
+
 class ExtractTable(ExtractOptions):
     """`[extract.NAME]`: one cache, to be made or there already.
 
@@ -40,6 +46,9 @@ class ExtractTable(ExtractOptions):
     """What `featcache extract` takes as `--model`."""
     cache: Path | None = None
     """A cache that is there already, in place of `source` and `model`; it is read and never written."""
+    labels: Annotated[tuple[Path, ...], pydantic.BeforeValidator(_listed)] = ()
+    """Tables of samples and class names, used instead of the labels of the cache, as in `featcache train
+    --labels`; a later file wins."""
 
     def check(self, name: str) -> None:
         """Raise ConfigError if the table says neither or both of how to make a cache, and where one is."""
@@ -50,11 +59,11 @@ class ExtractTable(ExtractOptions):
                         f"`extract.{name}.{key}` is missing",
                         expected="source and model of a new cache, or cache = PATH of one that is there",
                     )
-        elif others := sorted(self.model_fields_set - {"cache"}):
+        elif others := sorted(self.model_fields_set - {"cache", "labels"}):
             raise ConfigError(
                 f"`extract.{name}` names a cache that is there, and says how to make one",
                 got=f"cache and {', '.join(others)}",
-                expected="cache alone",
+                expected="cache, and labels if they are not those of the cache",
             )
 
 
@@ -145,49 +154,14 @@ class Pipeline(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for name, table in self.extract.items():
-            table.check(name)
-        for name in self.train.caches:
-            if name not in self.extract:
-                raise ConfigError(
-                    f"unknown cache `{name}` in `train.caches`",
-                    hint=did_you_mean(name, self.extract),
-                )
-        for name in self.train.conditions:
-            if name not in self.condition:
-                raise ConfigError(
-                    f"unknown condition `{name}` in `train.conditions`",
-                    hint=did_you_mean(name, self.condition) or f"add a table [condition.{name}]",
-                )
-        for name in self.variant:
-            if name in plugins.names("objectives"):
-                raise ConfigError(f"`variant.{name}` has the name of an objective", hint="rename the variant")
-            self.variant[name].check(name)
+        _refuse_unknown_names(self, (*self.train.objectives, *self._controls(CONTROLS)))
         for name in (*self.objective, *self.variant, *self.train.objectives):
             for condition in self._conditions():
                 parse_options(self.objective_of(name), self.options_of(name, condition))
-        known = (*self.train.objectives, *self._controls(CONTROLS))
-        for key, names in (("select", tuple(self.select)), ("train.against", self.train.against)):
-            for name in names:
-                if name not in known:
-                    raise ConfigError(
-                        f"`{key}` names an objective that is not trained: `{name}`",
-                        hint=did_you_mean(name, known),
-                    )
         for name in self.select:
             self.settings(name)
-        self._own_folders()
+        _refuse_shared_folders({*self.train.objectives, *self._controls(CONTROLS)})
         return self
-
-    def _own_folders(self) -> None:
-        """Raise ConfigError if the runs of two objectives would share a folder."""
-        folders = Counter(folder_of(name) for name in {*self.train.objectives, *self._controls(CONTROLS)})
-        if twice := [folder for folder, count in folders.items() if count > 1]:
-            raise ConfigError(
-                "two of `train.objectives` are files of the same name",
-                got=twice[0],
-                hint="give one of them a [variant.NAME] of its own",
-            )
 
     def objective_of(self, name: str) -> str:
         """Return the objective of a variant, or the objective of that name itself."""
@@ -224,12 +198,17 @@ class Pipeline(Config):
         return tuple(name for name in of if self.train.controls and name not in listed)
 
     def requests(
-        self, caches: Mapping[str, Path], with_text: Collection[str] = ()
+        self,
+        caches: Mapping[str, Path],
+        with_text: Collection[str] = (),
+        labels: Mapping[str, LabelTable] | None = None,
     ) -> Iterator[tuple[GridCell, TrainRequest]]:
         """Yield the cell and the request of every training.
 
-        `caches` are paths by name, `with_text` the names of the caches that hold class text.
+        `caches` are paths by name, `with_text` the names of the caches whose class names are embedded, and
+        `labels` the labels of caches that are not the caches' own.
         """
+        own = labels or {}
         budgets: list[dict[str, int]] = [{"labels_per_class": n} for n in self.train.labels_per_class]
         budgets += [{"num_labels": n} for n in self.train.num_labels]
         for cache, condition in product(self.train.caches or self.extract, self._conditions()):
@@ -244,8 +223,59 @@ class Pipeline(Config):
                     for seed in self.train.seeds:
                         yield (
                             GridCell(data, name, setting, folder, seed),
-                            TrainRequest(caches[cache], objective, seed, options=options, **budget),
+                            TrainRequest(
+                                caches[cache],
+                                objective,
+                                seed,
+                                labels_per_class=budget.get("labels_per_class"),
+                                num_labels=budget.get("num_labels"),
+                                options=options,
+                                labels=own.get(cache),
+                            ),
                         )
+
+
+def _refuse_unknown_names(file: Pipeline, trained: Sequence[str]) -> None:
+    """Raise ConfigError for a name that the file does not define, or a table that does not fit its name.
+
+    `trained` are the objectives and variants that are trained.
+    """
+    for name, table in file.extract.items():
+        table.check(name)
+    for name in file.train.caches:
+        if name not in file.extract:
+            raise ConfigError(
+                f"unknown cache `{name}` in `train.caches`",
+                hint=did_you_mean(name, file.extract),
+            )
+    for name in file.train.conditions:
+        if name not in file.condition:
+            raise ConfigError(
+                f"unknown condition `{name}` in `train.conditions`",
+                hint=did_you_mean(name, file.condition) or f"add a table [condition.{name}]",
+            )
+    for name in file.variant:
+        if name in plugins.names("objectives"):
+            raise ConfigError(f"`variant.{name}` has the name of an objective", hint="rename the variant")
+        file.variant[name].check(name)
+    for key, names in (("select", tuple(file.select)), ("train.against", file.train.against)):
+        for name in names:
+            if name not in trained:
+                raise ConfigError(
+                    f"`{key}` names an objective that is not trained: `{name}`",
+                    hint=did_you_mean(name, trained),
+                )
+
+
+def _refuse_shared_folders(names: Collection[str]) -> None:
+    """Raise ConfigError if the runs of two objectives would share a folder."""
+    folders = Counter(map(folder_of, names))
+    if twice := [folder for folder, count in folders.items() if count > 1]:
+        raise ConfigError(
+            "two of `train.objectives` are files of the same name",
+            got=twice[0],
+            hint="give one of them a [variant.NAME] of its own",
+        )
 
 
 def _name(pairs: Mapping[str, Any]) -> str:

@@ -12,11 +12,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
 from featcache.config import as_tree, did_you_mean, merge, option_names
 from featcache.devices import resolve
 from featcache.errors import ConfigError
 from featcache.files import explained, write_atomic
+from featcache.labels.files import read_given
+from featcache.labels.table import read_labels
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
 from featcache.report.pipeline_file import ExtractTable, Pipeline
@@ -90,29 +93,60 @@ def run_pipeline(
         key: folder / "caches" / f"{key}.zarr" if table.cache is None else Location.of(table.cache).path
         for key, table in pipeline.extract.items()
     }
+    _check_files(pipeline, caches)
     for key, table in pipeline.extract.items():
         if table.cache is not None:
-            CacheReader.open(caches[key])  # raises before anything is computed
             say(f"using {key}: {caches[key]}")
     extractions = [
         _extract(key, table, caches[key], device, say, show)
         for key, table in pipeline.extract.items()
         if table.cache is None
     ]
+    labels = {
+        key: read_labels(table.labels, CacheReader.open(caches[key])).table
+        for key, table in pipeline.extract.items()
+        if table.labels
+    }
     trained = []
-    with_text = [key for key, path in caches.items() if CacheReader.open(path).class_text is not None]
-    requests = list(pipeline.requests(caches, with_text))
+    requests = list(pipeline.requests(caches, _with_text(caches, labels), labels))
     # Trainings on the same rows share them, so that a cache is opened and loaded once.
     pool = DataPool(resolve(device))
     for number, (cell, request) in enumerate(requests, start=1):
         run = folder / cell.path
         result = run_training(request, run, resume=run.exists(), pool=pool)
+        if "test" not in result:
+            raise ConfigError(
+                f"the cache of {cell.path} has no labelled test split, and a study compares on one",
+                hint="extract a split `test` with labels, or use `featcache train`, which estimates",
+            )
         accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
         say(f"[{number}/{len(requests)}] {cell.path}: {accuracy:.1f} % in {seconds:.1f} s")
         trained.append((cell, result))
     known = bool(extractions) and None not in extractions
     extraction = math.fsum(filter(None, extractions)) if known else None
     return write_study(trained, extraction, folder, pipeline.train.against)
+
+
+def _check_files(pipeline: Pipeline, caches: Mapping[str, Path]) -> None:
+    """Raise a FeatcacheError if a cache or a table of labels that should be there cannot be read."""
+    for key, table in pipeline.extract.items():
+        for file in table.labels:
+            read_given(Location.of(file).path)
+        if table.cache is not None:
+            cache = CacheReader.open(caches[key])
+            if table.labels:
+                read_labels(table.labels, cache)
+
+
+def _with_text(caches: Mapping[str, Path], labels: Mapping[str, LabelTable]) -> list[str]:
+    """Return the names of the caches that hold embeddings of their class names."""
+    found = []
+    for key, path in caches.items():
+        cache = CacheReader.open(path)
+        names = labels[key].class_names if key in labels else cache.class_names
+        if cache.text_of(names) is not None:
+            found.append(key)
+    return found
 
 
 def _extract(

@@ -1,4 +1,4 @@
-"""What can be chosen: every objective, and every option of a training, from their code and docstrings."""
+"""List every objective, and every option of a training, from their code and docstrings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORDS = {"integer": "whole number", "number": "number", "string": "text", "obje
 
 @dataclass(frozen=True)
 class ObjectiveFacts:
-    """What one objective does, and where it comes from."""
+    """The facts of one objective: what it does, and where it comes from."""
 
     name: str
     summary: str

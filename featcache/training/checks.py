@@ -55,6 +55,12 @@ def refuse_seed(name: str, seed: int) -> None:
         raise TrainError("the seed is out of range", got=got, expected=expected)
 
 
+def refuse_share(name: str, share: float) -> None:
+    """Raise TrainError for a share that is not at least 0 and below 1."""
+    if not 0 <= share < 1:
+        raise TrainError(f"{option(name, share)} is no share", expected="at least 0 and below 1, such as 0.2")
+
+
 def refuse_leak(train: str, test: str) -> None:
     """Raise TrainError if the training split is also the test split."""
     if train == test:

@@ -22,7 +22,7 @@ REQUEST = ("objective", "seed", "order_seed", "labels_per_class", "num_labels", 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a configuration asks for."""
+    """The options and arguments that a configuration asks for."""
 
     options: dict[str, Any]
     """The options of the training, nested."""
