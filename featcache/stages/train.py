@@ -147,9 +147,8 @@ def describe(result: Mapping[str, Any]) -> str:
     lines = []
     for name, what in (("test", "test samples"), ("holdout", "samples set aside")):
         if (figures := result.get(name)) is not None:
-            within = f" (95 % interval {_share(figures['low'])} to {_share(figures['high'])})" * (
-                "low" in figures
-            )
+            interval = [_share(figures[end]) for end in ("low", "high") if end in figures]
+            within = f" (95 % interval {' to '.join(interval)})" if interval else ""
             lines.append(
                 f"accuracy {100 * figures['accuracy']:.2f} %{within}, NLL {figures['nll']:.3f}, "
                 f"ECE {figures['ece']:.3f} on {figures['samples']} {what}"
