@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 )
 @click.argument("pipeline")
 @click.option("--out", type=PLACE, help="The folder for caches, runs and results [default: runs/NAME].")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Override a key of the file (docs/pipelines.md).")
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the file (docs/pipelines.md).",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @json_option
 def command(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str, as_json: bool) -> None:
