@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from featcache.stages.import_ import import_embeddings
     from featcache.stages.info import info
     from featcache.stages.label import label
+    from featcache.stages.objectives import list_objectives
+    from featcache.stages.options import list_options
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
     from featcache.stages.train import train
@@ -51,6 +53,8 @@ _HOMES = {
     "import_embeddings": "featcache.stages.import_:import_embeddings",
     "info": "featcache.stages.info:info",
     "label": "featcache.stages.label:label",
+    "list_objectives": "featcache.stages.objectives:list_objectives",
+    "list_options": "featcache.stages.options:list_options",
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
@@ -78,6 +82,8 @@ __all__ = [
     "import_embeddings",
     "info",
     "label",
+    "list_objectives",
+    "list_options",
     "load_encoder",
     "open_source",
     "predict",

@@ -94,10 +94,11 @@ class RunFolder:
                     hint=f"choose another {option('out')}, or repeat that run's options",
                 )
         if not resume:
-            state = "a finished" if self.result() else "an unfinished"
+            done = self.result() is not None
+            what = "its result is there already; show it again" if done else "continue it"
             raise TrainError(
-                f"{self.path} holds {state} run of this configuration",
-                hint=f"continue it with {option('resume', True)}, or choose another {option('out')}",
+                f"{self.path} holds {'a finished' if done else 'an unfinished'} run of this configuration",
+                hint=f"{what} with {option('resume', True)}, or choose another {option('out')}",
             )
 
     def config(self) -> dict[str, Any]:

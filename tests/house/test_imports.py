@@ -18,6 +18,7 @@ ROOT = Path(featcache.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("nearest",),
     ("config", "files", "randomness", "progress"),
     ("plugins", "devices", "location", "specs", "batch"),
     ("sources.base", "cache.layout", "loading.plan", "check.neighbours", "flags"),
