@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 @click.command(
     "predict",
     epilog=examples(
-        "featcache predict RUN photos.zarr --out predictions.csv --sort unsure",
-        "featcache predict RUN photos.zarr --out all.parquet --probabilities --in-place-links sorted",
+        "featcache predict runs/first photos.zarr --out predictions.csv --sort unsure",
+        "featcache predict runs/first photos.zarr --out all.parquet --probabilities --in-place-links sorted",
     ),
 )
 @click.argument("run", type=PLACE)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from featcache.cache.identity import require_same
 from featcache.cache.reader import CacheReader
-from featcache.errors import option
 from featcache.loading.store import FeatureStore
 from featcache.runs.run import RunFolder
 from featcache.training.calibration import scaled
 from featcache.training.conformal import calibrate, classes_within
+from featcache.training.fitting import how_to_make
 from featcache.training.held_out import load_held_out
 from featcache.training.learner import Learner
 from featcache.training.learners import load_learner
@@ -93,15 +93,8 @@ class Predictor:
             held,
             wanted,
             by="in the cache of the run",
-            hint=f"extract with {self.extraction}",
+            hint=how_to_make(wanted),
         )
-
-    @property
-    def extraction(self) -> str:
-        """The options of an extraction whose cache fits the learner."""
-        wanted = self.learner.origin.features
-        asked = [option("model", wanted.encoder.name), option("tokens", wanted.tokens)]
-        return " ".join([*asked, option("layers", [wanted.layer])])
 
     def open_store(self, cache: CacheReader, split: str) -> FeatureStore:
         """Open a split of a cache at the layer that the learner reads."""
