@@ -24,11 +24,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("nn",),
     ("mi",),
     ("objectives", "cache", "sources"),
+    ("labels",),
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training",),
     ("api", "report", "bench"),
     ("stages",),
+    ("commands",),
     ("cli",),
 )
 """A module imports from layers above its own, and from its own package; never from below or beside."""

@@ -1,0 +1,50 @@
+"""Shared parts of the commands: places, JSON, examples and output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from featcache.location import Location
+
+
+class _Place(click.ParamType[Any]):
+    """A path; a URL is an error."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        from featcache.location import Location
+
+        return Location.of(value)
+
+
+PLACE = _Place()
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: examples, each on a line of its own."""
+    # Click wraps paragraphs, except those after a line with \\b.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def echo(content: str | dict[str, Any]) -> None:
+    """Print lines for a person, or values as JSON."""
+    click.echo(content if isinstance(content, str) else json.dumps(content, indent=2))
+
+
+def plain(summaries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dataclasses by name as plain values, for JSON."""
+    return {name: asdict(summary) for name, summary in summaries.items()}
+
+
+def say_if_terminal() -> Callable[[str], None]:
+    """Return a function that prints messages to stderr, if it is a terminal."""
+    return (lambda line: click.echo(line, err=True)) if sys.stderr.isatty() else (lambda line: None)

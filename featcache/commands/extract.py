@@ -1,0 +1,64 @@
+"""`featcache extract`: run a frozen model once over samples, and keep its tokens in a cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featcache.commands._common import PLACE, echo, json_option, plain
+from featcache.flags import OptionsCommand
+
+if TYPE_CHECKING:
+    from featcache.extraction.options import ExtractOptions
+    from featcache.location import Location
+
+
+class _ExtractCommand(OptionsCommand):
+    @staticmethod
+    def options() -> type[ExtractOptions]:
+        from featcache.extraction.options import ExtractOptions
+
+        return ExtractOptions
+
+
+@click.command("extract", cls=_ExtractCommand)
+@click.argument("source")
+@click.option("--model", required=True, help="FAMILY:NAME, for example open_clip:ViT-B-32/laion2b_s34b_b79k.")
+@click.option("--out", required=True, type=PLACE, help="The cache, for example CACHE.zarr.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--dry-run", is_flag=True, help="Print shapes, bytes and estimated time; write no cache.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing cache.")
+@json_option
+def command(
+    source: str,
+    model: str,
+    out: Location,
+    *,
+    dry_run: bool,
+    overwrite: bool,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run a frozen model on SOURCE once and cache its tokens.
+
+    SOURCE is a folder of images, a Parquet, WebDataset, HDF5, NumPy, CSV, JSONL or text file, or `digits`.
+    If the command is interrupted, repeat it to continue.
+    """
+    from featcache.extraction.options import ExtractOptions
+    from featcache.progress import bar
+    from featcache.stages import extract as stage
+
+    if dry_run:
+        shapes, estimates = stage.dry_run(source, model, out, overwrite=overwrite, device=device, **options)
+        estimated = {"shapes": shapes.model_dump(mode="json"), "splits": plain(estimates)}
+        echo(estimated if as_json else stage.describe_dry_run(shapes, estimates))
+        return
+    asked = ExtractOptions.of(options)
+    summaries = stage.run_extraction(
+        source, model, out, asked, overwrite=overwrite, device=device, progress=bar
+    )
+    lines = [stage.describe(name, summary) for name, summary in summaries.items()]
+    content = {"cache": str(out), "splits": plain(summaries)}
+    echo(content if as_json else "\n".join([*lines, f"cache: {out}"]))

@@ -1,0 +1,36 @@
+"""`featcache run`: extract and train everything in a pipeline file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from featcache.commands._common import PLACE, echo, json_option
+
+if TYPE_CHECKING:
+    from featcache.location import Location
+
+
+@click.command("run")
+@click.argument("pipeline")
+@click.option("--out", type=PLACE, help="The folder for caches, runs and results [default: runs/NAME].")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@json_option
+def command(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str, as_json: bool) -> None:
+    """Extract and train everything in PIPELINE, a TOML file or the name of a bundled one such as quickstart.
+
+    Finished trainings are skipped. Prints a table of means and standard deviations over seeds, and plots it.
+    """
+    from featcache.config import parse_overrides
+    from featcache.stages.pipeline import run_pipeline
+
+    study = run_pipeline(
+        pipeline,
+        out=out,
+        overrides=parse_overrides(pairs),
+        device=device,
+        say=(lambda line: click.echo(line, err=True)) if as_json else click.echo,
+    )
+    echo(study.as_dict() if as_json else f"\n{study.describe()}")
