@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from featcache.stages.info import info
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
+    from featcache.stages.suggest import suggest
     from featcache.stages.train import train
+    from featcache.suggest.table import Suggestions
     from featcache.training.options import TrainOptions
 
 __version__ = "0.1.0"
@@ -34,6 +36,7 @@ _HOMES = {
     "Run": "featcache.api.run:Run",
     "Split": "featcache.api.cache:Split",
     "Study": "featcache.report.study:Study",
+    "Suggestions": "featcache.suggest.table:Suggestions",
     "TrainOptions": "featcache.training.options:TrainOptions",
     "ViewSpec": "featcache.specs:ViewSpec",
     "benchmark": "featcache.stages.bench:bench",
@@ -45,6 +48,7 @@ _HOMES = {
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
     "run_pipeline": "featcache.stages.pipeline:run_pipeline",
+    "suggest": "featcache.stages.suggest:suggest",
     "train": "featcache.stages.train:train",
 }
 __all__ = [
@@ -56,6 +60,7 @@ __all__ = [
     "Run",
     "Split",
     "Study",
+    "Suggestions",
     "TrainOptions",
     "ViewSpec",
     "benchmark",
@@ -67,6 +72,7 @@ __all__ = [
     "open_source",
     "predict",
     "run_pipeline",
+    "suggest",
     "train",
 ]
 

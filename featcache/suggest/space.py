@@ -14,8 +14,8 @@ def directions(pooled: Vectors) -> Vectors:
 
     The embeddings of one model share a large common part, which would make all distances alike.
 
-    >>> directions(np.array([[2.0, 0.0], [0.0, 3.0]], np.float32)).round(3).tolist()
-    [[0.707, -0.707], [-0.707, 0.707]]
+    >>> (directions(np.array([[2.0, 0.0], [0.0, 3.0]], np.float32)) * 2**0.5).round().tolist()
+    [[1.0, -1.0], [-1.0, 1.0]]
     """
     centred = _unit(pooled)
     return _unit(centred - centred.mean(0, dtype=np.float64).astype(np.float32))

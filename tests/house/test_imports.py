@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training",),
-    ("api", "report", "bench"),
+    ("api", "report", "bench", "suggest"),
     ("stages",),
     ("commands",),
     ("cli",),
