@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featcache.cache.labels import LabelTable
 from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
 from featcache.cache.writer import CacheWriter
 from featcache.loading.loader import Loader, Stream
@@ -170,12 +171,13 @@ def write_cache(
 ) -> None:
     """Write a cache with a number of rows by split; labels are cyclic, pooled is the first token."""
     _, tokens, dim = features(1).shape
-    spec = CacheSpec(encoder=ENCODER, layers=(-1,), tokens="all", class_names=CLASS_NAMES)
+    spec = CacheSpec(encoder=ENCODER, layers=(-1,), tokens="all")
     shapes = Shapes(layers=(TokenArray(layer=-1, tokens=tokens, dim=dim),), pooled=dim)
     with CacheWriter(path, spec, layout=layout) as writer:
         for name, rows in splits.items():
             ids, labels = [f"{name}/{row}" for row in range(rows)], np.arange(rows) % len(CLASS_NAMES)
-            split = writer.split(name, SplitSpec(source_digest=name, rows=rows), ids, labels, shapes)
+            split = writer.split(name, SplitSpec(content=name, rows=rows), ids, shapes)
+            writer.label(LabelTable(CLASS_NAMES, {name: labels}))
             for unit in split.missing():
                 with split.begin(unit) as out:
                     for start in range(unit.start, unit.stop, AT_ONCE):

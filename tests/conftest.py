@@ -23,6 +23,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden-write", action="store_true", help="Store what tests/golden compares with.")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def same_date() -> Iterator[None]:
+    """Caches record the date; with this one, also in other processes, equal caches have equal bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        yield
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """These tensors are tiny, and idle threads spin."""
@@ -69,6 +77,7 @@ def write_cache(
     unwritten: int = 0,
 ) -> Path:
     """`splits`: the labels by name; `failed`: their failed rows; `unwritten`: how many units to leave out."""
+    from featcache.cache.labels import LabelTable
     from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
     from featcache.cache.writer import CacheWriter
     from featcache.specs import ViewSpec
@@ -80,7 +89,6 @@ def write_cache(
         tokens="all",
         views=ViewSpec(weak=weak, strong=strong),
         dtype=dtype,
-        class_names=classes,
     )
     arrays = tuple(TokenArray(layer=layer, tokens=5, dim=8) for layer in layers)
     shapes = Shapes(layers=arrays, pooled=pooled, mask=mask)
@@ -89,12 +97,13 @@ def write_cache(
     with CacheWriter(path, spec, layout=LayoutSpec(shard_size="16")) as writer:
         for name, labels in splits.items():
             rows, ids = (
-                SplitSpec(source_digest=f"digest of {name}", rows=len(labels)),
+                SplitSpec(content=f"digest of {name}", rows=len(labels)),
                 _ids(name, len(labels)),
             )
-            split = writer.split(name, rows, ids, np.array(labels), shapes)
+            split = writer.split(name, rows, ids, shapes)
+            writer.label(LabelTable(classes, {name: np.array(labels)}))
             if text:
-                writer.class_text(_centres(len(classes), pooled), ("a photo of a {}.",))
+                writer.class_text(_centres(len(classes), pooled), classes, ("a photo of a {}.",))
             units = split.missing()
             for unit in units[: len(units) - unwritten]:
                 with split.begin(unit) as out:

@@ -69,7 +69,7 @@ class Split(SplitReader):
     """
 
     def __init__(self, cache: CacheReader, name: str) -> None:
-        super().__init__(cache.storage.below(name), name, cache.spec.views.names())
+        super().__init__(cache.storage, name, cache.spec.views.names())
         self.cache = cache
 
     def __reduce__(self) -> tuple[Any, ...]:

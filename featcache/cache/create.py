@@ -1,4 +1,4 @@
-"""Create what does not depend on features: the group, splits with labels and ids, the class texts.
+"""Create what does not depend on features: the group, splits with ids, the class texts.
 
 The `zarr.json` of a group is written last, so that the group is either absent or complete.
 """
@@ -6,10 +6,11 @@ The `zarr.json` of a group is written last, so that the group is either absent o
 from __future__ import annotations
 
 import importlib.metadata
-import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -17,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache import ledger
+from featcache.cache.labels import LABELS
 from featcache.cache.layout import chunk_rows
 from featcache.cache.reader import read_attributes
 from featcache.cache.schema import FeatureArray, feature_arrays
 from featcache.cache.spec import CLASS_TEXT, CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.storage import PARTIAL, Storage
-from featcache.cache.zarr_files import encode, under
+from featcache.cache.zarr_files import encode, group, under
 from featcache.errors import CacheError, option
 
 _VERSIONS = (
@@ -44,8 +46,6 @@ class SplitRows(NamedTuple):
     spec: SplitSpec
     ids: Sequence[str]
     """(N,) unique sample ids."""
-    labels: NDArray[np.int64]
-    """(N,) class index, or -1."""
 
 
 def is_cache(storage: Storage) -> bool:
@@ -72,15 +72,19 @@ def remove(storage: Storage) -> None:
 
 def require_rows(name: str, rows: SplitRows) -> None:
     """Raise CacheError unless the name, ids and labels of a split are valid."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name == CLASS_TEXT or name.endswith(PARTIAL):
+    if (
+        not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)
+        or name in (CLASS_TEXT, LABELS)
+        or name.endswith(PARTIAL)
+    ):
         raise CacheError(
             "not a name for a split", got=name, expected="letters, digits, - and _, such as train"
         )
     count, ids = rows.spec.rows, rows.ids
-    if not count or (len(ids), rows.labels.shape) != (count, (count,)):
+    if not count or len(ids) != count:
         raise CacheError(
-            f"ids, labels and rows of the split `{name}` differ in number, or there are none",
-            got=f"{count} rows, {len(ids)} ids, labels {rows.labels.shape}",
+            f"ids and rows of the split `{name}` differ in number, or there are none",
+            got=f"{count} rows, {len(ids)} ids",
             expected="the same number of each, at least one",
         )
     if len(set(ids)) != len(ids):
@@ -98,15 +102,15 @@ def create_cache(storage: Storage, spec: CacheSpec, shapes: Shapes, provenance: 
         "fingerprint": spec.fingerprint(),
         "spec": spec.model_dump(mode="json"),
         "shapes": shapes.model_dump(mode="json"),
-        "provenance": {**provenance, "versions": _versions()},
+        "provenance": {**provenance, "date": _now(), "versions": _versions()},
     }
-    storage.write(_group(described))
+    storage.write(group(described))
 
 
 def create_split(
     storage: Storage, name: str, rows: SplitRows, spec: CacheSpec, shapes: Shapes, layout: LayoutSpec
 ) -> None:
-    """Create a split of the cache: labels and ids complete, every other array without a shard yet."""
+    """Create a split of the cache: ids complete, every other array without a shard yet."""
     arrays = feature_arrays(shapes, spec.dtype)
     block = layout.block_rows(max(array.row_bytes for array in arrays.values()))
     views = len(spec.views.names())
@@ -121,11 +125,11 @@ def create_split(
     storage.delete(name)
     split = storage.below(name)
     split.write(made | written | ledger.contents({None: _row_entry(rows.spec.rows, written)}))
-    split.write(_group({"split": rows.spec.model_dump(mode="json"), "arrays": list(arrays)}))
+    split.write(group({"split": rows.spec.model_dump(mode="json"), "arrays": list(arrays)}))
 
 
 def restore_rows(split: Storage, rows: SplitRows) -> None:
-    """Write the labels and ids of an existing split again if a file of theirs is missing or truncated."""
+    """Write the ids of an existing split again if a file of theirs is missing or truncated."""
     entry = ledger.read(split)
     if entry is None or ledger.damage(split, entry) is not None:
         written = _row_files(rows)
@@ -148,12 +152,7 @@ def create_class_text(
     storage.delete(CLASS_TEXT)
     texts = storage.below(CLASS_TEXT)
     texts.write(under("embedding", array))
-    texts.write(_group({"class_names": list(class_names), "templates": list(templates)}))
-
-
-def _group(attributes: Mapping[str, Any]) -> dict[str, bytes]:
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {"featcache": attributes}}
-    return {"zarr.json": (json.dumps(group, indent=2) + "\n").encode()}
+    texts.write(group({"class_names": list(class_names), "templates": list(templates)}))
 
 
 def _sharded(array: FeatureArray, samples: int, views: int, block: int) -> dict[str, bytes]:
@@ -171,10 +170,8 @@ def _sharded(array: FeatureArray, samples: int, views: int, block: int) -> dict[
 def _row_files(rows: SplitRows) -> dict[str, bytes]:
     options: dict[str, Any] = {"shape": (len(rows.ids),), "chunks": (len(rows.ids),)}
     options["dimension_names"] = ("sample",)
-    # First, because it takes the most memory on the way.
     ids = encode(np.array(rows.ids, np.dtypes.StringDType()), dtype="string", fill_value="", **options)
-    labels = encode(rows.labels, dtype="int64", fill_value=-1, **options)
-    return under("label", labels) | under("sample_id", ids)
+    return under("sample_id", ids)
 
 
 def _row_entry(rows: int, written: Mapping[str, bytes]) -> ledger.Entry:
@@ -184,6 +181,13 @@ def _row_entry(rows: int, written: Mapping[str, bytes]) -> ledger.Entry:
         if not key.endswith("zarr.json")
     }
     return ledger.Entry(rows=rows, failed={}, files=records)
+
+
+def _now() -> str:
+    """Return the date and time in UTC; that of SOURCE_DATE_EPOCH, if it is set, for reproducible bytes."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    return now.isoformat(timespec="seconds")
 
 
 def _versions() -> dict[str, str]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec, ledger, zarr_files
+from featcache.cache import codec, labels, ledger, zarr_files
 from featcache.cache.array import ShardedArray
+from featcache.cache.labels import LabelTable
 from featcache.cache.layout import Unit, units
-from featcache.cache.spec import CLASS_TEXT, FORMAT, CacheSpec, FeatureSpec, Shapes, SplitSpec
+from featcache.cache.spec import CLASS_TEXT, FORMAT, READABLE, CacheSpec, FeatureSpec, Shapes, SplitSpec
 from featcache.cache.storage import PARTIAL, Place, Storage, folder_of, storage_at
 from featcache.config import did_you_mean
 from featcache.errors import CacheError, ConfigError
@@ -43,12 +43,12 @@ class CacheReader:
             got = "something else, which is not a cache" if something else "no such folder, or an empty one"
             hint = "make one with `featcache extract SOURCE --model MODEL --out CACHE.zarr`"
             raise CacheError(f"no featcache cache at {storage}", got=got, hint=hint)
-        if attributes["format"] != FORMAT:
+        if attributes["format"] not in READABLE:
             found = attributes["format"]
             hint = "use the version of featcache that wrote it"
             raise CacheError(f"{storage} has another format", got=found, expected=FORMAT, hint=hint)
         try:
-            spec, shapes = CacheSpec.parse(attributes["spec"]), Shapes.parse(attributes["shapes"])
+            spec, shapes = _spec_of(attributes["spec"]), Shapes.parse(attributes["shapes"])
         except ConfigError as error:
             raise CacheError(f"the description of the cache {storage} is damaged", got=error) from None
         return cls(storage, spec, shapes, attributes)
@@ -59,9 +59,14 @@ class CacheReader:
         return folder_of(self.storage)
 
     @property
+    def labels(self) -> LabelTable:
+        """The current labels of all splits; read from storage at each access."""
+        return read_labels(self.storage)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names by label."""
-        return self.spec.class_names
+        return self.labels.class_names
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -78,15 +83,21 @@ class CacheReader:
                 f"no split `{name}` in {self.storage}",
                 hint=did_you_mean(name, self.split_names) or "extract it",
             )
-        return SplitReader(self.storage.below(name), name, self.spec.views.names())
+        return SplitReader(self.storage, name, self.spec.views.names())
 
-    @functools.cached_property
+    @property
     def class_text(self) -> NDArray[np.float32] | None:
         """(class, P) embeddings of the class names, not normalised; None without a text tower."""
+        return self.text_of(self.class_names)
+
+    def text_of(self, names: Sequence[str]) -> NDArray[np.float32] | None:
+        """Return the (C, P) embeddings of some class names; None unless the cache holds all of them."""
         texts = self.storage.below(CLASS_TEXT)
-        if texts.size("zarr.json") is None:
+        attributes = read_attributes(texts)
+        if attributes is None or not {*names} <= {*attributes["class_names"]}:
             return None
-        return np.asarray(read_array(texts.below("embedding")), np.float32)
+        held = attributes["class_names"]
+        return np.asarray(read_array(texts.below("embedding")), np.float32)[[*map(held.index, names)]]
 
     def features(self, layer: int | None = None) -> FeatureSpec:
         """Describe `pooled` and the tokens of a layer; of the first layer if the cache lacks that one."""
@@ -108,8 +119,9 @@ class CacheReader:
 class SplitReader:
     """One split: its rows in source order, and its arrays (sample, view, ...). Can be pickled."""
 
-    def __init__(self, storage: Storage, name: str, views: tuple[str, ...]) -> None:
-        self.storage, self.name, self.views = storage, name, views
+    def __init__(self, cache: Storage, name: str, views: tuple[str, ...]) -> None:
+        self._cache, self.storage, self.name, self.views = cache, cache.below(name), name, views
+        storage = self.storage
         attributes = read_attributes(storage) or {}
         self.spec = SplitSpec.parse(attributes["split"])
         self.arrays: tuple[str, ...] = tuple(attributes["arrays"])
@@ -129,8 +141,8 @@ class SplitReader:
 
     @functools.cached_property
     def labels(self) -> NDArray[np.int64]:
-        """(N,) class index, or -1."""
-        return np.asarray(read_array(self.storage.below("label")), np.int64)
+        """(N,) class index, or -1: the labels of the cache when this split was first asked for them."""
+        return read_labels(self._cache).of(self.name, self.rows)
 
     @functools.cached_property
     def ids(self) -> list[str]:
@@ -177,7 +189,7 @@ class SplitReader:
         rows = ledger.read(self.storage)
         if rows is None:
             file = f"{self.storage}/{ledger.key()}"
-            raise codec.damaged(file, "missing or unreadable", "the sizes of labels and sample ids")
+            raise codec.damaged(file, "missing or unreadable", "the size of the sample ids")
         for entry in filter(None, [rows, *entries]):
             if damage := ledger.damage(self.storage, entry):
                 key, found, expected = damage
@@ -190,7 +202,7 @@ class SplitReader:
             raise CacheError(f"the split {self.storage} is not complete", got=got, hint=hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.storage, self.name, self.views)
+        return type(self), (self._cache, self.name, self.views)
 
     def _is_complete(self, unit: Unit) -> bool:
         entry = ledger.read(self.storage, unit)
@@ -199,16 +211,27 @@ class SplitReader:
 
 def read_attributes(place: Place | Storage) -> dict[str, Any] | None:
     """Return the `featcache` attributes of a Zarr v3 group; None if there is no such group."""
-    data = storage_at(place).read("zarr.json")
-    try:
-        found = None if data is None else json.loads(data)
-    except ValueError:
-        return None
-    for key in ("attributes", "featcache"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else None
+    return zarr_files.attributes_of(storage_at(place).read("zarr.json"))
+
+
+def read_labels(cache: Storage) -> LabelTable:
+    """Return the current labels of a cache; in format 1, they were arrays of the splits."""
+    table = labels.read(cache)
+    if table is not None:
+        return table
+    spec = (read_attributes(cache) or {}).get("spec", {})
+    splits = (name for name in cache.names() if cache.size(f"{name}/label/zarr.json") is not None)
+    arrays = {name: np.asarray(read_array(cache.below(f"{name}/label")), np.int64) for name in splits}
+    return LabelTable(tuple(spec.get("class_names", ())), arrays)
+
+
+def _spec_of(stored: Mapping[str, Any]) -> CacheSpec:
+    """Parse a stored spec; format 1 kept the class names in it."""
+    return CacheSpec.parse(
+        {name: value for name, value in stored.items() if name not in ("class_names", "format")}
+    )
 
 
 def read_array(place: Place | Storage) -> Any:
-    """Return a whole small array (labels, ids, class texts); raise CacheError if it cannot be read."""
+    """Return a whole small array (ids, class texts); raise CacheError if it cannot be read."""
     return zarr_files.decode(storage_at(place))

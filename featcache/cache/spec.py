@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 
@@ -11,7 +11,9 @@ from featcache.cache import layout
 from featcache.config import Config
 from featcache.specs import Count, EncoderSpec, StoredType, TokenChoice, ValueType, ViewSpec
 
-FORMAT = 1
+FORMAT = 2
+"""Format of new caches. Format 1 kept class names in the spec, and labels in the digest of a split."""
+READABLE = (1, 2)
 CLASS_TEXT = "class_text"
 """Name of the group of class texts, which no split may have."""
 
@@ -29,7 +31,6 @@ class CacheSpec(Config):
     """Stored type of the values; with int8, only the tokens are int8, and `pooled` is float16."""
     amp: ValueType = "float32"
     """Type in which the model computed."""
-    class_names: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) over every field."""
@@ -37,13 +38,17 @@ class CacheSpec(Config):
 
 
 class SplitSpec(Config):
-    """Identity of the rows of one split: the content digest of the source, and its length."""
+    """Identity of the rows of one split: a digest of its samples, and their number."""
 
-    # On disk and in the configuration of a run, the digest is called `source`.
-    model_config = pydantic.ConfigDict(populate_by_name=True, serialize_by_alias=True)
-
-    source_digest: str = pydantic.Field(alias="source")
+    content: str | None = None
+    """Digest of the ids and the content of the samples."""
+    source: str | None = None
+    """In format 1, instead: a digest that also covers labels and class names."""
     rows: Count
+
+    @pydantic.model_serializer(mode="wrap")
+    def _given(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
 
 
 class FeatureSpec(Config):

@@ -11,10 +11,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec, create, ledger
+from featcache.cache import codec, create, labels, ledger
 from featcache.cache.commit import Committer, FullUnit
 from featcache.cache.create import SplitRows
 from featcache.cache.identity import ELSEWHERE, require_same
+from featcache.cache.labels import LabelTable
 from featcache.cache.layout import Unit
 from featcache.cache.quantise import require_std
 from featcache.cache.reader import FAILED, WRITTEN, CacheReader, SplitReader, read_attributes
@@ -70,15 +71,17 @@ class CacheWriter:
         """Return True if the split exists, even if it is incomplete."""
         return self._cache is not None and name in self._cache.split_names
 
-    def split(
-        self, name: str, split: SplitSpec, ids: Sequence[str], labels: NDArray[np.int64], shapes: Shapes
-    ) -> SplitWriter:
+    def split_spec(self, name: str) -> SplitSpec | None:
+        """Return the identity of an existing split; None if there is none."""
+        return self._cache.split(name).spec if self.has_split(name) and self._cache is not None else None
+
+    def split(self, name: str, split: SplitSpec, ids: Sequence[str], shapes: Shapes) -> SplitWriter:
         """Begin a split, or continue it.
 
-        `ids` (N,) are unique, `labels` are (N,). Raise CacheMismatch if the existing split has another
+        `ids` (N,) are unique. Raise CacheMismatch if the existing split has another
         source, or the cache another geometry (or other `std` of int8 tokens).
         """
-        rows = SplitRows(split, ids, labels)
+        rows = SplitRows(split, ids)
         create.require_rows(name, rows)
         require_std(self.spec, shapes)
         with explained(self._storage, f"the split {name}"):
@@ -93,29 +96,46 @@ class CacheWriter:
         self._splits.append(SplitWriter.open(cache, name))
         return self._splits[-1]
 
-    def class_text(self, embedding: NDArray[np.float32], templates: Sequence[str]) -> None:
-        """Store the (class, P) embeddings of the class names, once; call it after the first `split`.
+    def label(self, new: LabelTable) -> bool:
+        """Replace the labels of the splits in `new`; call it after their `split`.
+
+        Splits keep their labels if `new` has no label at all. Return True if a label has changed.
+        """
+        assert self._cache is not None
+        try:
+            old = self._cache.labels
+        except CacheError:  # damaged, and now written again
+            old = LabelTable()
+        merged = old.merged(new)
+        if changed := merged.digest() != old.digest():
+            with explained(self._storage, "the labels"):
+                labels.write(self._storage, merged)
+        return changed
+
+    def class_text(
+        self, embedding: NDArray[np.float32], names: Sequence[str], templates: Sequence[str]
+    ) -> None:
+        """Store the (class, P) embeddings of class names, unless they are there; call it after `split`.
 
         Raise CacheMismatch if the stored embeddings were made with other templates.
         """
-        names = self.spec.class_names
         if len(embedding) != len(names):
             expected = f"{len(names)} class names"
             raise CacheError("class texts do not fit", got=len(embedding), expected=expected)
-        if self.needs_class_text(templates):
+        if self.needs_class_text(names, templates):
             with explained(self._storage, "the class texts"):
                 embedding = np.asarray(embedding, np.float32)
                 create.create_class_text(self._storage, embedding, class_names=names, templates=templates)
 
-    def needs_class_text(self, templates: Sequence[str]) -> bool:
-        """Return True if `class_text` has not been called yet; raise CacheMismatch as it does."""
+    def needs_class_text(self, names: Sequence[str], templates: Sequence[str]) -> bool:
+        """Return True if an embedding of a name is missing; raise CacheMismatch as `class_text` does."""
         texts = self._storage.below(CLASS_TEXT)
         stored = read_attributes(texts)
         if stored is not None and stored["templates"] != list(templates):
             got, expected = stored["templates"], list(templates)
             what = f"{texts} was made with other templates"
             raise CacheMismatch(what, got=got, expected=expected, hint=ELSEWHERE)
-        return stored is None
+        return stored is None or not {*names} <= {*stored["class_names"]}
 
     def close(self) -> None:
         """Wait for all commits and release the lock; raise the error of a failed commit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,6 +48,23 @@ def decode(storage: Storage) -> Any:
         got = error if held else "no files"
         hint = "rerun the same `featcache extract` command: it restores missing and truncated files"
         raise CacheError(f"the array {storage} is damaged", got=got, hint=hint) from error
+
+
+def group(attributes: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the file of a Zarr v3 group, with featcache's attributes."""
+    content = {"zarr_format": 3, "node_type": "group", "attributes": {"featcache": attributes}}
+    return {"zarr.json": (json.dumps(content, indent=2) + "\n").encode()}
+
+
+def attributes_of(data: bytes | None) -> dict[str, Any] | None:
+    """Return featcache's attributes in the file of a group; None if it has none, or is no such file."""
+    try:
+        found = None if data is None else json.loads(data)
+    except ValueError:
+        return None
+    for key in ("attributes", "featcache"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def under(name: str, made: Mapping[str, bytes]) -> dict[str, bytes]:

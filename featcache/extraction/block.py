@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.extraction.class_text import class_text
@@ -34,15 +35,16 @@ class BlockReport:
 def begun(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
     """Hold the lock of the plan's cache, after writing everything except the units of its blocks.
 
-    That is the group, the splits with labels and ids, and the class texts. Raises CacheMismatch if the path
-    holds another cache, and CacheError if another process is writing it.
+    That is the group, the splits with their ids, the labels and the class texts. Raises CacheMismatch if the
+    path holds another cache, and CacheError if another process is writing it.
     """
     with CacheWriter(
         plan.out, plan.spec, layout=plan.layout, overwrite=plan.overwrite, provenance=plan.provenance
     ) as writer:
         for name, split in plan.splits.items():
             source = opened.splits[name]
-            writer.split(name, split, source.ids, source.labels, plan.shapes)
+            writer.split(name, split, source.ids, plan.shapes)
+        writer.label(LabelTable(opened.first.class_names, {n: opened.splits[n].labels for n in plan.splits}))
         # Before any shard, so that a cache with complete splits always has its class texts.
         _write_class_text(plan, opened, writer)
         yield CacheReader.open(plan.out)
@@ -92,8 +94,8 @@ def _extract(
 
 def _write_class_text(plan: ExtractionPlan, opened: Opened, writer: CacheWriter) -> None:
     """Write embeddings of the class names, if the model has a text tower and they are missing."""
-    templates, names = opened.encoder.templates, plan.spec.class_names
-    if not (templates and names and writer.needs_class_text(templates)):
+    templates, names = opened.encoder.templates, plan.class_names
+    if not (templates and names and writer.needs_class_text(names, templates)):
         return
     if (text := class_text(opened.encoder, names)) is not None:
-        writer.class_text(text.numpy(), templates)
+        writer.class_text(text.numpy(), names, templates)

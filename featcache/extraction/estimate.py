@@ -14,7 +14,7 @@ from featcache.extraction.feed import ViewDataset, feed
 from featcache.extraction.forward import Forward
 from featcache.extraction.walk import Clock
 from featcache.files import existing, human_bytes
-from featcache.sources.base import Source, limit
+from featcache.sources.base import Source, digest_samples, limit
 from featcache.specs import StoredType
 
 PILOT_SECONDS = 5.0
@@ -70,7 +70,7 @@ def seconds(clock: Clock, readers: int, times: float) -> float:
 def digest_seconds(source: Source) -> float:
     """Predict the seconds that the digest of the whole source takes, from its first thousand samples."""
     start, part = time.perf_counter(), limit(source, DIGEST_ROWS)
-    part.digest()
+    digest_samples(part)
     return (time.perf_counter() - start) * len(source) / len(part)
 
 

@@ -40,9 +40,9 @@ def predict(plan: ExtractionPlan, opened: Opened, split: str) -> estimate.Estima
             plan,
             out=Path(place) / "pilot.zarr",
             overwrite=False,
-            spec=plan.spec.model_copy(update={"class_names": ()}),  # no time is spent on class texts
+            class_names=(),  # no time is spent on class texts
             shapes=shapes,
-            splits={split: SplitSpec(source_digest="pilot", rows=len(some))},
+            splits={split: SplitSpec(content="pilot", rows=len(some))},
             options=plan.options.model_copy(update={"num_workers": workers}),
         )
         own = replace(opened, splits={split: some})

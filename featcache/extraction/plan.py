@@ -23,6 +23,7 @@ from featcache.extraction.int8_scale import PILOT_ROWS, token_std
 from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 from featcache.location import Location
+from featcache.sources.base import Source, digest_samples
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class ExtractionPlan:
     """Views in a forward pass."""
     splits: Mapping[str, SplitSpec]
     """Digest and number of rows by split, in the order of the extraction; empty in a draft."""
+    class_names: tuple[str, ...] = ()
+    """Classes of the source, whose names are embedded if the model has a text tower."""
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -111,14 +114,11 @@ def prepare(
     """
     plan = draft(opened, out, overwrite=overwrite)
     with CacheWriter(plan.out, plan.spec, layout=plan.layout, overwrite=overwrite) as writer:
-        stored = writer.shapes
+        stored, older = writer.shapes, {name for name in opened.splits if _is_older(writer.split_spec(name))}
     if plan.spec.dtype == "int8":
         std = _measured_std(plan, opened) if stored is None else {a.layer: a.std for a in stored.layers}
         plan = replace(plan, shapes=plan.shapes.with_std(std))
-    splits = {
-        name: SplitSpec(source_digest=source.digest(), rows=len(source))
-        for name, source in opened.splits.items()
-    }
+    splits = {name: _split_spec(source, older=name in older) for name, source in opened.splits.items()}
     return replace(plan, splits=splits)
 
 
@@ -139,7 +139,6 @@ def draft(
             "views": options.views,
             "dtype": options.dtype,
             "amp": options.amp,
-            "class_names": _class_names(opened, place, overwrite),
         },
         "the options",
     )
@@ -156,6 +155,7 @@ def draft(
         shapes=opened.forward.shapes(opened.first),
         batch_size=auto_batch(opened.forward, opened.first) if auto else int(options.batch_size),
         splits={},
+        class_names=opened.first.class_names,
     )
     _require_room(plan, opened)
     return plan
@@ -196,9 +196,11 @@ def _require_room(plan: ExtractionPlan, opened: Opened) -> None:
     estimate.require_room(plan.out, needed - there)
 
 
-def _class_names(opened: Opened, out: Path, overwrite: bool) -> tuple[str, ...]:
-    """Return the class names of the source, or those of the cache if an unlabelled source is added to it."""
-    names = opened.first.class_names
-    if names or overwrite or read_attributes(out) is None:
-        return names
-    return CacheReader.open(out).class_names
+def _is_older(stored: SplitSpec | None) -> bool:
+    """Return True for a split of format 1, whose digest covers the labels."""
+    return stored is not None and stored.source is not None
+
+
+def _split_spec(source: Source, *, older: bool) -> SplitSpec:
+    digest = digest_samples(source, labels=older)
+    return SplitSpec(rows=len(source), **{"source" if older else "content": digest})

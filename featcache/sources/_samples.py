@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.errors import SampleError, SourceError
 from featcache.sources._labels import encode
 from featcache.sources._splits import in_order
-from featcache.sources.base import Source, digest_samples
+from featcache.sources.base import Source
 from featcache.specs import Modality
 
 Content = bytes | str | NDArray[Any]
@@ -55,8 +55,9 @@ class Samples:
             got = name if error.got is None else f"{name}: {error.got}"
             raise SampleError(error.what, got=got, expected=error.expected, hint=error.hint) from None
 
-    def digest(self) -> str:
-        return digest_samples(self, lambda row: _stored_bytes(self._reader(row)))
+    def content(self, index: int) -> bytes:
+        """Return the sample as stored: encoded bytes, text, or raw pixels."""
+        return _stored_bytes(self._reader(range(len(self))[index]))
 
 
 @dataclass(frozen=True)

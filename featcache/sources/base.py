@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,25 +38,27 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Any:
         """Return a sample, an RGB `PIL.Image.Image` or a `str`; raise SampleError if it cannot be read."""
 
-    def digest(self) -> str:
-        """Return the SHA-256 (hex) of ids, labels, class names and content of all samples, in order."""
+    def content(self, index: int) -> bytes:
+        """Return the bytes of a sample as stored; raise SampleError if it cannot be read."""
 
 
-def digest_samples(source: Source, content: Callable[[int], bytes]) -> str:
-    """Return the SHA-256 (hex) of ids, labels, class names and `content(index)` of all samples.
+def digest_samples(source: Source, *, labels: bool = False) -> str:
+    """Return the SHA-256 (hex) of the ids and the content of all samples, in order.
 
     Samples are read one at a time. If `content` raises SampleError, the sample counts as absent; repairing it
-    changes the digest.
+    changes the digest. With `labels`, it also covers labels and class names, as in caches of format 1.
     """
-    head = json.dumps([source.modality, len(source), source.class_names])
-    sha = hashlib.sha256(head.encode())
+    head = [source.modality, len(source), *([source.class_names] if labels else [])]
+    sha = hashlib.sha256(json.dumps(head).encode())
     for index, name in enumerate(source.ids):
         try:
-            data, size = content(index), None
+            data, size = source.content(index), None
         except SampleError:
             data, size = b"", -1
         key = name.encode()
-        sha.update(struct.pack("<qqq", len(key), source.labels[index], len(data) if size is None else size))
+        label = [source.labels[index]] if labels else []
+        sizes = [len(key), *label, len(data) if size is None else size]
+        sha.update(struct.pack(f"<{len(sizes)}q", *sizes))
         sha.update(key)
         sha.update(data)
     return sha.hexdigest()
@@ -89,8 +91,9 @@ class _First:
     def __getitem__(self, index: int) -> Any:
         return self._source[range(len(self))[index]]
 
-    def digest(self) -> str:
-        return digest_samples(self, lambda index: _decoded_bytes(self[index]))
+    def content(self, index: int) -> bytes:
+        """Return the decoded sample as bytes."""
+        return _decoded_bytes(self[index])
 
 
 def _decoded_bytes(sample: Any) -> bytes:

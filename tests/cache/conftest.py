@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,7 +35,13 @@ def start() -> Callable[..., subprocess.Popen[str]]:
     def run(*arguments: object, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-W", "error", str(PROGRAM), *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, text=True, **(pipes | options))
+        epoch = os.environ["SOURCE_DATE_EPOCH"]
+        return subprocess.Popen(
+            command,
+            env={"PYTHONPATH": str(ROOT), "SOURCE_DATE_EPOCH": epoch},
+            text=True,
+            **(pipes | options),
+        )
 
     return run
 

@@ -20,6 +20,7 @@ import numpy as np
 import zarr  # noqa: F401  (its import must not count as part of a killed run)
 from numpy.typing import NDArray
 
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
 from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
 from featcache.cache.writer import CacheWriter, SplitWriter
@@ -36,6 +37,7 @@ SHAPES = Shapes(
 ENCODER = EncoderSpec(
     name="synthetic", weights="0" * 64, modality="image", preprocess="none", norm="none", projection="none"
 )
+CLASSES = ("cat", "dog", "owl")
 TEMPLATES = ("a photo of a {}.",)
 
 
@@ -47,7 +49,6 @@ def spec(**changes: Any) -> CacheSpec:
         "tokens": "all",
         "views": ViewSpec(weak=1, strong=1),
         "dtype": "float32",
-        "class_names": ("cat", "dog", "owl"),
     }
     return CacheSpec(**(fields | changes))
 
@@ -88,10 +89,9 @@ def write(
     ) as writer:
         for name in names:
             ids, labels = [f"{name}/{row:04}.png" for row in range(rows)], np.arange(rows) % 3
-            split = writer.split(
-                name, SplitSpec(source_digest=f"digest of {name}", rows=rows), ids, labels, SHAPES
-            )
-            writer.class_text(np.eye(3, SHAPES.pooled, dtype=np.float32), TEMPLATES)
+            split = writer.split(name, SplitSpec(content=f"digest of {name}", rows=rows), ids, SHAPES)
+            writer.label(LabelTable(CLASSES, {name: labels}))
+            writer.class_text(np.eye(3, SHAPES.pooled, dtype=np.float32), CLASSES, TEMPLATES)
             for unit in split.missing():
                 with split.begin(unit) as out:
                     for start in range(unit.start, unit.stop, batch_rows):

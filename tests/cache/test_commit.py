@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 
 from featcache import files
@@ -31,8 +30,8 @@ def _writing(path: Path, synthetic: ModuleType, rows: int = 9) -> Iterator[Split
     """The split `train`, in units of three rows, three views each."""
     with CacheWriter(path, synthetic.spec(), layout=LayoutSpec(shard_size="3")) as writer:
         ids = [str(row) for row in range(rows)]
-        source = SplitSpec(source_digest="digest", rows=rows)
-        yield writer.split("train", source, ids, np.zeros(rows, np.int64), synthetic.SHAPES)
+        source = SplitSpec(content="digest", rows=rows)
+        yield writer.split("train", source, ids, synthetic.SHAPES)
 
 
 def _write(split: SplitWriter, unit: Unit, synthetic: ModuleType) -> None:

@@ -22,7 +22,7 @@ def _encoder(**changes: str) -> EncoderSpec:
 
 
 CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
-    ("format", {"format": 2}, "1", "2"),
+    ("format", {"format": 3}, "2", "3"),
     ("encoder.name", {"encoder": _encoder(name="other")}, "synthetic", "other"),
     ("encoder.weights", {"encoder": _encoder(weights="1" * 64)}, "0" * 64, "1" * 64),
     ("encoder.modality", {"encoder": _encoder(modality="text")}, "image", "text"),
@@ -34,7 +34,6 @@ CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("tokens", {"tokens": "grid:2x2"}, "all", "grid:2x2"),
     ("dtype", {"dtype": "float16"}, "float32", "float16"),
     ("amp", {"amp": "bfloat16"}, "float32", "bfloat16"),
-    ("class_names[1]", {"class_names": ("cat", "fox", "owl")}, "dog", "fox"),
     *(
         (
             f"views.{name}",
@@ -83,27 +82,27 @@ def test_another_spec_is_refused_by_field(
 
 
 def test_several_differences_are_all_named_and_long_ones_cut(whole: Path, synthetic: ModuleType) -> None:
-    names = tuple(f"class{i}" for i in range(1000))
-    with pytest.raises(CacheMismatch, match=r"`dtype` .*class_names"):
-        CacheWriter(whole, synthetic.spec(dtype="float16", class_names=names))
-    with pytest.raises(CacheMismatch, match=r"class7', .*\.\.\. \(1000 "):
-        CacheWriter(whole, synthetic.spec(class_names=names))
+    layers = tuple(range(-1000, 0))
+    with pytest.raises(CacheMismatch, match=r"`layers` .*dtype"):
+        CacheWriter(whole, synthetic.spec(dtype="float16", layers=layers))
+    with pytest.raises(CacheMismatch, match=r"-997, .*\.\.\. \(1000 "):
+        CacheWriter(whole, synthetic.spec(layers=layers))
 
 
 @pytest.mark.parametrize(
     ("split", "field"),
     [
-        (SplitSpec(source_digest="digest of other files", rows=14), "source"),
-        (SplitSpec(source_digest="digest of train", rows=13), "rows"),
+        (SplitSpec(content="digest of other files", rows=14), "content"),
+        (SplitSpec(content="digest of train", rows=13), "rows"),
     ],
 )
 def test_another_source_is_refused(whole: Path, synthetic: ModuleType, split: SplitSpec, field: str) -> None:
-    ids, labels = [str(row) for row in range(split.rows)], np.zeros(split.rows, np.int64)
+    ids = [str(row) for row in range(split.rows)]
     with (
         CacheWriter(whole, synthetic.spec()) as writer,
         pytest.raises(CacheMismatch, match=f"train .*`{field}`"),
     ):
-        writer.split("train", split, ids, labels, synthetic.SHAPES)
+        writer.split("train", split, ids, synthetic.SHAPES)
 
 
 def test_another_geometry_is_refused(whole: Path, synthetic: ModuleType) -> None:
@@ -113,19 +112,17 @@ def test_another_geometry_is_refused(whole: Path, synthetic: ModuleType) -> None
         CacheWriter(whole, synthetic.spec()) as writer,
         pytest.raises(CacheMismatch, match=r"`layers\[1\].tokens`\n +got: +5 .*\n +expected: +6"),
     ):
-        writer.split(
-            "train", SplitSpec(source_digest="digest of train", rows=1), ["a"], np.zeros(1, np.int64), shapes
-        )
+        writer.split("train", SplitSpec(content="digest of train", rows=1), ["a"], shapes)
 
 
 def test_other_templates_are_refused_and_the_same_ones_kept(tmp_path: Path, synthetic: ModuleType) -> None:
     synthetic.write(tmp_path / "c.zarr")
     with CacheWriter(tmp_path / "c.zarr", synthetic.spec()) as writer:
-        writer.class_text(np.ones((3, 7), np.float32), synthetic.TEMPLATES)
+        writer.class_text(np.ones((3, 7), np.float32), synthetic.CLASSES, synthetic.TEMPLATES)
         with pytest.raises(CacheMismatch, match="templates"):
-            writer.class_text(np.ones((3, 7), np.float32), ("a {}",))
+            writer.class_text(np.ones((3, 7), np.float32), synthetic.CLASSES, ("a {}",))
         with pytest.raises(CacheError, match=r"2\n.* 3 "):
-            writer.class_text(np.ones((2, 7), np.float32), synthetic.TEMPLATES)
+            writer.class_text(np.ones((2, 7), np.float32), synthetic.CLASSES, synthetic.TEMPLATES)
     assert np.array_equal(CacheReader.open(tmp_path / "c.zarr").class_text, np.eye(3, 7))
 
 

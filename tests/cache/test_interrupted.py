@@ -152,14 +152,28 @@ def test_a_missing_or_truncated_file_is_named_and_healed(
     assert _tree(path) == _tree(whole)
 
 
-@pytest.mark.parametrize("name", ["train/label/c/0", "train/sample_id/c/0", "train/status/ledger/rows.json"])
-def test_lost_labels_and_ids_are_restored(
-    tmp_path: Path, whole: Path, synthetic: ModuleType, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["train/sample_id/c/0", "train/status/ledger/rows.json"])
+def test_lost_ids_are_restored(tmp_path: Path, whole: Path, synthetic: ModuleType, name: str) -> None:
     path = _copy(whole, tmp_path)
     (path / name).unlink()
     with pytest.raises(CacheError, match="train"):
         CacheReader.open(path).split("train").check()
+    synthetic.write(path)
+    assert _tree(path) == _tree(whole)
+
+
+@pytest.mark.parametrize("pattern", ["labels/*/train/c/0", "labels/*/train/zarr.json", "labels/zarr.json"])
+def test_lost_labels_are_noticed_and_restored(
+    tmp_path: Path, whole: Path, synthetic: ModuleType, pattern: str
+) -> None:
+    path = _copy(whole, tmp_path)
+    (lost,) = path.glob(pattern)
+    lost.unlink()
+    if lost.parent.name == "labels":
+        assert CacheReader.open(path).labels.by_split == {}
+    else:
+        with pytest.raises(CacheError, match="labels .* damaged"):
+            _ = CacheReader.open(path).split("train").labels
     synthetic.write(path)
     assert _tree(path) == _tree(whole)
 

@@ -46,12 +46,14 @@ def _tensorstore(path: Path, **options: Any) -> tensorstore.TensorStore:
 
 def test_zarr_python_reads_ours(split: SplitReader) -> None:
     group = zarr.open_group(split.path, mode="r")
-    assert set(group.array_keys()) == {*ARRAYS, "label", "sample_id", "status"}
+    assert set(group.array_keys()) == {*ARRAYS, "sample_id", "status"}
     for name in ARRAYS:
         assert np.array_equal(group[name][...], _ours(split, name))
     assert np.array_equal(group["status"][...], split.status)
-    assert np.array_equal(group["label"][...], split.labels)
     assert group["sample_id"][...].tolist() == split.ids
+    labels = zarr.open_group(split.path.parent / "labels", mode="r")
+    table = labels[labels.attrs["featcache"]["table"]]
+    assert np.array_equal(table[split.name][...], split.labels)
     assert group["tokens"].metadata.dimension_names == ("sample", "view", "token", "dim")
 
 
@@ -59,7 +61,6 @@ def test_tensorstore_reads_ours(split: SplitReader) -> None:
     for name in ARRAYS:
         assert np.array_equal(_tensorstore(split.path / name).read().result(), _ours(split, name))
     assert np.array_equal(_tensorstore(split.path / "status").read().result(), split.status)
-    assert np.array_equal(_tensorstore(split.path / "label").read().result(), split.labels)
 
 
 def test_xarray_reads_ours(split: SplitReader) -> None:

@@ -122,14 +122,14 @@ def test_the_cache_is_continued_with_its_own_std_alone(
     written: Callable[[], Path], synthetic: ModuleType, std: dict[int, list[float]]
 ) -> None:
     path = written()
-    shapes, source = CacheReader.open(path).shapes, SplitSpec(source_digest="", rows=1)
+    shapes, source = CacheReader.open(path).shapes, SplitSpec(content="", rows=1)
     assert {array.layer: list(array.std) for array in shapes.layers} == std
     other = shapes.with_std({layer: [2 * value for value in values] for layer, values in std.items()})
     with CacheWriter(path, synthetic.spec(dtype="int8")) as writer:
         assert writer.shapes == shapes
         with pytest.raises(CacheMismatch, match=r"`layers\[0\].std\[0\]`"):
-            writer.split("more", source, ["a"], np.zeros(1, np.int64), other)
-        writer.split("more", source, ["a"], np.zeros(1, np.int64), shapes)
+            writer.split("more", source, ["a"], other)
+        writer.split("more", source, ["a"], shapes)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float16"])
@@ -139,7 +139,7 @@ def test_shapes_without_std_or_with_one_too_many_are_refused(
     shapes: Shapes = synthetic.SHAPES if dtype == "int8" else synthetic.SHAPES.with_std(std)
     wrong = pytest.raises(CacheError, match=dtype)
     with CacheWriter(tmp_path / "c.zarr", synthetic.spec(dtype=dtype)) as writer, wrong:
-        writer.split("train", SplitSpec(source_digest="", rows=1), ["a"], np.zeros(1, np.int64), shapes)
+        writer.split("train", SplitSpec(content="", rows=1), ["a"], shapes)
     assert not (tmp_path / "c.zarr").exists()
 
 
@@ -149,9 +149,7 @@ def test_a_value_that_is_not_finite_is_refused_by_sample(
 ) -> None:
     shapes, ids = synthetic.SHAPES.with_std(std), [f"{row}.png" for row in range(14)]
     with CacheWriter(tmp_path / "c.zarr", synthetic.spec(dtype="int8")) as writer:
-        split = writer.split(
-            "train", SplitSpec(source_digest="", rows=14), ids, np.zeros(14, np.int64), shapes
-        )
+        split = writer.split("train", SplitSpec(content="", rows=14), ids, shapes)
         batch = synthetic.batch(0, 0, 14)
         batch["tokens"][-2][5, 1, 2] = bad
         with split.begin(split.missing()[0]) as out, pytest.raises(CacheError, match=r"5\.png") as error:

@@ -28,8 +28,8 @@ IDS = [f"img/{row}.png" for row in range(6)]
 
 
 def _begun(writer: CacheWriter, synthetic: ModuleType) -> SplitWriter:
-    source = SplitSpec(source_digest="digest", rows=6)
-    return writer.split("train", source, IDS, np.zeros(6, np.int64), synthetic.SHAPES)
+    source = SplitSpec(content="digest", rows=6)
+    return writer.split("train", source, IDS, synthetic.SHAPES)
 
 
 @pytest.fixture
@@ -200,9 +200,7 @@ def test_rows_that_do_not_fit_are_refused(
     writer: CacheWriter, synthetic: ModuleType, name: str, rows: int, ids: list[str], said: str
 ) -> None:
     with pytest.raises(CacheError, match=said):
-        writer.split(
-            name, SplitSpec(source_digest="", rows=rows), ids, np.zeros(len(ids), np.int64), synthetic.SHAPES
-        )
+        writer.split(name, SplitSpec(content="", rows=rows), ids, synthetic.SHAPES)
     assert not writer.path.exists()
 
 
@@ -227,7 +225,7 @@ def test_opening_what_is_no_cache(tmp_path: Path, whole: Path) -> None:
 @pytest.mark.parametrize(
     ("there", "instead", "said"),
     [
-        ('"format": 1,\n      "fingerprint"', '"format": 9,\n      "fingerprint"', "another format"),
+        ('"format": 2,\n      "fingerprint"', '"format": 9,\n      "fingerprint"', "another format"),
         ('"dtype": "float32"', '"dtype": "float8"', "description of the cache"),
     ],
 )

@@ -48,8 +48,8 @@ def _write(path: Path, values: dict[str, NDArray[Any]], dtype: str, block: int, 
     pooled = values["pooled"].shape[2]
     shapes = Shapes(layers=(TokenArray(layer=-1, tokens=tokens, dim=dim),), pooled=pooled, mask=True)
     with CacheWriter(path, spec, layout=LayoutSpec(shard_size=str(block))) as writer:
-        ids, source = [f"s{row}" for row in range(rows)], SplitSpec(source_digest="", rows=rows)
-        split = writer.split("train", source, ids, np.arange(rows), shapes)
+        ids, source = [f"s{row}" for row in range(rows)], SplitSpec(content="", rows=rows)
+        split = writer.split("train", source, ids, shapes)
         for unit in split.missing():
             with split.begin(unit) as out:
                 for start in range(unit.start, unit.stop, batch):
@@ -148,8 +148,8 @@ def test_arrays_and_splits_survive_pickling(whole: Path) -> None:
 
 def test_a_begun_split_says_what_is_missing(tmp_path: Path, synthetic: ModuleType) -> None:
     with CacheWriter(tmp_path / "c.zarr", synthetic.spec(), layout=LayoutSpec(shard_size="6")) as writer:
-        source, ids = SplitSpec(source_digest="", rows=14), [str(row) for row in range(14)]
-        split = writer.split("train", source, ids, np.zeros(14, np.int64), synthetic.SHAPES)
+        source, ids = SplitSpec(content="", rows=14), [str(row) for row in range(14)]
+        split = writer.split("train", source, ids, synthetic.SHAPES)
         units = split.missing()
         with split.begin(units[0]) as out:
             out.append(**synthetic.batch(0, 0, 6))

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
 from featcache.cache.spec import LayoutSpec, SplitSpec
 from featcache.cache.storage import Folder, NewFile, Storage, folder_of, storage_at
@@ -142,13 +143,14 @@ def test_workers_write_units_while_another_process_holds_the_lock(
     tmp_path: Path, whole: Path, synthetic: ModuleType, start: Start
 ) -> None:
     path, rows = tmp_path / "c.zarr", 14
-    ids, labels = [f"train/{row:04}.png" for row in range(rows)], np.arange(rows) % 3
-    source = SplitSpec(source_digest="digest of train", rows=rows)
+    ids = [f"train/{row:04}.png" for row in range(rows)]
+    source = SplitSpec(content="digest of train", rows=rows)
     with CacheWriter(
         path, synthetic.spec(), layout=LayoutSpec(shard_size="6"), provenance={"command": "made up"}
     ) as writer:
-        split = writer.split("train", source, ids, labels, synthetic.SHAPES)
-        writer.class_text(np.eye(3, 7, dtype=np.float32), synthetic.TEMPLATES)
+        split = writer.split("train", source, ids, synthetic.SHAPES)
+        writer.label(LabelTable(synthetic.CLASSES, {"train": np.arange(rows) % 3}))
+        writer.class_text(np.eye(3, 7, dtype=np.float32), synthetic.CLASSES, synthetic.TEMPLATES)
         assert len(split.missing()) == 9
         workers = [start(path, "--units", *range(0, 9, 2)), start(path, "--units", *range(1, 9, 2))]
         for worker in workers:
@@ -168,9 +170,10 @@ def test_workers_write_units_while_another_process_holds_the_lock(
 
 def test_provenance_is_kept_as_fields(tmp_path: Path, synthetic: ModuleType) -> None:
     fields = {"source": "photos", "options": {"tokens": "all"}}
-    path, source = tmp_path / "c.zarr", SplitSpec(source_digest="", rows=1)
+    path, source = tmp_path / "c.zarr", SplitSpec(content="", rows=1)
     with CacheWriter(path, synthetic.spec(), provenance=fields) as writer:
-        writer.split("train", source, ["a"], np.zeros(1, np.int64), synthetic.SHAPES)
+        writer.split("train", source, ["a"], synthetic.SHAPES)
     found = CacheReader.open(path).provenance
     assert "numpy" in found.pop("versions")
+    assert found.pop("date") == "2023-11-14T22:13:20+00:00"
     assert found == fields

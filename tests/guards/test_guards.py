@@ -20,6 +20,7 @@ import torch
 import zarr
 
 from featcache.cache.array import ShardedArray
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
 from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
 from featcache.cache.writer import CacheWriter
@@ -38,13 +39,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write(path: Path, rows: int, shard: int, at_once: int = 64, wait: bool = False) -> Path:
-    spec = CacheSpec(encoder=ENCODER, layers=(-1,), tokens="all", class_names=("a", "b"))
+    spec = CacheSpec(encoder=ENCODER, layers=(-1,), tokens="all")
     batch = np.random.default_rng(0).standard_normal((at_once, TOKENS, DIM)).astype(np.float16)
     with CacheWriter(path, spec, layout=LayoutSpec(shard_size=str(shard))) as writer:
         ids = [str(row) for row in range(rows)]
-        split = writer.split(
-            "train", SplitSpec(source_digest="noise", rows=rows), ids, np.arange(rows) % 2, SHAPES
-        )
+        split = writer.split("train", SplitSpec(content="noise", rows=rows), ids, SHAPES)
+        writer.label(LabelTable(("a", "b"), {"train": np.arange(rows) % 2}))
         for unit in split.missing():
             with split.begin(unit) as out:
                 for start in range(unit.start, unit.stop, at_once):
