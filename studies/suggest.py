@@ -30,7 +30,7 @@ from featcache.report.statistics import paired
 from featcache.suggest.space import Rows, Vectors, directions
 from studies.suggest_strategies import STRATEGIES, View, fill
 
-BUDGETS = (10, 20, 40, 60, 80, 100, 120, 140, 160, 180, 200)
+BUDGETS = (10, 20, 40, 60, 100, 150, 200)
 Floats = NDArray[np.float64]
 Part = tuple[Vectors, Rows]
 
@@ -133,7 +133,7 @@ def table(asked: argparse.Namespace) -> None:
     for line in _lines(asked.file):
         found[line["cache"], line["strategy"]][line["repeat"]] = line["accuracy"]
         budgets = line["budgets"]
-    shown = [at for at in (20, 40, 60, 100, 200) if at in budgets]
+    shown = [at for at in (20, 40, 100, 200) if at in budgets]
     heads = ["data", "strategy", "n", *(f"{at} labels" for at in shown), *(f"ratio at {at}" for at in shown[1:])]
     print("| " + " | ".join(heads) + " |")
     print("| " + " | ".join("---" for _ in heads) + " |")

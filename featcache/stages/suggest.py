@@ -48,7 +48,8 @@ def suggest(
 ) -> Suggestions:
     """Choose `n` samples of a split to label next, and write a table of them to `out`.
 
-    `place` is a finished run, or a cache. `labels` are files of labels beside those of the run or of the cache.
+    `place` is a finished run, or a cache. `labels` are files of labels: beside those that the run learned from,
+    or instead of those in the cache.
     `cache` says where the cache of a run is now. `split` is that of the training by default.
 
     Strategies: `auto` covers the samples that the model is not sure of, and all samples without a model;

@@ -12,7 +12,7 @@ from featcache.suggest.space import Rows, Vectors, draw
 
 Strategy = Literal["auto", "cover", "random"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
-CANDIDATES, REFERENCE = 10_000, 4_000
+CANDIDATES, REFERENCE = 5_000, 2_000
 """Most rows to choose from, and most rows to cover. More are drawn at random to these numbers."""
 
 

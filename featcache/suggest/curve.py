@@ -102,15 +102,17 @@ def forecast(curve: Curve, labels: int, more: int, weight: Floats, rng: np.rando
     """Extrapolate a curve to `labels` and to `labels + more`.
 
     `weight` (n,) is how many rows a labelled row stands for. The interval is a bootstrap over the rows and the
-    repeats: a draw takes the rows of one repeat only, as the next labels come only once.
+    repeats: a draw takes the rows of one repeat only, as the next labels come only once. It also has the spread of
+    accuracies around the curve, as with one set of labels more than with another.
     """
     rows = curve.right.shape[2]
     counts = rng.multinomial(rows, np.full(rows, 1 / rows), size=BOOTSTRAPS) * weight
     repeat = rng.integers(0, len(curve.right), BOOTSTRAPS)
     drawn = np.stack([curve.right[r] @ w / max(w.sum(), 1e-12) for r, w in zip(repeat, counts, strict=True)])
     accuracy = curve.right.mean(0) @ weight / weight.sum()
-    now, gain = _extrapolated(curve.sizes, accuracy[None], labels, more)
-    _, gains = _extrapolated(curve.sizes, drawn, labels, more)
+    now, gain, spread = _extrapolated(curve.sizes, accuracy[None], labels, more)
+    _, gains, _ = _extrapolated(curve.sizes, drawn, labels, more)
+    gains = gains + 2**0.5 * spread * rng.standard_normal(BOOTSTRAPS)
     low, high = np.quantile(gains, [0.025, 0.975])
     return Forecast(
         labels,
@@ -123,12 +125,17 @@ def forecast(curve: Curve, labels: int, more: int, weight: Floats, rng: np.rando
     )
 
 
-def _extrapolated(sizes: Floats, accuracy: Floats, labels: int, more: int) -> tuple[Floats, Floats]:
-    """Fit each of (B, M) curves; return the accuracy with `labels`, and what `more` add to it."""
+def _extrapolated(sizes: Floats, accuracy: Floats, labels: int, more: int) -> tuple[Floats, Floats, Floats]:
+    """Fit each of (B, M) curves; return the accuracy with `labels`, what `more` add to it, and the spread.
+
+    The spread is the standard deviation of the measured accuracy around the curve.
+    """
     # No error in n rows is not an error of 0: half a row less than one is as likely.
     error, x = np.log(np.maximum(1 - accuracy, 0.25 / labels)), np.log(sizes)
     centred = x - x.mean()
     slope = np.minimum(error @ centred / (centred @ centred), 0)
     start = error.mean(1) - slope * x.mean()
     now, then = (np.minimum(np.exp(start + slope * np.log(size)), 1) for size in (labels, labels + more))
-    return 1 - now, now - then
+    fitted = np.exp(start[:, None] + slope[:, None] * x)
+    spread = np.sqrt(((1 - accuracy - fitted) ** 2).sum(1) / max(1, len(x) - 2))
+    return 1 - now, now - then, spread

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.cache.labels import LabelTable
+from featcache.cache.labels import LabelTable, renumbered
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
 from featcache.devices import resolve
 from featcache.errors import ConfigError, option
-from featcache.labels import read_labels
 from featcache.loading.store import FeatureStore
 from featcache.location import Location
 from featcache.objectives.base import ProbeData
@@ -106,30 +105,43 @@ def open_situation(
 ) -> Situation:
     """Open a run or a cache, and find out which rows have a label.
 
-    The labels of a run are those that it learned from, and those of a cache are its own. Labels of the files
-    `labels` are added to them; they win, and an empty one takes a label back.
+    The labels of a run are those that it learned from, and those of the files `labels` beside them. The labels
+    of a cache are its own, or those of the files instead.
     """
     run = RunFolder.finished(place.path) if (place.path / CONFIG).is_file() else None
     opened = CacheReader.open(_cache_of(run, cache) if run else place.path)
     part = opened.split(split or _split_of(run))
     part.check()
-    files = read_labels([file.path for file in labels], opened) if labels else None
+    files = None
+    if labels:
+        from featcache.labels import read_labels
+
+        files = read_labels([file.path for file in labels], opened)
     if run is None:
         table = opened.labels if files is None else files
         label = table.of(part.name, part.rows)
         return Situation(opened, part, label, np.flatnonzero(label >= 0), table.class_names, None)
-    return _after_run(run, opened, part, files)
+    known = _ids_of(run)
+    taken = np.array([sample in known for sample in part.ids], bool)
+    names, label = opened.labels.class_names, opened.labels.of(part.name, part.rows)
+    label = np.where(taken, label, -1)  # a cache may have more labels than the run was given
+    if files is not None:
+        names, label = _added(names, label, files, part)
+    return Situation(opened, part, label, np.flatnonzero(taken | (label >= 0)), names, run)
 
 
-def _after_run(run: RunFolder, cache: CacheReader, split: SplitReader, files: LabelTable | None) -> Situation:
-    record = json.loads((run.path / "labels.json").read_text())
-    known = {*record["ids"], *record.get("held_out_ids", ())}
-    taken = np.array([sample in known for sample in split.ids], bool)
-    table = cache.labels if files is None else files
-    label = table.of(split.name, split.rows)
-    if files is None:  # a cache may have more labels than the run was given
-        label = np.where(taken, label, -1)
-    return Situation(cache, split, label, np.flatnonzero(taken | (label >= 0)), table.class_names, run)
+def _ids_of(run: RunFolder) -> set[str]:
+    """Return the ids of the samples that a run learned from."""
+    return {*json.loads((run.path / "labels.json").read_text())["ids"]}
+
+
+def _added(
+    names: tuple[str, ...], label: Rows, files: LabelTable, split: SplitReader
+) -> tuple[tuple[str, ...], Rows]:
+    """Return the class names and labels of a split after those of files, which win."""
+    both = (*names, *(name for name in files.class_names if name not in names))
+    new = renumbered(files.of(split.name, split.rows), files.class_names, both)
+    return both, np.where(new >= 0, new, label)
 
 
 def _cache_of(run: RunFolder, cache: Location | None) -> Path:
