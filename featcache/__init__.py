@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featcache.stages.bench import bench as benchmark
     from featcache.stages.extract import dry_run, extract
     from featcache.stages.info import info
+    from featcache.stages.label import label
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
     from featcache.stages.suggest import suggest
@@ -44,6 +45,7 @@ _HOMES = {
     "dry_run": "featcache.stages.extract:dry_run",
     "extract": "featcache.stages.extract:extract",
     "info": "featcache.stages.info:info",
+    "label": "featcache.stages.label:label",
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
@@ -68,6 +70,7 @@ __all__ = [
     "dry_run",
     "extract",
     "info",
+    "label",
     "load_encoder",
     "open_source",
     "predict",

@@ -140,6 +140,10 @@ class CacheMismatch(CacheError):
     """A cache with different content than requested; names the differing field."""
 
 
+class LabelError(FeatcacheError):
+    """Labels cannot be read, or do not fit the samples."""
+
+
 class TrainError(FeatcacheError):
     """A training that cannot start or continue."""
 

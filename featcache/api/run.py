@@ -43,8 +43,17 @@ class Run(RunFolder):
 
     @property
     def accuracy(self) -> float:
-        """The share of test samples that are predicted right."""
-        return float(self.figures["test"]["accuracy"])
+        """The share of samples that are predicted right: test samples, those set aside, or an estimate.
+
+        Raises TrainError if there are too few labels for an estimate.
+        """
+        figures = self.figures
+        found = next(
+            (figures[name]["accuracy"] for name in ("test", "holdout", "estimate") if name in figures), None
+        )
+        if found is None:
+            raise TrainError(f"the labels of {self.path} are too few to estimate its accuracy")
+        return float(found)
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{name} {value}" for name, value in self._facts().items())
@@ -77,12 +86,16 @@ class Run(RunFolder):
 
     def _facts(self) -> dict[str, str]:
         figures = self.figures
-        test = figures["test"]
+        judged = "not estimated"
+        if (test := figures.get("test", figures.get("holdout"))) is not None:
+            judged = f"{100 * test['accuracy']:.2f} % of {test['samples']}"
+        elif (estimate := figures.get("estimate")) is not None:
+            judged = f"{100 * estimate['low']:.0f} to {100 * estimate['high']:.0f} % (estimate)"
         return {
             "objective": self.objective,
             "labels": str(figures["num_labels"]),
             "seed": str(figures["seed"]),
-            "accuracy": f"{100 * test['accuracy']:.2f} % of {test['samples']}",
+            "accuracy": judged,
         }
 
 

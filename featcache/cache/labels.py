@@ -30,6 +30,8 @@ class LabelTable:
     class_names: tuple[str, ...] = ()
     by_split: Mapping[str, Labels] = field(default_factory=dict)
     """(N,) class index or -1, by split."""
+    chosen: int = 0
+    """Number of labels whose samples were chosen by `suggest`, and not drawn at random."""
 
     def digest(self, splits: Iterable[str] | None = None) -> str:
         """Return the SHA-256 (hex) of class names and labels, of some splits or of all."""
@@ -61,7 +63,7 @@ class LabelTable:
         """
         if not any((labels >= 0).any() for labels in new.by_split.values()):
             kept = {name: labels for name, labels in new.by_split.items() if name not in self.by_split}
-            return LabelTable(self.class_names or new.class_names, {**self.by_split, **kept})
+            return LabelTable(self.class_names or new.class_names, {**self.by_split, **kept}, self.chosen)
         others = {name: labels for name, labels in self.by_split.items() if name not in new.by_split}
         used = {c for labels in others.values() for c in np.unique(labels[labels >= 0]).tolist()}
         names = new.class_names
@@ -74,6 +76,7 @@ class LabelTable:
                 **{name: renumbered(labels, self.class_names, names) for name, labels in others.items()},
                 **{name: renumbered(labels, new.class_names, names) for name, labels in new.by_split.items()},
             },
+            new.chosen,
         )
 
 
@@ -106,7 +109,7 @@ def read(cache: Storage) -> LabelTable | None:
         except CacheError:
             continue
         # Zarr takes a missing file for fill values, so only the digest shows that one is lost.
-        if (found := LabelTable(names, arrays)).digest() == pointer["digest"]:
+        if (found := LabelTable(names, arrays, pointer["chosen"])).digest() == pointer["digest"]:
             return found
     raise CacheError(
         f"the labels of {cache} are damaged",
@@ -134,6 +137,7 @@ def write(cache: Storage, table: LabelTable) -> None:
         "table": name,
         "digest": digest,
         "class_names": list(table.class_names),
+        "chosen": table.chosen,
         "splits": sorted(table.by_split),
     }
     labels.write(group(about))

@@ -64,6 +64,11 @@ class CacheReader:
         return read_labels(self.storage)
 
     @property
+    def labels_of_format_1(self) -> LabelTable:
+        """The labels that an extraction of format 1 wrote into the splits; empty in format 2."""
+        return _labels_of_format_1(self.storage)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names by label."""
         return self.labels.class_names
@@ -89,6 +94,11 @@ class CacheReader:
     def class_text(self) -> NDArray[np.float32] | None:
         """(class, P) embeddings of the class names, not normalised; None without a text tower."""
         return self.text_of(self.class_names)
+
+    @property
+    def has_class_text(self) -> bool:
+        """True if the cache holds embeddings of class names."""
+        return read_attributes(self.storage.below(CLASS_TEXT)) is not None
 
     def text_of(self, names: Sequence[str]) -> NDArray[np.float32] | None:
         """Return the (C, P) embeddings of some class names; None unless the cache holds all of them."""
@@ -217,8 +227,10 @@ def read_attributes(place: Place | Storage) -> dict[str, Any] | None:
 def read_labels(cache: Storage) -> LabelTable:
     """Return the current labels of a cache; in format 1, they were arrays of the splits."""
     table = labels.read(cache)
-    if table is not None:
-        return table
+    return _labels_of_format_1(cache) if table is None else table
+
+
+def _labels_of_format_1(cache: Storage) -> LabelTable:
     spec = (read_attributes(cache) or {}).get("spec", {})
     splits = (name for name in cache.names() if cache.size(f"{name}/label/zarr.json") is not None)
     arrays = {name: np.asarray(read_array(cache.below(f"{name}/label")), np.int64) for name in splits}

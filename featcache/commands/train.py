@@ -14,10 +14,25 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.argument("cache", type=PLACE)
-@click.option("--objective", required=True, help="A method such as twinturbo; the README lists them all.")
 @click.option("--out", required=True, type=PLACE, help="The folder of the run.")
-@click.option("--labels-per-class", type=click.IntRange(1), help="Number of labels of each class.")
-@click.option("--num-labels", type=click.IntRange(1), help="Number of labels in all.")
+@click.option(
+    "--objective", default="twinturbo", show_default=True, help="A method; the README lists them all."
+)
+@click.option(
+    "--labels",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    help="A table of samples and class names, instead of the labels in CACHE; a later FILE wins.",
+)
+@click.option("--label-column", help="The column of the class names [default: label, class, ...].")
+@click.option("--ignore-unmatched", is_flag=True, help="Leave out labels that fit no sample, or several.")
+@click.option("--class-text", is_flag=True, help="Embed the class names with the text tower of the model.")
+@click.option(
+    "--holdout", type=float, default=0.0, help="Share of the labels to set aside, which test the run."
+)
+@click.option("--labels-per-class", type=click.IntRange(1), help="Draw this number of labels of each class.")
+@click.option("--num-labels", type=click.IntRange(1), help="Draw this number of labels in all.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the label draw and of the training.")
 @click.option("--order-seed", type=int, help="Seed of the order of samples [default: as --seed].")
 @click.option(
@@ -34,19 +49,35 @@ def command(
     cache: Location,
     out: Location,
     *,
+    files: tuple[str, ...],
+    label_column: str | None,
+    ignore_unmatched: bool,
+    class_text: bool,
     pairs: tuple[str, ...],
     device: str,
     resume: bool,
     as_json: bool,
     **request: Any,
 ) -> None:
-    """Train a projector from CACHE with a few labels, and test it."""
+    """Train a projector from the labelled samples of CACHE, and say how good it is.
+
+    All labels are used, unless --labels-per-class or --num-labels draws some of them. A labelled split `test`
+    tests the run. Without one, cross-validation estimates its accuracy.
+    """
     from featcache.config import parse_overrides
     from featcache.progress import bar
     from featcache.stages import train as stage
     from featcache.training.session import TrainRequest
 
-    asked = TrainRequest(cache.path, options=parse_overrides(pairs), **request)
+    asked, warnings = stage.with_labels(
+        TrainRequest(cache.path, options=parse_overrides(pairs), **request),
+        files,
+        label_column,
+        ignore_unmatched,
+        class_text=class_text,
+    )
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
     say = say_if_terminal()
     result = stage.run_training(asked, out.path, device=device, resume=resume, say=say, show=bar)
     echo({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")

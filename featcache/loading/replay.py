@@ -35,7 +35,7 @@ class ReplayCache:
 
     @classmethod
     def open(
-        cls, path: Path, split: str, test: str, *, like: FeatureSpec, held_out: SplitSpec
+        cls, path: Path, split: str, test: str, *, like: FeatureSpec, held_out: SplitSpec | None
     ) -> ReplayCache:
         """Open the cache at `path`, whose features must equal `like`; its views may differ.
 

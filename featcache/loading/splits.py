@@ -6,6 +6,7 @@ numbers, so that they do not change the labelled rows of a seed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ def draw_labels(
     usable: NDArray[np.bool_] | None = None,
     without: Collection[int] = (),
 ) -> LabelSplit:
-    """Draw a labelled set: `labels_per_class` of each class, or `num_labels` in proportion to the classes.
+    """Draw a labelled set: `labels_per_class` of each class, `num_labels` in proportion, or all labels.
 
     Draws with one seed are nested: drawing more labels per class only adds rows. Rows that are not `usable`
     (failed in extraction) are in neither set. Classes in `without` get no label, which does not change the
@@ -115,6 +116,25 @@ def draw_labels(
     order = [np.random.default_rng([seed, c]).permutation(pool) for c, pool in zip(asked, pools, strict=True)]
     labelled = np.concatenate([pool[:n] for pool, n in zip(order, wanted, strict=True)])
     return LabelSplit(np.sort(labelled), np.flatnonzero(usable))
+
+
+def held_out(ids: Sequence[str], labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Choose labelled samples to set aside: about `share` of them, at most all but one of each class.
+
+    The choice depends on the sample id alone, so samples that are set aside once stay so when labels are
+    added. The one exception is the sample of a class that would be its last.
+
+    >>> held_out(["a", "b", "c", "d"], np.array([0, 0, 0, -1]), 0.99).tolist()
+    [False, True, True, False]
+    """
+    place = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64 for name in ids]
+    rank = np.where(labels >= 0, place, np.inf)
+    chosen = rank < share
+    for c in np.unique(labels[labels >= 0]):
+        rows = np.flatnonzero(labels == c)
+        if chosen[rows].all():
+            chosen[rows[rank[rows].argmax()]] = False
+    return np.asarray(chosen)
 
 
 def long_tail(split: LabelSplit, labels: NDArray[np.int64], *, ratio: float, seed: int) -> LabelSplit:
@@ -162,9 +182,11 @@ def tail_sizes(sizes: NDArray[np.int64], rank: NDArray[np.int64], ratio: float) 
 def _per_class(
     sizes: NDArray[np.int64], class_names: Sequence[str], labels_per_class: int | None, num_labels: int | None
 ) -> NDArray[np.int64]:
-    if (labels_per_class is None) == (num_labels is None):
+    if labels_per_class is None and num_labels is None:
+        return sizes
+    if labels_per_class is not None and num_labels is not None:
         raise TrainError(
-            f"give exactly one of {option('labels_per_class')} and {option('num_labels')}",
+            f"give at most one of {option('labels_per_class')} and {option('num_labels')}",
             got=f"labels per class: {labels_per_class}, number of labels: {num_labels}",
             expected="either the labels of each class, or the labels in all",
         )

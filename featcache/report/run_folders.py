@@ -111,6 +111,8 @@ def _read(folder: Path) -> FinishedRun:
     if result is None:
         raise TrainError(f"not finished: no {RESULT}")
     _require(CONFIG, config, _CONFIG_KEYS)
+    if "test" not in result and "num_labels" in result:
+        raise TrainError("no test: its cache has no labelled test split")
     _require(RESULT, result, _RESULT_KEYS)
     _require(RESULT, result["test"], FIGURES)
     return FinishedRun(folder, config, result, _place_of_cache(folder))

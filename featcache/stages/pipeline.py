@@ -184,7 +184,14 @@ class Pipeline(Config):
                     for seed in self.train.seeds:
                         yield (
                             GridCell(data, name, setting, f"{kind}={n}", seed),
-                            TrainRequest(caches[cache], objective, seed, options=options, **{kind: n}),
+                            TrainRequest(
+                                caches[cache],
+                                objective,
+                                seed,
+                                labels_per_class=n if kind == "labels_per_class" else None,
+                                num_labels=n if kind == "num_labels" else None,
+                                options=options,
+                            ),
                         )
 
 
@@ -260,6 +267,11 @@ def run_pipeline(
     for number, (cell, request) in enumerate(requests, start=1):
         run = folder / cell.path
         result = run_training(request, run, resume=run.exists(), pool=pool)
+        if "test" not in result:
+            raise ConfigError(
+                f"the cache of {cell.path} has no labelled test split, and a study compares on one",
+                hint="extract a split `test` with labels, or use `featcache train`, which estimates",
+            )
         accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
         say(f"[{number}/{len(requests)}] {cell.path}: {accuracy:.1f} % in {seconds:.1f} s")
         trained.append((cell, result))

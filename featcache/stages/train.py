@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from featcache.api.run import Run
 from featcache.cache.reader import CacheReader
 from featcache.config import as_tree
 from featcache.devices import resolve
+from featcache.errors import option
+from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
 from featcache.runs.run import RESULT, RunFolder
+from featcache.stages.label import class_text_of
 from featcache.training.data import DataPool, Say
 from featcache.training.journal import Watch
 from featcache.training.session import Training, TrainRequest
@@ -21,9 +25,14 @@ from featcache.training.session import Training, TrainRequest
 
 def train(
     cache: str | os.PathLike[str] | CacheReader,
-    objective: str,
+    objective: str = "twinturbo",
     *,
     out: str | os.PathLike[str],
+    labels: LabelFiles | None = None,
+    label_column: str | None = None,
+    ignore_unmatched: bool = False,
+    class_text: bool = False,
+    holdout: float = 0.0,
     labels_per_class: int | None = None,
     num_labels: int | None = None,
     seed: int = 0,
@@ -33,15 +42,21 @@ def train(
     resume: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Train one objective on a cache with a few labels, test it, and return the run at `out`.
+    """Train one objective on the labelled samples of a cache, and return the run at `out`.
 
-    Give exactly one of `labels_per_class` and `num_labels`. `seed` seeds the draw of labels and the training,
-    and `order_seed` the order of samples (None: the same as `seed`). `options` are the fields of
-    `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. With `resume`, an unfinished run continues from
+    `labels` are tables (CSV, TSV, JSONL, Parquet) of samples and class names, as `label` reads them, used
+    instead of the labels of the cache. `class_text` embeds their names with the model of the cache. All
+    labels are used, unless `labels_per_class` or `num_labels` draws some of them.
+
+    A labelled split `test` tests the run. Without one, or without a draw, cross-validation estimates its
+    accuracy. `holdout` is a share of the labels to set aside, which test it too.
+
+    `seed` seeds the draw of labels and the training, and `order_seed` the order of samples (None: the same as
+    `seed`). `options` are the fields of `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. With `resume`, an unfinished run continues from
     its checkpoint, and a finished one is returned. `progress` shows a bar on a terminal and in notebooks.
 
-    Test labels are used once, at the end. Raises a FeatcacheError before anything is written, if the cache
-    is not complete or there are too few labels. It also does so if an option is not valid, or if `out` holds
+    Labels for tests are used once, at the end. Raises a FeatcacheError before anything is written, if the
+    cache is not complete or there are too few labels. It also does so if an option is not valid, or if `out` holds
     something else.
 
     >>> from tempfile import TemporaryDirectory
@@ -52,9 +67,36 @@ def train(
     ...     run.objective, run.accuracy > 0.5
     ('linear', True)
     """
-    request = TrainRequest(cache, objective, seed, labels_per_class, num_labels, as_tree(options), order_seed)
+    request = TrainRequest(
+        cache, objective, seed, labels_per_class, num_labels, as_tree(options), order_seed, holdout=holdout
+    )
+    request, _ = with_labels(request, labels, label_column, ignore_unmatched, class_text=class_text)
     run_training(request, out, device=device, resume=resume, show=bar if progress else silent)
     return Run.open(out)
+
+
+def with_labels(
+    request: TrainRequest,
+    files: LabelFiles | None,
+    label_column: str | None = None,
+    ignore_unmatched: bool = False,
+    *,
+    class_text: bool = False,
+) -> tuple[TrainRequest, tuple[str, ...]]:
+    """Add a user's own labels to a request, and embeddings of the class names; also return warnings."""
+    if not files and not class_text:
+        return request, ()
+    cache = request.cache
+    opened = cache if isinstance(cache, CacheReader) else CacheReader.open(Location.of(cache).path)
+    own = OwnLabels(opened.labels, ())
+    if files:
+        own = read_labels(files, opened, label_column=label_column, ignore_unmatched=ignore_unmatched)
+    text = class_text_of(opened, own.table)[0] if class_text else None
+    warnings = list(own.warnings)
+    if text is None and opened.has_class_text and opened.text_of(own.table.class_names) is None:
+        warnings.append(f"class names are not used: embed them with {option('class_text', True)}")
+    labels = own.table if files else None
+    return replace(request, cache=opened, labels=labels, class_text=text), tuple(warnings)
 
 
 def run_training(
@@ -91,10 +133,25 @@ def run_training(
 
 
 def describe(result: Mapping[str, Any]) -> str:
-    """Describe the result of a run in one line."""
-    test = result["test"]
-    return (
-        f"{result['objective']}, {result['num_labels']} labels, seed {result['seed']}: "
-        f"accuracy {100 * test['accuracy']:.2f} %, NLL {test['nll']:.3f}, ECE {test['ece']:.3f} "
-        f"on {test['samples']} test samples, {result['seconds']:.1f} s"
-    )
+    """Describe the result of a run in a few lines: its test, its held-out samples and its estimate."""
+    head = f"{result['objective']}, {result['num_labels']} labels, seed {result['seed']}"
+    seconds = f"{result['seconds']:.1f} s"
+    lines = []
+    for name, what in (("test", "test samples"), ("holdout", "samples set aside")):
+        if (figures := result.get(name)) is not None:
+            within = f" (95 % interval {_share(figures['low'])} to {_share(figures['high'])})" * (
+                "low" in figures
+            )
+            lines.append(
+                f"accuracy {100 * figures['accuracy']:.2f} %{within}, NLL {figures['nll']:.3f}, "
+                f"ECE {figures['ece']:.3f} on {figures['samples']} {what}"
+            )
+    if (estimate := result.get("estimate")) is not None:
+        lines.append(estimate["sentence"])
+    if len(lines) == 1:
+        return f"{head}: {lines[0]}" + (f", {seconds}" if "estimate" not in result else f" ({seconds})")
+    return "\n  ".join([f"{head}, {seconds}", *lines])
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"

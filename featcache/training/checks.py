@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from featcache.cache.reader import CacheReader, SplitReader
 from featcache.errors import TrainError, option
-from featcache.training.options import TrainOptions
+from featcache.training.options import DataOptions, TrainOptions
+
+NO_TEST = "none"
 
 
 def whole_split(cache: CacheReader, role: str, name: str) -> SplitReader:
@@ -21,6 +23,13 @@ def whole_split(cache: CacheReader, role: str, name: str) -> SplitReader:
     split = cache.split(name)
     split.check()
     return split
+
+
+def test_split(cache: CacheReader, name: str) -> SplitReader | None:
+    """Open the split to test on; None for the name `none`, and if the cache has no split `test`."""
+    if name == NO_TEST or (name == DataOptions().test and name not in cache.split_names):
+        return None
+    return whole_split(cache, "test", name)
 
 
 def refuse_missing_cls(cache: CacheReader, options: TrainOptions) -> None:
@@ -46,6 +55,12 @@ def refuse_seed(name: str, seed: int) -> None:
         raise TrainError("the seed is out of range", got=got, expected=expected)
 
 
+def refuse_share(name: str, share: float) -> None:
+    """Raise TrainError for a share that is not at least 0 and below 1."""
+    if not 0 <= share < 1:
+        raise TrainError(f"{option(name, share)} is no share", expected="at least 0 and below 1, such as 0.2")
+
+
 def refuse_leak(train: str, test: str) -> None:
     """Raise TrainError if the training split is also the test split."""
     if train == test:
@@ -53,14 +68,5 @@ def refuse_leak(train: str, test: str) -> None:
             "the training and the test split are the same",
             got=train,
             expected="two different splits, because a training must not see test rows",
-            hint=f"extract a test split into the cache, or choose it with {option('data.test')}",
-        )
-
-
-def refuse_unlabelled_test(rows: int, name: str) -> None:
-    """Raise TrainError if no test row has a label."""
-    if not rows:
-        raise TrainError(
-            f"the split `{name}` has no labelled, readable row to test on",
-            hint=f"extract a labelled test split, or choose another with {option('data.test')}",
+            hint=f"choose another with {option('data.test')}, or none with {option('data.test', NO_TEST)}",
         )

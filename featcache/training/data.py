@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
 from featcache.loading.replay import ReplayCache
-from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, long_tail
+from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, held_out, long_tail
 from featcache.loading.store import FeatureStore, reside
 from featcache.location import Location
 from featcache.objectives.base import ProbeData, Task
+from featcache.sources.base import UNLABELLED
 from featcache.training import head_init
-from featcache.training.checks import refuse_leak, refuse_unlabelled_test, whole_split
+from featcache.training.checks import refuse_leak, test_split, whole_split
 from featcache.training.options import DataOptions
 from featcache.training.outputs import pooled
 from featcache.training.task import FeatureOrigin
@@ -50,28 +52,63 @@ class TrainingData:
     """The training and the test split of one cache, opened and checked once for any number of trainings."""
 
     cache: CacheReader
+    labels: LabelTable
+    """The labels of both splits."""
     train: SplitReader
-    test: SplitReader
+    test: SplitReader | None
+    """The split to test on, if the cache has it."""
     train_store: FeatureStore
-    test_store: FeatureStore
+    test_store: FeatureStore | None
     device: torch.device
+    class_text: NDArray[np.float32] | None = None
+    """(C, P) embeddings of the class names, if they are at hand."""
 
     @classmethod
-    def open(cls, cache: CacheReader, options: DataOptions, device: torch.device) -> TrainingData:
+    def open(
+        cls,
+        cache: CacheReader,
+        options: DataOptions,
+        device: torch.device,
+        labels: LabelTable | None = None,
+    ) -> TrainingData:
         """Open both splits, as the options `train`, `test` and `layer` say.
 
-        Raises TrainError if the splits are the same or one does not exist. Raises CacheError if one is not
-        complete, and ConfigError if the cache does not hold the layer.
+        `labels` are used instead of those of the cache. Raises TrainError if the splits are the same or one
+        does not exist; only a split `test` may be missing. Raises CacheError if one is not complete, and
+        ConfigError if the cache does not hold the layer.
         """
         refuse_leak(options.train, options.test)
+        test = test_split(cache, options.test)
         return cls(
             cache,
+            cache.labels if labels is None else labels,
             whole_split(cache, "train", options.train),
-            whole_split(cache, "test", options.test),
+            test,
             FeatureStore.open(cache, options.train, options.layer),
-            FeatureStore.open(cache, options.test, options.layer),
+            None if test is None else FeatureStore.open(cache, test.name, options.layer),
             device,
         )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class names, by label."""
+        return self.labels.class_names
+
+    @cached_property
+    def train_labels(self) -> NDArray[np.int64]:
+        """(N,) labels of the training split: class index, or -1."""
+        return self.labels.of(self.train.name, self.train.rows)
+
+    @cached_property
+    def test_labels(self) -> NDArray[np.int64]:
+        """(M,) labels of the test split: class index, or -1; without such a split, M is 0."""
+        return np.empty(0, np.int64) if self.test is None else self.labels.of(self.test.name, self.test.rows)
+
+    def labels_digest(self) -> str | None:
+        """Return the digest of the labels of both splits; None if the digests of the splits cover them."""
+        splits = [split.name for split in (self.train, self.test) if split is not None]
+        own = self.train.spec.source is None or self.labels.digest() != self.cache.labels_of_format_1.digest()
+        return self.labels.digest(splits) if own else None
 
     @cached_property
     def usable(self) -> NDArray[np.bool_]:
@@ -80,8 +117,8 @@ class TrainingData:
 
     @cached_property
     def testable(self) -> NDArray[np.bool_]:
-        """(N,) True for test rows that are readable in the evaluation view."""
-        return np.asarray(self.test.status[:, 0] == WRITTEN)
+        """(M,) True for test rows that are readable in the evaluation view."""
+        return np.empty(0, bool) if self.test is None else np.asarray(self.test.status[:, 0] == WRITTEN)
 
     def draw(
         self,
@@ -90,27 +127,29 @@ class TrainingData:
         seed: int,
         labels_per_class: int | None = None,
         num_labels: int | None = None,
+        holdout: float = 0.0,
     ) -> Draw:
-        """Draw the classes and the labelled rows of one training.
+        """Draw the classes and the labelled rows of one training: all labelled rows without a budget.
 
-        The options `imbalance`, `unknown_classes` and `missing_classes` change the task. Raises TrainError
-        if there are too few labels, or if no test row is labelled.
+        The options `imbalance`, `unknown_classes` and `missing_classes` change the task. `holdout` is the
+        share of the labelled samples to set aside. Raises TrainError if there are too few labels.
         """
-        names, labels = self.cache.class_names, self.train.labels
+        names, labels = self.class_names, self.train_labels
         unknown, missing = options.unknown_classes, options.missing_classes
         classes = choose_classes(len(names), unknown=unknown, missing=missing, seed=seed)
+        known = np.where(self.usable, classes.numbered(labels), UNLABELLED)
+        aside = held_out(self.train.ids, known, holdout) if holdout else np.zeros(len(labels), bool)
         drawn = draw_labels(
             labels,
             names,
             seed=seed,
             labels_per_class=labels_per_class,
             num_labels=num_labels,
-            usable=self.usable,
+            usable=self.usable & ~aside,
             without={*classes.unknown.tolist(), *classes.missing.tolist()},
         )
-        draw = Draw(self, classes, long_tail(drawn, labels, ratio=options.imbalance, seed=seed), seed)
-        refuse_unlabelled_test(len(draw.test.rows), self.test.name)
-        return draw
+        split = long_tail(drawn, labels, ratio=options.imbalance, seed=seed)
+        return Draw(self, classes, split, seed, np.flatnonzero(aside))
 
 
 def load_once(store: FeatureStore, options: DataOptions, device: torch.device, say: Say) -> None:
@@ -130,6 +169,8 @@ class Draw:
     classes: Classes
     split: LabelSplit
     seed: int
+    aside: Rows
+    """Labelled training rows that are set aside; the training does not see them."""
 
     def without(self, positions: NDArray[np.int64]) -> Draw:
         """Return the draw without the labels at some positions of `known`: a fold to hold out."""
@@ -139,12 +180,12 @@ class Draw:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the task's classes, by number."""
-        return tuple(self.data.cache.class_names[c] for c in self.classes.known)
+        return tuple(self.data.class_names[c] for c in self.classes.known)
 
     @cached_property
     def train_labels(self) -> NDArray[np.int64]:
         """(N,) labels of all training rows; -1 for a row of no class of the task."""
-        return self.classes.numbered(self.data.train.labels)
+        return self.classes.numbered(self.data.train_labels)
 
     @property
     def known(self) -> Labelled:
@@ -153,16 +194,24 @@ class Draw:
         return Labelled(self.data.train_store, rows, self.train_labels[rows])
 
     @cached_property
-    def test(self) -> Labelled:
-        """The readable test rows of the task's classes."""
-        labels = self.classes.numbered(self.data.test.labels)
+    def test(self) -> Labelled | None:
+        """The readable test rows of the task's classes; None if there are none."""
+        labels = self.classes.numbered(self.data.test_labels)
         rows = np.flatnonzero(self.data.testable & (labels >= 0))
-        return Labelled(self.data.test_store, rows, labels[rows])
+        return (
+            Labelled(self.data.test_store, rows, labels[rows]) if self.data.test_store and len(rows) else None
+        )
+
+    @property
+    def holdout(self) -> Labelled | None:
+        """The labelled training rows that are set aside; None if there are none."""
+        labels = self.train_labels[self.aside]
+        return Labelled(self.data.train_store, self.aside, labels) if len(self.aside) else None
 
     @property
     def unknown_rows(self) -> Rows:
         """The readable test rows of unknown classes."""
-        return np.flatnonzero(self.data.testable & np.isin(self.data.test.labels, self.classes.unknown))
+        return np.flatnonzero(self.data.testable & np.isin(self.data.test_labels, self.classes.unknown))
 
     def record(self, options: DataOptions) -> dict[str, Any]:
         """Return the labelled samples by row and by id, so that the draw can be repeated anywhere.
@@ -170,7 +219,7 @@ class Draw:
         If the draw has unknown or missing classes or is imbalanced, also return these classes and the
         unlabelled rows.
         """
-        rows, ids, names = self.split.labelled, self.data.train.ids, self.data.cache.class_names
+        rows, ids, names = self.split.labelled, self.data.train.ids, self.data.class_names
         record: dict[str, Any] = {"rows": rows.tolist(), "ids": [ids[row] for row in rows]}
         if options.imbalance > 1 or options.unknown_classes or options.missing_classes:
             record["unknown"] = [names[c] for c in self.classes.unknown]
@@ -217,8 +266,8 @@ class Draw:
         )
 
     def _class_text(self) -> Tensor | None:
-        """Return the (C, P) unit-length embeddings of the task's class names, if the cache has them."""
-        text = self.data.cache.class_text
+        """Return the (C, P) unit-length embeddings of the task's class names, if they are at hand."""
+        text = self.data.class_text
         if text is None:
             return None
         return F.normalize(torch.from_numpy(text[self.classes.known]).float(), dim=1)
@@ -235,9 +284,20 @@ class DataPool:
         self._data: tuple[Any, TrainingData] | None = None
         self._replay: tuple[Any, ReplayCache] | None = None
 
-    def data(self, cache: str | os.PathLike[str] | CacheReader, options: DataOptions) -> TrainingData:
-        """Return the data of a cache; open it unless the last training used the same rows."""
+    def data(
+        self,
+        cache: str | os.PathLike[str] | CacheReader,
+        options: DataOptions,
+        labels: LabelTable | None = None,
+        class_text: NDArray[np.float32] | None = None,
+    ) -> TrainingData:
+        """Return the data of a cache; open it unless the last training used the same rows and labels.
+
+        `class_text` are (C, P) embeddings of the class names, used instead of those of the cache.
+        """
         key = (
+            None if labels is None else labels.digest(),
+            None if class_text is None else class_text.tobytes(),
             cache if isinstance(cache, CacheReader) else Location.of(cache),
             options.train,
             options.test,
@@ -247,7 +307,9 @@ class DataPool:
         if self._data is None or self._data[0] != key:
             self._data = None  # freed before the next one is loaded
             opened = cache if isinstance(cache, CacheReader) else CacheReader.open(Location.of(cache).path)
-            self._data = key, TrainingData.open(opened, options, self.device)
+            data = TrainingData.open(opened, options, self.device, labels)
+            text = opened.text_of(data.class_names) if class_text is None else class_text
+            self._data = key, replace(data, class_text=text)
         return self._data[1]
 
     def replay(self, data: TrainingData, options: DataOptions) -> ReplayCache | None:
@@ -255,9 +317,10 @@ class DataPool:
         if options.replay is None:
             return None
         names, like = (options.replay_split, options.replay_test), data.cache.features(options.layer)
-        key = (options.replay, names, like, data.test.spec, options.residency)
+        held_out = None if data.test is None else data.test.spec
+        key = (options.replay, names, like, held_out, options.residency)
         if self._replay is None or self._replay[0] != key:
             self._replay = None
-            opened = ReplayCache.open(options.replay, *names, like=like, held_out=data.test.spec)
+            opened = ReplayCache.open(options.replay, *names, like=like, held_out=held_out)
             self._replay = key, opened
         return self._replay[1]

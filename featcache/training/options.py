@@ -43,7 +43,7 @@ class DataOptions(Config):
     train: str = "train"
     """The split to train on."""
     test: str = "test"
-    """The split to test on; its labels are used once, at the end."""
+    """The split to test on, if it has labels, which are used once, at the end; `none`: no split."""
     layer: int | None = None
     """The layer whose tokens are used; None: the first layer of the cache."""
     residency: Literal["auto", "stream", "ram", "device"] = "auto"
@@ -78,9 +78,9 @@ class LogOptions(Config):
 class TrainOptions(Config):
     """The options of one training; `objective` is parsed by the objective itself."""
 
-    cv: Literal[0] | Annotated[int, Field(ge=2)] = 0
-    """Folds of cross-validation over the labelled samples; each is one more training. There are at most as
-    many as the smallest class has samples, and none if it has one. 0: off; probes use 5."""
+    cv: Literal[0, "off"] | Annotated[int, Field(ge=2)] = 0
+    """Folds of cross-validation over the labelled samples; each is one more training. 0: as many as an
+    estimate needs, where there is no labelled test split or all labels are used; probes use 5 in any case."""
     objective: dict[str, Any] = Field(default_factory=dict)
     projector: ProjectorOptions = Field(default_factory=ProjectorOptions)
     optim: OptimOptions = Field(default_factory=OptimOptions)

@@ -99,6 +99,24 @@ def folds(labels: NDArray[np.int64], wanted: int, seed: int) -> list[NDArray[np.
     return [held for _, held in split.split(labels, labels)]
 
 
+def deal(labels: NDArray[np.int64], wanted: int, seed: int | Sequence[int]) -> list[NDArray[np.int64]]:
+    """Draw `wanted` stratified folds of equal size, as sorted positions in `labels`.
+
+    They hold every label of a class with at least two, and never the only label of a class. Labels of one
+    class are in different folds as far as there are enough. There are at most as many folds as labels to
+    hold out, and none if no class has two.
+
+    >>> sorted(np.concatenate(deal(np.array([0, 0, 1, 2, 2]), 10, seed=0)).tolist())
+    [0, 1, 3, 4]
+    """
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    rng = np.random.default_rng(seed)
+    order, rank = rng.permutation(len(labels)), rng.permutation(len(counts))
+    order = order[counts[index[order]] > 1]
+    order = order[np.argsort(rank[index[order]], kind="stable")]
+    return [np.sort(order[first::wanted]) for first in range(min(wanted, len(order)))]
+
+
 def _separation(z: Floats, predicted: NDArray[np.int64]) -> dict[str, float]:
     from sklearn.metrics import calinski_harabasz_score, silhouette_score
 

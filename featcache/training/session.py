@@ -8,14 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
 from featcache.config import whole_number
 from featcache.loading.replay import ReplayCache
 from featcache.progress import MakeProgress, silent
 from featcache.runs.run import RunFolder
-from featcache.training.checks import refuse_missing_cls, refuse_seed
-from featcache.training.cross_validation import cross_validate
+from featcache.training.checks import refuse_missing_cls, refuse_seed, refuse_share
+from featcache.training.cross_validation import Repeats, cross_validate, estimate_folds, selection_folds
 from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
+from featcache.training.held_out import FILE
 from featcache.training.journal import RunJournal, Watch
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
@@ -39,6 +44,12 @@ class TrainRequest:
     """Nested overrides of TrainOptions, for example {"optim": {"steps": 500}}."""
     order_seed: int | None = None
     """Seed of the order of samples; None: the same as `seed`."""
+    labels: LabelTable | None = None
+    """Labels to learn from; None: those of the cache."""
+    class_text: NDArray[np.float32] | None = None
+    """(C, P) embeddings of the class names; None: those of the cache, if it has them."""
+    holdout: float = 0.0
+    """Share of the labelled samples to set aside, which test the model in the end."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Training:
         """
         request = _checked(request)
         options = parse_options(request.objective, request.options or {})
-        data = pool.data(request.cache, options.data)
+        data = pool.data(request.cache, options.data, request.labels, request.class_text)
         refuse_missing_cls(data.cache, options)
         return cls(request, options, data, pool.replay(data, options.data), say, watch, show)
 
@@ -90,11 +101,16 @@ class Training:
             "labels_per_class": request.labels_per_class,
             "num_labels": request.num_labels,
             "cache": self.data.cache.fingerprint,
-            "splits": {s.name: s.spec.model_dump() for s in (self.data.train, self.data.test)},
+            "splits": {
+                s.name: s.spec.model_dump() for s in (self.data.train, self.data.test) if s is not None
+            },
             "device": self.data.device.type,
             "options": options,
             **({"replay": self.replay.record()} if self.replay else {}),
             **({} if request.order_seed is None else {"order_seed": request.order_seed}),
+            **({} if (digest := self.data.labels_digest()) is None else {"labels": digest}),
+            **({} if request.class_text is None else {"class_text": True}),
+            **({"holdout": request.holdout} if request.holdout else {}),
         }
 
     def draw(self) -> Draw:
@@ -105,6 +121,7 @@ class Training:
             seed=request.seed,
             labels_per_class=request.labels_per_class,
             num_labels=request.num_labels,
+            holdout=request.holdout,
         )
 
     def create(self, draw: Draw) -> Learner:
@@ -141,11 +158,32 @@ class Training:
         self.learn(learner, draw, folder)
         return learner
 
+    def estimated(self, draw: Draw) -> bool:
+        """Return True if the accuracy is to be estimated: without a test, and where all labels are used."""
+        budget = self.request.labels_per_class or self.request.num_labels
+        return self.options.cv != "off" and (draw.test is None or budget is None)
+
     def result(self, learner: Learner, draw: Draw, run: RunFolder) -> dict[str, Any]:
         """Evaluate the trained learner, with cross-validation if the options ask for it."""
-        wanted = self.options.cv or learner.default_folds
-        held_out = cross_validate(draw, wanted, lambda number, part: self.train_fold(number, part, run))
-        report = self_report(learner, draw, held_out, self.replay)
+        estimated, labels, cv = self.estimated(draw), draw.known.label, self.options.cv
+        if cv == "off":
+            repeats: Repeats = []
+        elif estimated:
+            repeats = estimate_folds(labels, cv, draw.seed, cheap=not learner.trains_steps)
+        else:
+            repeats = selection_folds(labels, cv or learner.default_folds, draw.seed)
+        held_out = cross_validate(draw, repeats, lambda number, part: self.train_fold(number, part, run))
+        if held_out is not None:
+            held_out.save(run.path / FILE)
+        report = self_report(
+            learner,
+            draw,
+            held_out,
+            self.replay,
+            holdout=draw.holdout,
+            estimated=estimated,
+            random=not self.data.labels.chosen,
+        )
         for folder in run.path.glob("fold=*"):
             shutil.rmtree(folder)
         return report | {
@@ -176,4 +214,5 @@ def _checked(request: TrainRequest) -> TrainRequest:
     }
     for name in ("seed", "order_seed"):
         refuse_seed(name, checked.get(name, 0))
+    refuse_share("holdout", request.holdout)
     return replace(request, **checked)

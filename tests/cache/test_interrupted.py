@@ -172,7 +172,7 @@ def test_lost_labels_are_noticed_and_restored(
     if lost.parent.name == "labels":
         assert CacheReader.open(path).labels.by_split == {}
     else:
-        with pytest.raises(CacheError, match="labels .* damaged"):
+        with pytest.raises(CacheError, match=r"labels .* damaged"):
             _ = CacheReader.open(path).split("train").labels
     synthetic.write(path)
     assert _tree(path) == _tree(whole)

@@ -1,0 +1,88 @@
+"""The predictions of labelled rows by models that did not see them, and their file in a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialize
+
+from featcache.errors import TrainError, option
+from featcache.files import explained, write_atomic
+from featcache.runs.run import RunFolder
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+FILE = "held_out.safetensors"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The n labelled rows of a training, each predicted without its label, once in each of R repeats.
+
+    The only label of a class is never held out. Its log-probabilities are NaN.
+    """
+
+    row: Ints
+    """(n,) sorted rows of the training split."""
+    label: Ints
+    """(n,) class numbers of the task."""
+    log_probs: Floats
+    """(n, C) in nats: the mean over the repeats, normalised again."""
+    correct: NDArray[np.int8]
+    """(R, n): 1 where the repeat predicted the label, 0 where it did not, and -1 for a row never held out."""
+    kept: Floats
+    """(n,) from 0 to 1: the share of its class's labels that the models which predicted the row had. It is
+    the mean over the repeats, and 0 for a row never held out."""
+    folds: int
+    """The number of folds of each repeat."""
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(n,) True for the rows that were held out."""
+        return np.asarray(self.correct[0] >= 0)
+
+    def save(self, path: Path) -> None:
+        """Write the file in safetensors, atomically; log-probabilities are float32."""
+        tensors: dict[str, NDArray[Any]] = {
+            "row": self.row,
+            "label": self.label,
+            "log_probs": self.log_probs.astype(np.float32),
+            "correct": self.correct,
+            "kept": self.kept,
+            "folds": np.array(self.folds),
+        }
+        with explained(path):
+            write_atomic(path, serialize(tensors))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file; raises TrainError if it is damaged."""
+        try:
+            found = load_file(path)
+            return cls(
+                found["row"],
+                found["label"],
+                found["log_probs"].astype(np.float64),
+                found["correct"],
+                found["kept"],
+                int(found["folds"]),
+            )
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise TrainError(
+                f"{path} cannot be used",
+                got=str(error).partition("\n")[0],
+                expected="predictions of held-out rows, as a training writes them",
+                hint=f"train again with another {option('out')}",
+            ) from error
+
+
+def load_held_out(run: RunFolder) -> HeldOut | None:
+    """Return the held-out predictions of a run; None if it trained no folds."""
+    path = run.path / FILE
+    return HeldOut.load(path) if path.is_file() else None
