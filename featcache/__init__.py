@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featcache.active.table import Suggestions
     from featcache.api.cache import Cache, Split
     from featcache.api.predictions import Predictions
     from featcache.api.run import Run
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from featcache.stages.predict import predict
     from featcache.stages.suggest import suggest
     from featcache.stages.train import train
-    from featcache.suggest.table import Suggestions
     from featcache.training.options import TrainOptions
 
 __version__ = "0.1.0"
@@ -37,7 +37,7 @@ _HOMES = {
     "Run": "featcache.api.run:Run",
     "Split": "featcache.api.cache:Split",
     "Study": "featcache.report.study:Study",
-    "Suggestions": "featcache.suggest.table:Suggestions",
+    "Suggestions": "featcache.active.table:Suggestions",
     "TrainOptions": "featcache.training.options:TrainOptions",
     "ViewSpec": "featcache.specs:ViewSpec",
     "benchmark": "featcache.stages.bench:bench",

@@ -4,9 +4,10 @@
     python -m studies.suggest measure CACHE ... --part test --out test.jsonl --strategies auto random
     python -m studies.suggest table test.jsonl
 
-`--part train` splits the training rows into 70 % to choose from and 30 % to test on: settings are chosen there.
-`--part test` chooses from all training rows and tests on the test rows. The classifier is the linear probe. Batches
-end at the numbers of labels in BUDGETS. One line of JSON is one repetition, so an interrupted study goes on.
+`--part train` splits the training rows into 70 % to choose from and 30 % to test on: settings are chosen
+there. `--part test` chooses from all training rows and tests on the test rows. The classifier is the linear
+probe. Batches end at the numbers of labels in BUDGETS. One line of JSON is one repetition, so an interrupted
+study goes on.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featcache.active.space import Rows, Vectors, directions
 from featcache.api.cache import Cache
 from featcache.cache.reader import WRITTEN
 from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
 from featcache.report.statistics import paired
-from featcache.suggest.space import Rows, Vectors, directions
 from studies.suggest_strategies import STRATEGIES, View, fill
 
 BUDGETS = (10, 20, 40, 60, 100, 150, 200)
@@ -95,8 +96,8 @@ def measure(asked: argparse.Namespace) -> None:
 def labels_for(accuracy: float, budgets: Sequence[float], curve: Floats) -> float:
     """Return the least number of labels with which a curve reaches an accuracy; infinite if it never does.
 
-    Between two budgets, the accuracy is linear in the logarithm of the number of labels. Before the first, the
-    number is that of the first.
+    Between two budgets, the accuracy is linear in the logarithm of the number of labels. Before the first,
+    the number is that of the first.
 
     >>> labels_for(0.6, (10, 20, 40), np.array([0.5, 0.7, 0.8])) == 10 * 2**0.5
     True
@@ -113,7 +114,7 @@ def labels_for(accuracy: float, budgets: Sequence[float], curve: Floats) -> floa
 
 
 def ratios(mine: Floats, random: Floats, budgets: Sequence[float], at: int) -> tuple[float, float, float]:
-    """Return labels needed / `at`, and its 95 % interval: a bootstrap over the (paired) repetitions (R, B)."""
+    """Return labels needed / `at`, and its 95 % interval: a bootstrap over the paired repetitions (R, B)."""
     place = list(budgets).index(at)
 
     def ratio(rows: NDArray[np.int64]) -> float:
@@ -134,7 +135,13 @@ def table(asked: argparse.Namespace) -> None:
         found[line["cache"], line["strategy"]][line["repeat"]] = line["accuracy"]
         budgets = line["budgets"]
     shown = [at for at in (20, 40, 100, 200) if at in budgets]
-    heads = ["data", "strategy", "n", *(f"{at} labels" for at in shown), *(f"ratio at {at}" for at in shown[1:])]
+    heads = [
+        "data",
+        "strategy",
+        "n",
+        *(f"{at} labels" for at in shown),
+        *(f"ratio at {at}" for at in shown[1:]),
+    ]
     print("| " + " | ".join(heads) + " |")
     print("| " + " | ".join("---" for _ in heads) + " |")
     for cache, name in found:
@@ -168,7 +175,9 @@ def _key(line: dict[str, Any]) -> tuple[Any, ...]:
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("measure")
     run.add_argument("caches", nargs="+", type=Path)

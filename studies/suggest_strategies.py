@@ -1,6 +1,7 @@
 """Other ways to choose a batch, from the papers, to compare `featcache suggest` with.
 
-Each takes a `View` of the state and returns distinct unlabelled rows; `fill` completes a batch that is too small.
+Each takes a `View` of the state and returns distinct unlabelled rows. `fill` completes a batch that is too
+small.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from featcache.suggest.batch import Strategy, choose, draw_rows, margin_uncertainty
-from featcache.suggest.space import Rows, Vectors, squared_distances
+from featcache.active.batch import Strategy, choose, draw_rows, margin_uncertainty
+from featcache.active.space import Rows, Vectors, squared_distances
 
 Floats = NDArray[np.float64]
 

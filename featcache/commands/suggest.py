@@ -40,9 +40,9 @@ def command(place: Location, n: int, out: Location | None, *, as_json: bool, **a
     """
     from featcache.stages import suggest as stage
 
-    found = stage.suggest(place, n, out=out and out.path, **asked)
+    found = stage.suggest(place, n, out=None if out is None else out.path, **asked)
     if as_json:
-        echo({"suggestions": out and str(out), **asdict(found), "stop": found.forecast.stop})
+        echo({"suggestions": None if out is None else str(out), **asdict(found), "stop": found.forecast.stop})
         return
     written = f"suggestions: {out} ({len(found)} samples; fill in the column `label`)"
     echo("\n".join([*found.notes, found.forecast.text(), written]) if out else str(found))

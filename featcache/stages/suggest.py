@@ -8,13 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from featcache.config import did_you_mean, whole_number
-from featcache.errors import ConfigError, TrainError, option
-from featcache.location import HasPath, Location
-from featcache.objectives.base import ProbeData
-from featcache.objectives.linear import Linear, LinearOptions
-from featcache.suggest import table
-from featcache.suggest.batch import (
+from featcache.active import table
+from featcache.active.batch import (
     REFERENCE,
     STRATEGIES,
     Choice,
@@ -24,10 +19,16 @@ from featcache.suggest.batch import (
     draw_rows,
     margin_uncertainty,
 )
-from featcache.suggest.curve import FEWEST, MOST, Forecast, forecast, measure
-from featcache.suggest.situation import Model, Situation, open_situation
-from featcache.suggest.space import Rows, directions, draw, stands_for
-from featcache.suggest.table import Suggestion, Suggestions
+from featcache.active.curve import FEWEST, MOST, Forecast, forecast, measure
+from featcache.active.situation import Model, Situation, open_situation
+from featcache.active.space import Rows, directions, draw, stands_for
+from featcache.active.table import Suggestion, Suggestions
+from featcache.config import did_you_mean, whole_number
+from featcache.devices import resolve
+from featcache.errors import ConfigError, TrainError, option
+from featcache.location import HasPath, Location
+from featcache.objectives.base import ProbeData
+from featcache.objectives.linear import Linear, LinearOptions
 
 TAKEN = 20_000
 """Most labelled rows to keep away from. More are drawn at random to this number."""
@@ -48,8 +49,8 @@ def suggest(
 ) -> Suggestions:
     """Choose `n` samples of a split to label next, and write a table of them to `out`.
 
-    `place` is a finished run, or a cache. `labels` are files of labels: beside those that the run learned from,
-    or instead of those in the cache.
+    `place` is a finished run, or a cache. `labels` are files of labels: beside those that the run learned
+    from, or instead of those in the cache.
     `cache` says where the cache of a run is now. `split` is that of the training by default.
 
     Strategies: `auto` covers the samples that the model is not sure of, and all samples without a model;
@@ -61,29 +62,35 @@ def suggest(
 
     >>> from tempfile import TemporaryDirectory
     >>> from featcache.stages.extract import extract
+    >>> from featcache.stages.train import train
     >>> with TemporaryDirectory() as folder:
     ...     cache = extract("digits", "open_clip:glyph-clip", f"{folder}/c.zarr", limit=200, tokens="cls")
-    ...     first = suggest(cache, 3, labels=[])
+    ...     run = train(cache, "linear", labels_per_class=2, out=f"{folder}/run")
+    ...     found = suggest(run, 3)
+    ...     found.samples[0].split, len({*found.ids} - {*cache["train"].ids})
+    ('train', 0)
     """
     count, seed = whole_number("n", n), whole_number("seed", seed)
     if count < 1 or strategy not in STRATEGIES:
         got = option("strategy", strategy) if count >= 1 else option("n", count)
         hint = did_you_mean(strategy, STRATEGIES) if count >= 1 else None
-        raise ConfigError("this batch cannot be chosen", got=got, expected="1 or more samples", hint=hint)
+        expected = f"1 or more samples, by one of {', '.join(STRATEGIES)}"
+        raise ConfigError("this batch cannot be chosen", got=got, expected=expected, hint=hint)
     files = [labels] if isinstance(labels, (str, os.PathLike)) else list(labels)
     target = None if out is None else Location.of(out).path
     if target is not None:
         table.refuse_foreign(target)
+    moved = None if cache is None else Location.of(cache)
     known = open_situation(
-        Location.of(place), [Location.of(file) for file in files], cache and Location.of(cache), split
+        Location.of(place), [Location.of(file) for file in files], moved, split, resolve(device)
     )
-    found = _suggest(known, count, strategy, seed, device)
+    found = _suggest(known, count, strategy, seed)
     if target is not None:
         table.write(target, found.samples)
     return found
 
 
-def _suggest(known: Situation, count: int, strategy: Strategy, seed: int, device: str) -> Suggestions:
+def _suggest(known: Situation, count: int, strategy: Strategy, seed: int) -> Suggestions:
     rng = np.random.default_rng([seed, count])
     taken = draw(np.intersect1d(known.taken, known.readable), TAKEN, rng)
     rows = draw_rows(known.readable, known.taken, rng)
@@ -97,7 +104,7 @@ def _suggest(known: Situation, count: int, strategy: Strategy, seed: int, device
     candidates, reference, there = (
         vectors[np.searchsorted(seen, part)] for part in (rows.candidates, rows.reference, taken)
     )
-    model = known.model(seed, device)
+    model = known.model(seed)
     doubt = margin_uncertainty(model.log_probs(rows.reference)) if model and strategy == "auto" else None
     choice = choose(rows, (candidates, reference, there), count, strategy, rng, uncertainty=doubt)
     return Suggestions(
@@ -159,6 +166,7 @@ def _notes(known: Situation, rows: Rowset, choice: Choice, count: int) -> tuple[
         notes.append(f"Chosen from {len(rows.candidates):,} of {free:,} unlabelled samples, drawn at random.")
     if len(choice.rows) < count:
         notes.append(
-            f"Only {len(choice.rows)} of {count}: the other samples are near-identical to these or to labelled ones."
+            f"Only {len(choice.rows)} of {count}: "
+            "the other samples are near-identical to these or to labelled ones."
         )
     return tuple(notes)

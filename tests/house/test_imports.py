@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training",),
-    ("api", "report", "bench", "suggest"),
+    ("api", "report", "bench", "active"),
     ("stages",),
     ("commands",),
     ("cli",),

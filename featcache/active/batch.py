@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.suggest.coverage import cover, same_as
-from featcache.suggest.space import Rows, Vectors, draw
+from featcache.active.coverage import cover, same_as
+from featcache.active.space import Rows, Vectors, draw
 
 Strategy = Literal["auto", "cover", "random"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
@@ -30,7 +30,7 @@ class Choice(NamedTuple):
     share: NDArray[np.float64]
     """(k,) the part of all samples, weighted by their uncertainty, that a row adds; NaN at random."""
     chosen_by: str
-    """`random`, `cover` or `cover uncertain`."""
+    """`cover` or `cover uncertain`; empty at random."""
 
 
 def draw_rows(readable: Rows, labelled: Rows, rng: np.random.Generator) -> Rowset:
@@ -69,7 +69,7 @@ def choose(
     candidates, reference, labelled = vectors
     if strategy == "random":
         taken = _at_random(candidates, labelled, count, rng)
-        return Choice(rows.candidates[taken], np.full(len(taken), np.nan), "random")
+        return Choice(rows.candidates[taken], np.full(len(taken), np.nan), "")
     weight = uncertainty if strategy == "auto" else None
     batch = cover(reference, candidates, labelled, count, weight=weight)
     how = "cover" if weight is None else "cover uncertain"

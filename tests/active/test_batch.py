@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featcache.suggest import batch, coverage
-from featcache.suggest.batch import choose, draw_rows, margin_uncertainty
-from featcache.suggest.space import Vectors, directions, squared_distances
+from featcache.active import batch, coverage
+from featcache.active.batch import choose, draw_rows, margin_uncertainty
+from featcache.active.space import Vectors, directions, squared_distances
 
 
 def blobs(sizes: list[int], seed: int) -> tuple[Vectors, NDArray[np.int64]]:
@@ -18,7 +18,9 @@ def blobs(sizes: list[int], seed: int) -> tuple[Vectors, NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((len(sizes), 16))
     member = np.repeat(np.arange(len(sizes)), sizes)
-    return directions((centres[member] + 0.2 * rng.standard_normal((len(member), 16))).astype(np.float32)), member
+    return directions(
+        (centres[member] + 0.2 * rng.standard_normal((len(member), 16))).astype(np.float32)
+    ), member
 
 
 def pick(

@@ -3,9 +3,9 @@
     maximise over S, |S| = n:   sum_r w_r max_{s in L + S} exp(-|x_r - x_s|^2 / width)
 
 The x are directions of embeddings, L the labelled samples. Without labels, w = 1 (MaxHerding, arXiv
-2407.12212, equation 4): a sample in the middle of many others covers most. With a classifier, w_r is its
-uncertainty at r (UHerding, arXiv 2412.20644, equation 3): what it knows already counts for nothing. The sum is
-submodular, so the greedy choice reaches 63 % of the best one (Nemhauser et al. 1978).
+2407.12212): a sample in the middle of many others covers most. With a classifier, w_r is its uncertainty at r
+(UHerding, arXiv 2412.20644): what it knows already counts for nothing. The sum is submodular, so the greedy
+choice reaches 63 % of the best one (Nemhauser et al. 1978).
 
 Ours: the width is the squared distance within which a sample has its share of the others, so that it shrinks
 as labels are added, without a parameter. The papers use a fixed width, and the least distance between labels.
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.suggest.space import Rows, Vectors, squared_distances
+from featcache.active.space import Rows, Vectors, squared_distances
 
 SAME = 1e-4
 """Squared distance up to which two samples are near-identical: a cosine of 0.99995."""
@@ -52,8 +52,9 @@ def cover(
     labelled or a chosen one is never chosen. Needs 4 R bytes for each candidate.
     """
     width = kernel_width(reference, len(labelled) + count)
-    weights = np.ones(len(reference)) if weight is None else weight
-    weights = weights.astype(np.float32) + np.float32(1e-6)  # a sure sample still counts more than nothing
+    given = np.ones(len(reference)) if weight is None else weight
+    # A sure sample still counts more than nothing, so that any batch can be filled.
+    weights: Vectors = given.astype(np.float32) + np.float32(1e-6)
     covered = np.zeros(len(reference), np.float32)
     free = np.ones(len(candidates), bool)
     for start in range(0, len(labelled), _PART):

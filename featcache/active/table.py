@@ -1,16 +1,16 @@
-"""The file of suggestions: a CSV table with an empty column for the label, which `labels` reads when filled in."""
+"""The file of suggestions: CSV with an empty column for the label. Filled in, it is a file of `labels`."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.active.curve import Forecast
 from featcache.errors import ConfigError, option
 from featcache.files import explained, write_atomic
-from featcache.suggest.curve import Forecast
 
 COLUMNS = ("id", "label", "split", "prediction", "confidence", "second", "why", "chosen_by")
 
@@ -29,7 +29,7 @@ class Suggestion:
     why: str
     """What a label of it would be good for."""
     chosen_by: str
-    """`random`, `cover` or `cover uncertain`: the label of a sample not drawn at random is no fair test."""
+    """`cover` or `cover uncertain`, and empty at random: a sample that was chosen is no fair test."""
 
     def line(self) -> list[str]:
         """Return the line of the table, with an empty label."""
@@ -39,7 +39,7 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Suggestions(Sequence[Suggestion]):
+class Suggestions:
     """Samples to label next, the most useful first, and what their labels are expected to bring."""
 
     samples: tuple[Suggestion, ...]
@@ -50,8 +50,8 @@ class Suggestions(Sequence[Suggestion]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        return self.samples[index]
+    def __iter__(self) -> Iterator[Suggestion]:
+        return iter(self.samples)
 
     @property
     def ids(self) -> list[str]:
@@ -98,7 +98,10 @@ def _lines(path: Path) -> list[list[str]]:
     # utf-8-sig, since a spreadsheet may have saved it with a byte order mark; it may prefer semicolons.
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
     delimiter = ";" if text.startswith(";".join(COLUMNS[:2])) else ","
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error:
+        return [[text[:60]]]
 
 
 def _aligned(samples: Sequence[Suggestion]) -> list[str]:

@@ -6,8 +6,8 @@ Each of some repeats splits the labelled rows into five folds. A classifier lear
 folds, and its errors are counted on the fifth. Sources: inverse power laws as learning curves, Cortes et al.
 (NeurIPS 1993), and Figueroa et al. (BMC Medical Informatics and Decision Making 12:8, 2012).
 
-Rows that were chosen are harder than others, and more varied. So each labelled row counts as many times as there
-are rows nearer to it than to any other labelled row.
+Rows that were chosen are harder than others, and more varied. So each labelled row counts as many times as
+there are rows nearer to it than to any other labelled row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.suggest.space import Rows
+from featcache.active.space import Rows
 
 FEWEST = 20
 """Fewest labels to measure a curve on."""
@@ -61,23 +61,24 @@ class Forecast:
 
     @property
     def stop(self) -> bool | None:
-        """True if even the upper end of the interval is not worth the labels."""
-        return None if self.gain_interval is None else self.gain_interval[1] < WORTH
+        """True if the gain is not worth the labels, and may be none at all."""
+        if self.gain is None or self.gain_interval is None:
+            return None
+        return self.gain < WORTH and self.gain_interval[0] <= 0
 
     def text(self) -> str:
         """Return one sentence or two for a person."""
-        if self.now is None or self.gain is None or self.gain_interval is None:
+        if self.gain is None or self.gain_interval is None:
             return (
                 f"With {self.labels} labels there is no telling what {self.more} more would bring; "
                 f"{FEWEST} labels of two classes or more are needed."
             )
         low, high = (100 * end for end in self.gain_interval)
         said = (
-            f"{self.more} more labels: about {100 * self.gain:+.1f} points of accuracy, with 95 % "
-            f"confidence {low:+.1f} to {high:+.1f}; now about {100 * self.now:.0f} % (linear probe, "
-            f"{self.labels} labels)."
+            f"{self.more} more labels: about {100 * self.gain:+.1f} points of accuracy (95 % interval "
+            f"{low:+.1f} to {high:+.1f}, by linear probes on {self.labels} labels)."
         )
-        return said + (f" Less than {100 * WORTH:.0f} point: time to stop." if self.stop else "")
+        return said + (f" Less than {100 * WORTH:.0f} point, and perhaps none." if self.stop else "")
 
 
 def measure(predict: Predict, label: Rows, rng: np.random.Generator, repeats: int = REPEATS) -> Curve:
@@ -101,9 +102,9 @@ def measure(predict: Predict, label: Rows, rng: np.random.Generator, repeats: in
 def forecast(curve: Curve, labels: int, more: int, weight: Floats, rng: np.random.Generator) -> Forecast:
     """Extrapolate a curve to `labels` and to `labels + more`.
 
-    `weight` (n,) is how many rows a labelled row stands for. The interval is a bootstrap over the rows and the
-    repeats: a draw takes the rows of one repeat only, as the next labels come only once. It also has the spread of
-    accuracies around the curve, as with one set of labels more than with another.
+    `weight` (n,) is how many rows a labelled row stands for. The interval is a bootstrap over rows and
+    repeats: a draw takes one repeat only, as the next labels come only once. The spread of the accuracies
+    around the curve is added, at both of its ends.
     """
     rows = curve.right.shape[2]
     counts = rng.multinomial(rows, np.full(rows, 1 / rows), size=BOOTSTRAPS) * weight

@@ -23,7 +23,7 @@ def directions(pooled: Vectors) -> Vectors:
 
 def squared_distances(a: Vectors, b: Vectors) -> Vectors:
     """Return the (n, m) squared distances, 0 to 4, of unit vectors a (n, P) and b (m, P)."""
-    products = a @ b.T
+    products: Vectors = a @ b.T
     products *= -2
     products += 2
     return np.maximum(products, 0, out=products)

@@ -12,17 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featcache.active.space import Rows, Vectors
 from featcache.cache.labels import LabelTable, renumbered
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
-from featcache.devices import resolve
 from featcache.errors import ConfigError, option
+from featcache.labels.table import read_labels
 from featcache.loading.store import FeatureStore
 from featcache.location import Location
 from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
 from featcache.runs.run import CONFIG, RunFolder
-from featcache.suggest.space import Rows, Vectors
 from featcache.training.calibration import scaled
+from featcache.training.held_out import load_held_out
+from featcache.training.learner import Learner
 from featcache.training.learners import load_learner
 from featcache.training.outputs import pooled
 from featcache.training.prediction import open_store, predict_rows, require_fitting
@@ -49,7 +51,9 @@ class Situation:
     taken: Rows
     """Sorted rows that are labelled, or set aside by the run."""
     class_names: tuple[str, ...]
-    run: RunFolder | None
+    run: RunFolder | None = None
+    learner: Learner | None = None
+    """The model of the run."""
 
     @property
     def readable(self) -> Rows:
@@ -66,13 +70,13 @@ class Situation:
         found: Vectors = pooled(FeatureStore.open(self.cache, self.split.name, None), rows).numpy()
         return found
 
-    def model(self, seed: int, device: str) -> Model | None:
+    def model(self, seed: int) -> Model | None:
         """Return the model of the run, or a linear probe of the labels.
 
         Return None if there is no run, and not even two classes have a label.
         """
-        if self.run is not None:
-            return self._of_run(self.run, device)
+        if self.run is not None and self.learner is not None:
+            return self._of_run(self.run, self.learner)
         rows = self.labelled
         if len(np.unique(self.label[rows])) < 2:
             return None
@@ -87,8 +91,7 @@ class Situation:
             lambda asked: predict(torch.from_numpy(self.pooled(asked))).double().numpy(), self.class_names
         )
 
-    def _of_run(self, run: RunFolder, device: str) -> Model:
-        learner = load_learner(run, resolve(device))
+    def _of_run(self, run: RunFolder, learner: Learner) -> Model:
         require_fitting(learner, self.cache)
         store = open_store(learner, self.cache, self.split.name)
         temperature = float((run.result() or {}).get("temperature") or 1.0)
@@ -101,47 +104,51 @@ class Situation:
 
 
 def open_situation(
-    place: Location, labels: Sequence[Location], cache: Location | None, split: str | None
+    place: Location,
+    labels: Sequence[Location],
+    cache: Location | None,
+    split: str | None,
+    device: torch.device,
 ) -> Situation:
     """Open a run or a cache, and find out which rows have a label.
 
-    The labels of a run are those that it learned from, and those of the files `labels` beside them. The labels
-    of a cache are its own, or those of the files instead.
+    The labels of a run are those that it learned from, and those of the files `labels` beside them. The
+    labels of a cache are its own, or those of the files instead.
     """
     run = RunFolder.finished(place.path) if (place.path / CONFIG).is_file() else None
     opened = CacheReader.open(_cache_of(run, cache) if run else place.path)
     part = opened.split(split or _split_of(run))
     part.check()
-    files = None
-    if labels:
-        from featcache.labels import read_labels
-
-        files = read_labels([file.path for file in labels], opened)
+    files = read_labels([file.path for file in labels], opened).table if labels else None
     if run is None:
         table = opened.labels if files is None else files
         label = table.of(part.name, part.rows)
-        return Situation(opened, part, label, np.flatnonzero(label >= 0), table.class_names, None)
-    known = _ids_of(run)
-    taken = np.array([sample in known for sample in part.ids], bool)
-    names, label = opened.labels.class_names, opened.labels.of(part.name, part.rows)
-    label = np.where(taken, label, -1)  # a cache may have more labels than the run was given
+        return Situation(opened, part, label, np.flatnonzero(label >= 0), table.class_names)
+    learned = {*json.loads((run.path / "labels.json").read_text())["ids"]}
+    taken = np.array([sample in learned for sample in part.ids], bool)
+    learner = load_learner(run, device)
+    known = _labels_of(run, learner, opened, part, taken)
+    label = known.of(part.name, part.rows)
+    names = known.class_names
     if files is not None:
-        names, label = _added(names, label, files, part)
-    return Situation(opened, part, label, np.flatnonzero(taken | (label >= 0)), names, run)
+        names = (*names, *(name for name in files.class_names if name not in names))
+        new = renumbered(files.of(part.name, part.rows), files.class_names, names)
+        label = np.where(new >= 0, new, label)
+    return Situation(opened, part, label, np.flatnonzero(taken | (label >= 0)), names, run, learner)
 
 
-def _ids_of(run: RunFolder) -> set[str]:
-    """Return the ids of the samples that a run learned from."""
-    return {*json.loads((run.path / "labels.json").read_text())["ids"]}
-
-
-def _added(
-    names: tuple[str, ...], label: Rows, files: LabelTable, split: SplitReader
-) -> tuple[tuple[str, ...], Rows]:
-    """Return the class names and labels of a split after those of files, which win."""
-    both = (*names, *(name for name in files.class_names if name not in names))
-    new = renumbered(files.of(split.name, split.rows), files.class_names, both)
-    return both, np.where(new >= 0, new, label)
+def _labels_of(
+    run: RunFolder, learner: Learner, cache: CacheReader, split: SplitReader, taken: NDArray[np.bool_]
+) -> LabelTable:
+    """Return the labels that a run learned from, as far as its held-out rows or its cache have them."""
+    held_out = load_held_out(run)
+    if held_out is not None and held_out.row.max() < split.rows and taken[held_out.row].all():
+        label = np.full(split.rows, -1)
+        label[held_out.row] = held_out.label
+        return LabelTable(learner.origin.class_names, {split.name: label})
+    # A cache may have more labels than the run was given.
+    table = cache.labels
+    return LabelTable(table.class_names, {split.name: np.where(taken, table.of(split.name, split.rows), -1)})
 
 
 def _cache_of(run: RunFolder, cache: Location | None) -> Path:
