@@ -134,7 +134,7 @@ def table(asked: argparse.Namespace) -> None:
     for line in _lines(asked.file):
         found[line["cache"], line["strategy"]][line["repeat"]] = line["accuracy"]
         budgets = line["budgets"]
-    shown = [at for at in (20, 40, 100, 200) if at in budgets]
+    shown: list[int] = [at for at in (20, 40, 100, 200) if at in budgets]
     heads = [
         "data",
         "strategy",

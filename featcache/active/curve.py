@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from featcache.active.space import Rows
+from featcache.active.space import Rows, Vectors
+from featcache.objectives.base import ProbeData
+from featcache.objectives.linear import Linear, LinearOptions
 
 FEWEST = 20
 """Fewest labels to measure a curve on."""
@@ -28,7 +31,7 @@ MOST = 1000
 WORTH = 0.01
 """Least gain in accuracy that is worth a batch of labels."""
 SHARES = (0.4, 0.55, 0.75, 1.0)
-FOLDS, REPEATS, BOOTSTRAPS = 5, 8, 1000
+FOLDS, REPEATS, BOOTSTRAPS = 5, 6, 1000
 Floats = NDArray[np.float64]
 Predict = Callable[[Rows, Rows], Rows]
 """Learn from some of the labelled rows, and return the predicted classes of others."""
@@ -79,6 +82,19 @@ class Forecast:
             f"{low:+.1f} to {high:+.1f}, by linear probes on {self.labels} labels)."
         )
         return said + (f" Less than {100 * WORTH:.0f} point, and perhaps none." if self.stop else "")
+
+
+def linear_probe(pooled: Vectors, label: Rows) -> Predict:
+    """Return a function that fits a linear probe (C = 1) on some of n rows, (n, P) and (n,), for others."""
+    embeddings, classes = torch.from_numpy(pooled), int(label.max()) + 1
+    probe = Linear(LinearOptions(C=1.0))  # choosing C would take 18 fits for each
+
+    def predict(learned: Rows, asked: Rows) -> Rows:
+        data = ProbeData(embeddings[learned], torch.from_numpy(label[learned]), classes, None)
+        found: Rows = probe.fit(data, 0)(embeddings[asked]).argmax(1).numpy()
+        return found
+
+    return predict
 
 
 def measure(predict: Predict, label: Rows, rng: np.random.Generator, repeats: int = REPEATS) -> Curve:

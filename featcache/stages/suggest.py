@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from featcache.active import table
 from featcache.active.batch import (
@@ -19,16 +18,14 @@ from featcache.active.batch import (
     draw_rows,
     margin_uncertainty,
 )
-from featcache.active.curve import FEWEST, MOST, Forecast, forecast, measure
+from featcache.active.curve import FEWEST, MOST, Forecast, forecast, linear_probe, measure
 from featcache.active.situation import Model, Situation, open_situation
-from featcache.active.space import Rows, directions, draw, stands_for
+from featcache.active.space import directions, draw, stands_for
 from featcache.active.table import Suggestion, Suggestions
 from featcache.config import did_you_mean, whole_number
 from featcache.devices import resolve
 from featcache.errors import ConfigError, TrainError, option
 from featcache.location import HasPath, Location
-from featcache.objectives.base import ProbeData
-from featcache.objectives.linear import Linear, LinearOptions
 
 TAKEN = 20_000
 """Most labelled rows to keep away from. More are drawn at random to this number."""
@@ -60,15 +57,17 @@ def suggest(
     Raises ConfigError if `out` holds anything but an earlier table without labels, and TrainError if no
     sample is left to label. Nothing is written then.
 
+    >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> from featcache.stages.extract import extract
-    >>> from featcache.stages.train import train
     >>> with TemporaryDirectory() as folder:
-    ...     cache = extract("digits", "open_clip:glyph-clip", f"{folder}/c.zarr", limit=200, tokens="cls")
-    ...     run = train(cache, "linear", labels_per_class=2, out=f"{folder}/run")
-    ...     found = suggest(run, 3)
-    ...     found.samples[0].split, len({*found.ids} - {*cache["train"].ids})
-    ('train', 0)
+    ...     cache = extract("digits", "open_clip:glyph-clip", f"{folder}/c.zarr", limit=30, tokens="cls")
+    ...     one, two = cache["train"].ids[:2]
+    ...     labels = Path(folder, "labels.csv")
+    ...     _ = labels.write_text(f"id,label\\n{one},zero\\n{two},one\\n")
+    ...     found = suggest(cache, 3, labels=labels)
+    ...     len(found), {one, two} & {*found.ids}, found.samples[0].prediction in ("zero", "one")
+    (3, set(), True)
     """
     count, seed = whole_number("n", n), whole_number("seed", seed)
     if count < 1 or strategy not in STRATEGIES:
@@ -118,18 +117,12 @@ def expected_gain(known: Situation, more: int, rng: np.random.Generator) -> Fore
     label = known.label[rows]
     if len(rows) < FEWEST or len(np.unique(label)) < 2:
         return Forecast(len(known.labelled), more)
-    pooled = torch.from_numpy(known.pooled(rows))
-    probe, classes = Linear(LinearOptions(C=1.0)), len(known.class_names)
-
-    def predict(learned: Rows, asked: Rows) -> Rows:
-        data = ProbeData(pooled[learned], torch.from_numpy(label[learned]), classes, None)
-        return probe.fit(data, 0)(pooled[asked]).argmax(1).numpy()
-
+    curve = measure(linear_probe(known.pooled(rows), label), label, rng)
     reference = draw(known.readable, REFERENCE, rng)
     seen = np.union1d(reference, rows)
     vectors = directions(known.pooled(seen))
     weight = stands_for(vectors[np.searchsorted(seen, rows)], vectors[np.searchsorted(seen, reference)])
-    return forecast(measure(predict, label, rng), len(known.labelled), more, weight, rng)
+    return forecast(curve, len(known.labelled), more, weight, rng)
 
 
 def _described(known: Situation, choice: Choice, model: Model | None) -> tuple[Suggestion, ...]:

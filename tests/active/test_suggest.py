@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 
 import featcache as fc
+from featcache.active.curve import measure
 from featcache.cache.reader import CacheReader
 from featcache.errors import ConfigError, TrainError
 from featcache.labels.table import read_labels
 
+pytestmark = pytest.mark.usefixtures("short_curves")
 CLASSES = ("cat", "dog", "owl")
 
 
@@ -24,6 +27,12 @@ def unlabelled(make_cache: Callable[..., Path], tmp_path_factory: pytest.TempPat
     """90 training rows without labels, of which two failed."""
     path = tmp_path_factory.mktemp("suggest") / "c.zarr"
     return make_cache(path, splits={"train": [-1] * 90, "test": [0, 1, 2]}, failed={"train": [4, 7]})
+
+
+@pytest.fixture
+def short_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves of one repeat, since their fits take most of the time."""
+    monkeypatch.setattr("featcache.stages.suggest.measure", functools.partial(measure, repeats=1))
 
 
 def label(path: Path, *, skip: int = 0) -> set[str]:
