@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training", "exchange"),
+    ("training", "exchange"),
     ("api", "report", "bench", "check", "active", "filing"),
     ("stages",),
     ("commands",),
