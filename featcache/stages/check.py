@@ -49,8 +49,8 @@ def check(
     >>> with TemporaryDirectory() as folder:
     ...     cache = extract("digits", "open_clip:glyph-clip", f"{folder}/c.zarr", limit=60, tokens="cls")
     ...     found = check(cache, progress=False)
-    ...     found.samples, found.groups
-    (120, ())
+    ...     found.samples, len(found.contradictory)
+    (120, 0)
     """
     if not 0 <= near < 1:
         raise ConfigError(f"{option('near')} is out of range", got=near, expected="from 0 to below 1")
