@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from featcache.cache.reader import CacheReader
-from featcache.check.findings import COLUMNS, Findings
-from featcache.check.inspect import from_run, inspect
-from featcache.check.neighbours import NEAR
-from featcache.check.samples import Samples
+from featcache.checking.findings import COLUMNS, Findings
+from featcache.checking.inspect import from_run, inspect
+from featcache.checking.neighbours import NEAR
+from featcache.checking.samples import Samples
 from featcache.errors import CacheError, ConfigError, option
 from featcache.files import explained, write_atomic
 from featcache.labels.table import LabelFiles, read_labels

@@ -11,7 +11,7 @@ import pytest
 
 import featcache as fc
 from featcache.errors import CacheError, ConfigError
-from tests.check.conftest import blobs
+from tests.checking.conftest import blobs
 
 CLASSES = ("cat", "Dog", "dog ", "owl")
 
@@ -97,7 +97,7 @@ def test_a_run_is_judged_by_its_own_folds(cache: Path, tmp_path: Path) -> None:
     lines = [f"{split.ids[row]},{'x' if row % 2 else 'y'}" for row in range(30)]
     lines[4] = f"{split.ids[4]},x"  # a wrong one
     (tmp_path / "mine.csv").write_text("id,label\n" + "\n".join(lines) + "\n")
-    run = fc.train(cache, "linear", labels=tmp_path / "mine.csv", out=tmp_path / "run", progress=False)
+    run = fc.train(cache, "knn", labels=tmp_path / "mine.csv", out=tmp_path / "run", progress=False)
     found = fc.check(run, progress=False)
     assert found.judged == 30
     assert "tr004.png" in {one.id for one in found.doubtful}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featcache.check import neighbours
-from featcache.check.neighbours import Twins, near_pairs
+from featcache.checking.neighbours import Twins, near_pairs
 
 
 @pytest.fixture(scope="module")
