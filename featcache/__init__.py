@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from featcache.specs import ViewSpec
     from featcache.stages.bench import bench as benchmark
     from featcache.stages.check import check
+    from featcache.stages.export import export
     from featcache.stages.extract import dry_run, extract
+    from featcache.stages.import_ import import_embeddings
     from featcache.stages.info import info
     from featcache.stages.label import label
+    from featcache.stages.objectives import list_objectives
+    from featcache.stages.options import list_options
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
     from featcache.stages.train import train
@@ -44,9 +48,13 @@ _HOMES = {
     "check": "featcache.stages.check:check",
     "compare": "featcache.report.compare:compare",
     "dry_run": "featcache.stages.extract:dry_run",
+    "export": "featcache.stages.export:export",
     "extract": "featcache.stages.extract:extract",
+    "import_embeddings": "featcache.stages.import_:import_embeddings",
     "info": "featcache.stages.info:info",
     "label": "featcache.stages.label:label",
+    "list_objectives": "featcache.stages.objectives:list_objectives",
+    "list_options": "featcache.stages.options:list_options",
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
@@ -69,9 +77,13 @@ __all__ = [
     "check",
     "compare",
     "dry_run",
+    "export",
     "extract",
+    "import_embeddings",
     "info",
     "label",
+    "list_objectives",
+    "list_options",
     "load_encoder",
     "open_source",
     "predict",

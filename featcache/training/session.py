@@ -15,6 +15,7 @@ from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
 from featcache.config import whole_number
 from featcache.loading.replay import ReplayCache
+from featcache.plugins import portable_name
 from featcache.progress import MakeProgress, silent
 from featcache.runs.run import RunFolder
 from featcache.training.checks import refuse_missing_cls, refuse_seed, refuse_share
@@ -26,7 +27,9 @@ from featcache.training.leaks import refuse_leaks
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
 from featcache.training.loop import train_learner
+from featcache.training.novelty import Reference
 from featcache.training.options import TrainOptions
+from featcache.training.own_objective import keep, recorded
 from featcache.training.recipe import Recipe, parse_options
 from featcache.training.self_report import self_report
 
@@ -98,7 +101,7 @@ class Training:
         options["data"]["replay"] = None
         del options["data"]["allow_leaks"]
         return {
-            "objective": request.objective,
+            **recorded(request.objective),
             "seed": request.seed,
             "labels_per_class": request.labels_per_class,
             "num_labels": request.num_labels,
@@ -140,7 +143,9 @@ class Training:
     def begin(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
         """Write everything that describes the run before its first step."""
         run.begin(self.config(), self.data.cache.path)
+        keep(self.request.objective, run)
         run.write("labels.json", draw.record(self.options.data))
+        Reference.of(draw).save(run)
         learner.save_task(run.task)
 
     def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
@@ -151,9 +156,9 @@ class Training:
             learner.resume(run.checkpoint)
             self.say(f"resumed at step {learner.steps_done}")
         _load(self)
-        title, left = f"{self.request.objective} {run.path.name}", learner.steps - learner.steps_done
+        name, left = portable_name(self.request.objective), learner.steps - learner.steps_done
         with (
-            self.show(title, left, "steps") as bar,
+            self.show(f"{name} {run.path.name}", left, "steps") as bar,
             RunJournal(run, learner, self.watch, bar) as learner.journal,
         ):
             train_learner(learner, draw, self.options, order_seed=self.order_seed, replay=self.replay)
@@ -195,7 +200,7 @@ class Training:
         for folder in run.path.glob("fold=*"):
             shutil.rmtree(folder)
         return report | {
-            "objective": self.request.objective,
+            "objective": portable_name(self.request.objective),
             "seed": self.request.seed,
             "num_labels": len(draw.split.labelled),
             "labels_per_class": self.request.labels_per_class,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featcache.check import neighbours
+from featcache.checking import neighbours
 from featcache.checking.neighbours import Twins, near_pairs
 
 

@@ -18,6 +18,7 @@ ROOT = Path(featcache.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("nearest",),
     ("config", "files", "randomness", "progress"),
     ("plugins", "devices", "location", "specs", "batch"),
     ("sources.base", "cache.layout", "loading.plan", "checking.neighbours", "flags"),
@@ -27,8 +28,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("labels",),
     ("encoders",),
     ("loading", "extraction", "runs"),
-    ("training",),
-    ("api", "report", "bench", "checking"),
+    ("training", "exchange"),
+    ("api", "report", "bench", "checking", "suggest", "filing"),
     ("stages",),
     ("commands",),
     ("cli",),
