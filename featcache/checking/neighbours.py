@@ -205,7 +205,7 @@ def _scan(read: Read, rows: int, frame: _Frame, done: Callable[[int], object]) -
 def _pairs(tree: Any, probes: NDArray[np.float64], radius: float) -> float:
     """Estimate the number of pairs within a radius in a k-d tree, from some of its points."""
     near = tree.query_ball_point(probes, radius, return_length=True)
-    return float(near.mean() - 1) * tree.n / 2
+    return (float(near.mean()) - 1) * float(tree.n) / 2
 
 
 def _compare(read: Read, pairs: Rows, frame: _Frame, rounding: float) -> tuple[Floats, NDArray[np.bool_]]:

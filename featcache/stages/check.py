@@ -88,12 +88,17 @@ def _cache_of(run: RunFolder) -> CacheReader:
     return cache
 
 
+def _first_line(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.readline(1000).decode(errors="replace").strip()
+
+
 def _refuse_foreign(out: Path) -> None:
     """Raise ConfigError if `out` exists and is not an earlier table of doubtful labels."""
     with explained(out):
         if not out.exists():
             return
-        head = out.open("rb").readline(1000).decode(errors="replace").strip() if out.is_file() else None
+        head = _first_line(out) if out.is_file() else None
     if head not in ("", ",".join(COLUMNS)):
         raise ConfigError(
             f"{out} exists and is not a table of doubtful labels; it is left as it is",
