@@ -92,9 +92,14 @@ class Situation:
 
         def predict(rows: Rows) -> LogProbs:
             parts = (rows[start : start + ROWS] for start in range(0, len(rows), ROWS))
-            return np.concatenate([np.log(predictor.part(store, part).probabilities) for part in parts])
+            return np.concatenate([_log(predictor.part(store, part).probabilities) for part in parts])
 
         return Model(predict, predictor.class_names)
+
+
+def _log(probabilities: NDArray[np.float64]) -> LogProbs:
+    """Return logarithms, of a tiny number in place of 0."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
 
 
 def open_situation(
