@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, Literal
 
@@ -13,6 +14,8 @@ Modality = Literal["image", "text"]
 ValueType = Literal["float16", "bfloat16", "float32"]
 StoredType = Literal["float16", "bfloat16", "float32", "int8"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+NO_WEIGHTS = hashlib.sha256().hexdigest()
+"""The digest of a model that has neither parameters nor buffers."""
 Count = Annotated[int, pydantic.Field(ge=0)]
 
 
@@ -39,7 +42,8 @@ class EncoderSpec(Config):
     """The name as the user wrote it, for example `open_clip:ViT-B-32/laion2b_s34b_b79k`. Only the last
     part of a path is kept, so that a moved checkpoint remains the same model."""
     weights: str
-    """SHA-256 of the parameters and buffers; for imported embeddings, the words that it is not known."""
+    """SHA-256 of the parameters and buffers, and of the files that a `python:` model says it reads; for
+    imported embeddings, the words that it is not known."""
     modality: Modality | Literal["unknown"]
     """Unknown for embeddings that were imported."""
     preprocess: str
@@ -53,6 +57,13 @@ class EncoderSpec(Config):
     def imported(self) -> bool:
         """True for embeddings that were imported: their model was not seen, it is said or not known."""
         return self.weights == SAID or self.weights.startswith(NOT_KNOWN)
+
+    def weights_text(self) -> str:
+        """Describe the weights in a few words: the first digits of their digest, if they are known."""
+        if self.weights == NO_WEIGHTS:
+            return "no weights"
+        known = re.fullmatch("[0-9a-f]{64}", self.weights)
+        return f"weights {self.weights[:12]}" if known else self.weights
 
 
 class ViewSpec(Config):

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from featcache.config import did_you_mean
 from featcache.errors import SourceError
 from featcache.sources._files import printable
+from featcache.sources._origin import Origin
 from featcache.sources._samples import Part, Reader, assemble
 from featcache.sources._splits import split_name, split_of
 from featcache.sources.base import Source
@@ -80,7 +81,8 @@ def assemble_arrays(
             reader_of(name),
         )
     classes = next((_read_names(arrays[name]) for name in arrays if name.lower() in _CLASSES), None)
-    return assemble("image", parts, classes, str(file))
+    origin = Origin("array", ", ".join(labels.values()) or None, tuple(arrays))
+    return assemble("image", parts, classes, str(file), origin)
 
 
 def _role(name: str, label_column: str | None, default: str) -> tuple[str, str]:
@@ -125,9 +127,9 @@ def _check_images(name: str, images: ArrayLike, file: Path) -> None:
 
 
 def _read_labels(name: str, labels: ArrayLike, rows: int, file: Path) -> list[object]:
-    """Read (rows,) or (rows, 1) labels; raise SourceError for another shape."""
+    """Read labels (rows,), with any number of axes of size 1; raise SourceError for another shape."""
     shape = tuple(labels.shape)
-    if shape not in ((rows,), (rows, 1)):
+    if shape[:1] != (rows,) or any(size != 1 for size in shape[1:]):
         raise SourceError(
             f"`{name}` in {file.name} does not fit the images", got=f"shape {shape}", expected=f"({rows},)"
         )

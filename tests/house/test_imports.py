@@ -18,9 +18,10 @@ ROOT = Path(featcache.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("nearest",),
     ("config", "files", "randomness", "progress"),
     ("plugins", "devices", "location", "specs", "batch"),
-    ("sources.base", "cache.layout", "loading.plan", "flags"),
+    ("sources.base", "cache.layout", "loading.plan", "check.neighbours", "flags"),
     ("nn",),
     ("mi",),
     ("objectives", "cache", "sources"),
@@ -28,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training", "exchange"),
-    ("api", "report", "bench"),
+    ("api", "report", "bench", "check", "suggest"),
     ("stages",),
     ("commands",),
     ("cli",),
