@@ -15,7 +15,7 @@ from featcache.config import flatten
 from featcache.errors import TrainError, option
 from featcache.files import explained, partial, write_atomic
 
-CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+CONFIG, RESULT, METRICS, LABELS = "config.json", "result.json", "metrics.jsonl", "labels.json"
 TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
@@ -109,6 +109,21 @@ class RunFolder:
         """Return the result; None if the run is not finished."""
         path = self.path / RESULT
         return _renamed(_read(path)) if path.is_file() else None
+
+    def labelled(self) -> dict[str, str | None]:
+        """Return the class of each sample whose label the run has learned from, by id; empty if unknown.
+
+        Runs of earlier versions do not say the class.
+        """
+        found = _read(self.path / LABELS) if (self.path / LABELS).is_file() else {}
+        ids = found.get("ids", [])
+        return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
+
+    @property
+    def labels_at_random(self) -> bool:
+        """False if `suggest` chose some of the labelled samples, so they are not like the others."""
+        path = self.path / LABELS
+        return not (path.is_file() and _read(path).get("chosen", 0))
 
     @property
     def cache(self) -> Path | None:

@@ -47,9 +47,13 @@ class Files:
     root: str
     names: Sequence[str]
 
+    def path(self, row: int) -> Path:
+        """Return the path of a row's file, which may not exist."""
+        return Path(self.root, self.names[row])
+
     def __call__(self, row: int) -> bytes:
         try:
-            return Path(self.root, self.names[row]).read_bytes()
+            return self.path(row).read_bytes()
         except OSError as error:
             raise SampleError("the file cannot be read", got=error.strerror or type(error).__name__) from None
 
