@@ -1,4 +1,4 @@
-"""Which level of folders is the class: recognise batches, dates and containers, and find a better level."""
+"""Find the level of folders that is the class: recognise batches, dates and containers, and find a better level."""
 
 from __future__ import annotations
 

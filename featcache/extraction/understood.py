@@ -1,4 +1,4 @@
-"""What was understood of a source: classes with counts, unlabelled samples, and what looks like a mistake."""
+"""Understand a source: its classes with counts, its unlabelled samples, and what looks like a mistake."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SplitClasses:
 
 @dataclass(frozen=True)
 class Understood:
-    """What was understood of the splits that are extracted, before any forward pass."""
+    """The classes of the splits that are extracted, known before any forward pass."""
 
     source: str
     labels_from: str
@@ -65,7 +65,7 @@ class Understood:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What looks like a mistake, one sentence each."""
+        """Sentences on what looks like a mistake."""
         return tuple(map(in_python, self._warnings))
 
     def warned(self, *texts: str) -> Understood:
