@@ -29,6 +29,12 @@ TokenChoice = Annotated[str, pydantic.AfterValidator(_token_choice)]
 """The tokens of a layer to keep: all, cls, patch, pooled or grid:HxW."""
 
 
+SAID = "said, not verified"
+"""Stands for the digest of the weights where a user said which model made imported embeddings."""
+NOT_KNOWN = "not known"
+"""Begins the same where nobody said it; a digest of the embeddings follows, so that no two are the same."""
+
+
 class EncoderSpec(Config):
     """Everything that determines the output of a frozen model; part of a cache's identity."""
 
@@ -36,14 +42,21 @@ class EncoderSpec(Config):
     """The name as the user wrote it, for example `open_clip:ViT-B-32/laion2b_s34b_b79k`. Only the last
     part of a path is kept, so that a moved checkpoint remains the same model."""
     weights: str
-    """SHA-256 of the parameters and buffers, and of the files that a `python:` model says it reads."""
-    modality: Modality
+    """SHA-256 of the parameters and buffers, and of the files that a `python:` model says it reads; for
+    imported embeddings, the words that it is not known."""
+    modality: Modality | Literal["unknown"]
+    """Unknown for embeddings that were imported."""
     preprocess: str
     """The evaluation transform with all its parameters, as text."""
     norm: str
     """The normalisation of the last layer's tokens, for example `ln_post` or `none`."""
     projection: str
     """The pooled embedding, for example `proj of CLS, 768 -> 512` or `mean of tokens`."""
+
+    @property
+    def imported(self) -> bool:
+        """True for embeddings that were imported: their model was not seen, it is said or not known."""
+        return self.weights == SAID or self.weights.startswith(NOT_KNOWN)
 
     def weights_text(self) -> str:
         """Describe the weights in a few words: the first digits of their digest, if they are known."""

@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache.commands._common import PLACE, echo, json_option, plain
+from featcache.commands._common import PLACE, echo, examples, json_option, plain
 
 if TYPE_CHECKING:
     from featcache.location import Location
 
 
-@click.command("predict")
+@click.command(
+    "predict",
+    epilog=examples(
+        "featcache predict runs/first photos.zarr --out predictions.csv",
+        "featcache predict runs/first new.zarr --split test --out new.csv",
+    ),
+)
 @click.argument("run", type=PLACE)
 @click.argument("cache", type=PLACE)
 @click.option("--out", required=True, type=PLACE, help="The table, for example predictions.csv.")

@@ -71,7 +71,7 @@ class Opened:
     ) -> ViewDataset:
         """Return the batches that hold the rows of `units`, in all views unless some are named."""
         names = views or self.options.views.names()
-        transform = ViewTransform(self.encoder.transform, self.encoder.spec.modality, self.options.views)
+        transform = ViewTransform(self.encoder.transform, self.first.modality, self.options.views)
         return ViewDataset(source, transform, names, list(plan_batches(units, len(names), batch_size)))
 
 

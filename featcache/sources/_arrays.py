@@ -24,6 +24,7 @@ _IMAGES = frozenset(["images", "image", "data", "x"])
 _LABELS = frozenset(["labels", "label", "targets", "target", "y"])
 _CLASSES = frozenset(["class_names", "classes"])
 _CHANNELS = (1, 3, 4)
+EMBEDDINGS = "embeddings need no model: `featcache import` brings them into a cache"
 
 
 class ArrayLike(Protocol):
@@ -62,7 +63,9 @@ def assemble_arrays(
     )
     if not images:
         expected = f"an array called {', '.join(sorted(_IMAGES))}"
-        raise SourceError(f"{file.name} has no images", got=_listed(arrays), expected=expected)
+        raise SourceError(
+            f"{file.name} has no images", got=_listed(arrays), expected=expected, hint=EMBEDDINGS
+        )
     if label_column and not labels:
         hint = did_you_mean(label_column, arrays)
         raise SourceError(f"{file.name} has no labels `{label_column}`", got=_listed(arrays), hint=hint)
@@ -112,7 +115,7 @@ def _check_images(name: str, images: ArrayLike, file: Path) -> None:
             f"`{name}` in {file.name} does not hold images",
             got=f"shape {shape}",
             expected="(N, H, W) or (N, H, W, C) with C of 1, 3 or 4",
-            hint="move the channels last: images.transpose(0, 2, 3, 1)" if first else None,
+            hint="move the channels last: images.transpose(0, 2, 3, 1)" if first else EMBEDDINGS,
         )
     if not (kind in ("bool", "uint8", "uint16") or images.dtype.kind == "f"):
         raise SourceError(

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
+from featcache.check.neighbours import Twins, rounding_of
 from featcache.loading.replay import ReplayCache
 from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, held_out, long_tail
 from featcache.loading.store import FeatureStore, reside
@@ -119,6 +120,14 @@ class TrainingData:
     def testable(self) -> NDArray[np.bool_]:
         """(M,) True for test rows that are readable in the evaluation view."""
         return np.empty(0, bool) if self.test is None else np.asarray(self.test.status[:, 0] == WRITTEN)
+
+    @cached_property
+    def test_twins(self) -> Twins:
+        """Finds embeddings that are the same as that of a labelled test row."""
+        rows, width = np.flatnonzero(self.testable & (self.test_labels >= 0)), self.cache.shapes.pooled
+        none = np.empty((0, width), np.float32)
+        values = none if self.test_store is None else pooled(self.test_store, rows).numpy()
+        return Twins(values, rounding_of(self.cache.spec.dtype))
 
     def draw(
         self,

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from featcache.cache.identity import require_same
 from featcache.cache.reader import CacheReader
-from featcache.errors import option
 from featcache.loading.store import FeatureStore
+from featcache.training.fitting import how_to_make
 from featcache.training.learner import Learner
 from featcache.training.outputs import BATCH, Outputs
 
@@ -24,13 +24,12 @@ def require_fitting(learner: Learner, cache: CacheReader) -> None:
     held = cache.features(wanted.layer)
     if not learner.reads_tokens:  # only the model and its pooled embedding must be the same
         held = wanted.model_copy(update={"encoder": held.encoder, "pooled": held.pooled})
-    asked = (option("model", wanted.encoder.name), option("tokens", wanted.tokens))
     require_same(
         cache.path,
         held,
         wanted,
         by="in the cache of the run",
-        hint=f"extract with {' '.join(asked)} {option('layers', [wanted.layer])}",
+        hint=how_to_make(wanted),
     )
 
 

@@ -191,7 +191,7 @@ def test_a_table_for_pandas(run, path):
 
 def test_arguments_are_named_in_errors(path, tmp_path):
     with pytest.raises(TrainError, match="labels_per_class") as caught:
-        fc.train(path, "linear", out=tmp_path / "run")
+        fc.train(path, "linear", out=tmp_path / "run", labels_per_class=1, num_labels=2)
     assert "--" not in str(caught.value)
     with pytest.raises(TrainError, match=r"data\.test") as caught:
         fc.train(path, "linear", num_labels=6, out=tmp_path / "run", options={"data.test": "train"})
