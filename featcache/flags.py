@@ -39,6 +39,11 @@ def flags_of(options: type[Config]) -> Iterator[click.Option]:
     schema = options.model_json_schema()["properties"]
     for name, field in options.model_fields.items():
         default = _spelled(field.get_default(call_default_factory=True))
+        if schema[name].get("type") == "boolean":
+            yield click.Option(
+                [on_the_command_line(option(name)), name], is_flag=True, default=False, help=field.description
+            )
+            continue
         yield click.Option(
             [on_the_command_line(option(name)), name],
             default=default,

@@ -12,17 +12,11 @@ if TYPE_CHECKING:
     from featcache.location import Location
 
 
-@click.command(
-    "info",
-    epilog=examples(
-        "featcache info photos.zarr",
-        "featcache info photos.zarr --json",
-    ),
-)
+@click.command("info", epilog=examples("featcache info photos.zarr", "featcache info photos.zarr --json"))
 @click.argument("cache", type=PLACE)
 @json_option
 def command(cache: Location, as_json: bool) -> None:
-    """Print the model, shapes, views, splits and completeness of CACHE."""
+    """Print the model, shapes, classes, splits and completeness of CACHE, and how it was made."""
     from featcache.stages.info import describe, info
 
     content = info(cache)

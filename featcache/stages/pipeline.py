@@ -17,11 +17,12 @@ from featcache.cache.reader import CacheReader
 from featcache.config import as_tree, did_you_mean, merge, option_names
 from featcache.devices import resolve
 from featcache.errors import ConfigError
+from featcache.extraction.understood import Understood
 from featcache.files import explained, write_atomic
 from featcache.labels.files import read_given
 from featcache.labels.table import read_labels
 from featcache.location import Location
-from featcache.progress import MakeProgress, bar, silent
+from featcache.progress import MakeProgress, bar, human_time, silent
 from featcache.report.pipeline_file import ExtractTable, Pipeline
 from featcache.report.study import Study, write_study
 from featcache.stages.extract import run_extraction
@@ -160,9 +161,19 @@ def _extract(
     assert table.source is not None
     assert table.model is not None
     start, kept = time.perf_counter(), out.with_suffix(".json")
-    summaries = run_extraction(table.source, table.model, out, table, device=device, progress=progress)
+
+    def tell(understood: Understood) -> None:
+        for line in (understood.describe(), *understood.warning_lines(command_line=True)):
+            say(line)
+
+    summaries = run_extraction(
+        table.source, table.model, out, table, device=device, progress=progress, tell=tell
+    )
     for split, summary in summaries.items():
-        say(f"  {split}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s")
+        say(
+            f"  {split}: {summary.rows} rows, {summary.computed} views computed "
+            f"in {human_time(summary.seconds)}"
+        )
     computed = sum(summary.computed for summary in summaries.values())
     asked = sum(summary.rows for summary in summaries.values()) * len(table.views.names())
     with explained(kept):

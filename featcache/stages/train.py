@@ -125,7 +125,7 @@ def run_training(
     """
     opened = pool or DataPool(resolve(device))
     training, path = Training.open(request, opened, say=say, watch=watch, show=show), Location.of(out).path
-    run = RunFolder.at(path, training.config(), resume=resume)
+    run = RunFolder.at(path, training.config(), resume=resume, defaults=training.defaults())
     if (done := run.result()) is not None:
         say(f"{path} is finished already")
         return done

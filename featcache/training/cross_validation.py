@@ -16,10 +16,11 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Repeats = Sequence[Sequence[Ints]]
 """The folds of each repeat, as positions of labelled rows."""
-FOLDS, FOLDS_OF_MANY, MANY = 10, 5, 100
-"""Folds of an estimate: fewer from MANY labels on, where a fold costs a model few of its labels."""
-REPEATS = 5
-"""Repeats of the folds of an estimate, for learners that are fitted in no time."""
+FOLDS = 5
+"""Folds of an estimate. Each is one more training, so a learner that is trained in steps has one repeat."""
+CHEAP_FOLDS, CHEAP_REPEATS, FEW = 10, 3, 100
+"""Folds and repeats for a learner that is fitted at once, below FEW labels. A fold then costs the model fewer
+of its few labels, and the estimate depends less on the draw of the folds."""
 
 
 def selection_folds(labels: Ints, wanted: int, seed: int) -> Repeats:
@@ -31,11 +32,12 @@ def selection_folds(labels: Ints, wanted: int, seed: int) -> Repeats:
 def estimate_folds(labels: Ints, wanted: int, seed: int, *, cheap: bool) -> Repeats:
     """Draw the folds of an estimate, in which a class may have one label, which is never held out.
 
-    `wanted` is their number; 0: ten, or five from 100 labels on. `cheap` folds are drawn five times. Return
-    none if no class has two labels.
+    `wanted` is their number; 0: five, in one repeat. With `cheap`, for a learner that is fitted at once, it
+    is ten in three repeats below 100 labels. Return none if no class has two labels.
     """
-    count = wanted or (FOLDS if len(labels) < MANY else FOLDS_OF_MANY)
-    drawn = [deal(labels, count, [seed, number]) for number in range(REPEATS if cheap else 1)]
+    thorough = cheap and len(labels) < FEW
+    count = wanted or (CHEAP_FOLDS if thorough else FOLDS)
+    drawn = [deal(labels, count, [seed, number]) for number in range(CHEAP_REPEATS if thorough else 1)]
     return [parts for parts in drawn if parts]
 
 

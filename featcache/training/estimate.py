@@ -3,7 +3,7 @@
 Samples held out for good were drawn at random and never seen. The number of right ones is binomial, and the
 interval of Clopper and Pearson is exact (its coverage is 95 % or more).
 
-In cross-validation the count of right predictions is not binomial, and `estimate` allows for three things:
+In cross-validation the count of right predictions is not binomial, and `estimate` allows for four things:
 
 - The only label of a class cannot be held out. The lower end counts it as wrong, the upper end as right.
 - A fold leaves fewer labels of a class than the final model has. So at the upper end, a wrong prediction
@@ -14,6 +14,9 @@ In cross-validation the count of right predictions is not binomial, and `estimat
   the variance (N1 (1 - N1 / n) + 2 N2) / n^2 (Esty, Annals of Statistics 11, 1983). N1 and N2 are the
   numbers of classes with one and with two labels. The first part is the binomial one; the lower end adds
   2 min(N1, N2) / n^2. With N1 = 0, nothing shows that a class was missed.
+- The predictions depend on each other, because their models share labels. A lucky draw of labels is well
+  predicted by itself, and then the model is worse than it seems (Bates, Hastie and Tibshirani, arXiv
+  2104.00673). So n labels count as 2 n / 3.
 
 Both ends are quantiles of beta distributions, as those of Clopper and Pearson. The rule was chosen by
 simulation on training rows; docs/estimates.md has its coverage.
@@ -31,6 +34,8 @@ from featcache.training.held_out import HeldOut
 
 Ints = NDArray[np.int64]
 LEVEL = 0.95
+SPREAD = 1.5
+"""Variance of a cross-validated accuracy, as a multiple of the binomial one."""
 WIDEST = 0.6
 """Width of an interval, above which no single figure is given."""
 METHOD = "stratified cross-validation; interval of Clopper and Pearson, widened for single labels and folds"
@@ -62,22 +67,26 @@ def holdout_interval(right: int, samples: int) -> dict[str, float]:
     return {"low": low, "high": high, "level": LEVEL}
 
 
-def cross_validated_interval(held_out: HeldOut) -> tuple[float, float, float]:
+def cross_validated_interval(held_out: HeldOut, *, random: bool = True) -> tuple[float, float, float]:
     """Return the estimate and the two ends of its interval, as the docstring of the module says.
 
-    The estimate is the mean of the shares of right labels that the lower and the upper end count.
+    For labels drawn at random, the estimate is the share that the lower end counts as right. It is unbiased
+    for models of as many labels as a fold leaves, also where classes have no label. For chosen labels, it is
+    the mean of the shares of both ends: most classes have a label, and a fold takes half of two.
     """
     samples, known = len(held_out.label), held_out.known
+    alone = samples / SPREAD
     right = np.where(known, held_out.correct.clip(min=0).mean(0), 0.0)
     wrong = np.where(known, (1 - right) * held_out.kept, 0.0)
     least, most = float(right.sum()), float(samples - wrong.sum())
     counts = np.bincount(held_out.label)
     missed = 2 * min(int((counts == 1).sum()), int((counts == 2).sum())) / samples**2
-    plain = least * (samples - least) / samples**3
-    alike = samples * plain / (plain + missed) if missed and plain else samples
-    low = binomial_interval(alike * least / samples, alike)[0]
-    high = binomial_interval(most, samples)[1]
-    return (least + most) / (2 * samples), low, high
+    share = least / samples
+    plain = share * (1 - share) / alone
+    alike = alone * plain / (plain + missed) if plain else alone
+    low = binomial_interval(alike * share, alike)[0]
+    high = binomial_interval(alone * most / samples, alone)[1]
+    return least / samples if random else (least + most) / (2 * samples), low, high
 
 
 def estimate(
@@ -95,7 +104,7 @@ def estimate(
     figures: dict[str, Any] = {"accuracy": None, "low": 0.0, "high": 1.0, "level": LEVEL, "method": METHOD}
     figures |= {"labels": len(label), "held_out": 0, "folds": 0, "repeats": 0, "per_class": {}}
     if held_out is not None:
-        middle, low, high = cross_validated_interval(held_out)
+        middle, low, high = cross_validated_interval(held_out, random=random)
         figures |= {
             "accuracy": middle if high - low <= WIDEST else None,
             "low": low,
@@ -125,7 +134,8 @@ def _sentence(figures: dict[str, Any], random: bool) -> str:
         )
     ends = f"{100 * figures['low']:.0f} to {100 * figures['high']:.0f} %"
     single = labels - held
-    rest = f"; {single} of them {'is' if single == 1 else 'are'} the only one of a class" if single else ""
+    only = "is the only one of its class" if single == 1 else "are the only ones of their classes"
+    rest = f", of which {single} {only} and cannot be tested" if single else ""
     source = f"from cross-validation of your {labels} labels{rest}"
     if figures["accuracy"] is None:
         said = (

@@ -47,6 +47,8 @@ class DataOptions(Config):
     """The split to train on."""
     test: str = "test"
     """The split to test on, if it has labels, which are used once, at the end; `none`: no split."""
+    allow_leaks: bool = False
+    """Train although a labelled training sample is also a labelled test sample."""
     layer: int | None = None
     """The layer whose tokens are used; None: the first layer of the cache."""
     residency: Literal["auto", "stream", "ram", "device"] = "auto"

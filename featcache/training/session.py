@@ -23,9 +23,11 @@ from featcache.training.cross_validation import Repeats, cross_validate, estimat
 from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
 from featcache.training.held_out import FILE
 from featcache.training.journal import RunJournal, Watch
+from featcache.training.leaks import refuse_leaks
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
 from featcache.training.loop import train_learner
+from featcache.training.novelty import Reference
 from featcache.training.options import TrainOptions
 from featcache.training.own_objective import keep, recorded
 from featcache.training.recipe import Recipe, parse_options
@@ -95,8 +97,9 @@ class Training:
     def config(self) -> dict[str, Any]:
         """Return everything that the result depends on; two equal configurations are the same run."""
         request, options = self.request, self.options.model_dump(mode="json")
-        # A cache is identified by its content, not by its path.
+        # A cache is identified by its content, not by its path. What is accepted changes no result.
         options["data"]["replay"] = None
+        del options["data"]["allow_leaks"]
         return {
             **recorded(request.objective),
             "seed": request.seed,
@@ -115,16 +118,22 @@ class Training:
             **({"holdout": request.holdout} if request.holdout else {}),
         }
 
+    def defaults(self) -> dict[str, Any]:
+        """Return what `config` holds where a run of an earlier version lacks an option."""
+        return {"options": parse_options(self.request.objective, {}).model_dump(mode="json")}
+
     def draw(self) -> Draw:
-        """Draw the labelled rows; raises TrainError if there are too few labels."""
+        """Draw the labelled rows; raises TrainError if there are too few, or if one is a test sample too."""
         request = self.request
-        return self.data.draw(
+        draw = self.data.draw(
             self.options.data,
             seed=request.seed,
             labels_per_class=request.labels_per_class,
             num_labels=request.num_labels,
             holdout=request.holdout,
         )
+        refuse_leaks(draw, self.options.data)
+        return draw
 
     def create(self, draw: Draw) -> Learner:
         """Create the learner, before its first step."""
@@ -136,6 +145,7 @@ class Training:
         run.begin(self.config(), self.data.cache.path)
         keep(self.request.objective, run)
         run.write("labels.json", draw.record(self.options.data))
+        Reference.of(draw).save(run)
         learner.save_task(run.task)
 
     def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
