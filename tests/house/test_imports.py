@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training", "exchange"),
-    ("api", "report", "bench", "check", "suggest", "filing"),
+    ("api", "report", "bench", "check", "active", "filing"),
     ("stages",),
     ("commands",),
     ("cli",),
