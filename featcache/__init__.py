@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from featcache.api.cache import Cache, Split
     from featcache.api.predictions import Predictions
     from featcache.api.run import Run
+    from featcache.check.findings import Findings
     from featcache.encoders import load as load_encoder
     from featcache.errors import FeatcacheError
     from featcache.extraction.options import ExtractOptions
@@ -17,9 +18,14 @@ if TYPE_CHECKING:
     from featcache.sources import open_source
     from featcache.specs import ViewSpec
     from featcache.stages.bench import bench as benchmark
+    from featcache.stages.check import check
+    from featcache.stages.export import export
     from featcache.stages.extract import dry_run, extract
+    from featcache.stages.import_ import import_embeddings
     from featcache.stages.info import info
     from featcache.stages.label import label
+    from featcache.stages.objectives import list_objectives
+    from featcache.stages.options import list_options
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
     from featcache.stages.train import train
@@ -31,6 +37,7 @@ _HOMES = {
     "Comparison": "featcache.report.compare:Comparison",
     "ExtractOptions": "featcache.extraction.options:ExtractOptions",
     "FeatcacheError": "featcache.errors:FeatcacheError",
+    "Findings": "featcache.check.findings:Findings",
     "Predictions": "featcache.api.predictions:Predictions",
     "Run": "featcache.api.run:Run",
     "Split": "featcache.api.cache:Split",
@@ -38,11 +45,16 @@ _HOMES = {
     "TrainOptions": "featcache.training.options:TrainOptions",
     "ViewSpec": "featcache.specs:ViewSpec",
     "benchmark": "featcache.stages.bench:bench",
+    "check": "featcache.stages.check:check",
     "compare": "featcache.report.compare:compare",
     "dry_run": "featcache.stages.extract:dry_run",
+    "export": "featcache.stages.export:export",
     "extract": "featcache.stages.extract:extract",
+    "import_embeddings": "featcache.stages.import_:import_embeddings",
     "info": "featcache.stages.info:info",
     "label": "featcache.stages.label:label",
+    "list_objectives": "featcache.stages.objectives:list_objectives",
+    "list_options": "featcache.stages.options:list_options",
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
@@ -54,6 +66,7 @@ __all__ = [
     "Comparison",
     "ExtractOptions",
     "FeatcacheError",
+    "Findings",
     "Predictions",
     "Run",
     "Split",
@@ -61,11 +74,16 @@ __all__ = [
     "TrainOptions",
     "ViewSpec",
     "benchmark",
+    "check",
     "compare",
     "dry_run",
+    "export",
     "extract",
+    "import_embeddings",
     "info",
     "label",
+    "list_objectives",
+    "list_options",
     "load_encoder",
     "open_source",
     "predict",

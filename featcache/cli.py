@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from featcache import __version__, commands
+from featcache.commands._common import examples
 
 
 class _Group(click.Group):
@@ -29,8 +30,18 @@ class _Group(click.Group):
             )
             ctx.exit(130)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write every command with its whole first sentence; click cuts it to one line of the terminal."""
+        rows = [(name, command.get_short_help_str(limit=1000)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(rows))
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples("featcache run quickstart", "featcache train --help"),
+)
 @click.version_option(__version__)
 def main() -> None:
     """Run a frozen foundation model once, keep its token embeddings, adapt from the cache."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import operator
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, get_args, get_origin
@@ -14,6 +14,19 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 from featcache.errors import ConfigError, option
+from featcache.nearest import did_you_mean, near_leaf, nearest_value, same_leaf
+
+__all__ = [
+    "Config",
+    "as_tree",
+    "did_you_mean",
+    "flatten",
+    "merge",
+    "nest",
+    "option_names",
+    "parse_overrides",
+    "whole_number",
+]
 
 
 class Config(pydantic.BaseModel):
@@ -27,17 +40,28 @@ class Config(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            raise _explain(type(self), error, values, type(self).__name__) from None
+
+    # Pydantic then validates nested options itself, so that an error names the whole way to a value.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str | None = "options") -> Self:
+    def parse(
+        cls, values: Mapping[str, Any], where: str | None = "options", others: Iterable[str] = ()
+    ) -> Self:
         """Validate `values`; raises ConfigError with the first wrong key, its value and what was expected.
 
         `where` names the table of the keys. None means that keys are arguments in Python, and flags on the
-        command line.
+        command line. `others` are dotted names from elsewhere that an unknown key may have meant.
         """
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
-            raise _explain(cls, error, values, where) from None
+            raise _explain(cls, error, values, where, others) from None
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the canonical JSON form, which does not depend on the order of keys."""
@@ -144,19 +168,6 @@ def merge(into: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return into
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint with the nearest known name and a list of all; empty if none is known.
-
-    >>> did_you_mean("twinturb", ["linear", "twinturbo"])
-    'did you mean `twinturbo`? known: linear, twinturbo'
-    """
-    options = sorted(known)
-    if not options:
-        return ""
-    near = difflib.get_close_matches(name, options, n=1)
-    return (f"did you mean `{near[0]}`? " if near else "") + "known: " + ", ".join(options)
-
-
 def _nest(keys: list[str], value: Any) -> dict[str, Any]:
     for key in reversed(keys):
         value = {key: value}
@@ -170,20 +181,62 @@ def _value(text: str) -> Any:
         return text
 
 
+def option_names(model: Any, values: object = None) -> list[str]:
+    """Return the dotted names of all options below a `Config`.
+
+    Tables of tables (`dict[str, Config]`) count with the names that `values` has: `extract.digits.tokens`.
+    """
+    given = values if isinstance(values, Mapping) else {}
+    if get_origin(model) is dict and _is_config(get_args(model)[1]):
+        tables = {str(name): (get_args(model)[1], below) for name, below in given.items()}
+    elif _is_config(model):
+        tables = {name: (field.annotation, given.get(name)) for name, field in model.model_fields.items()}
+    else:
+        return []
+    found = []
+    for name, (kind, below) in tables.items():
+        inside = option_names(kind, below)
+        found += [f"{name}.{leaf}" for leaf in inside] or ([] if get_origin(kind) is dict else [name])
+    return found
+
+
+def _is_config(model: Any) -> bool:
+    return isinstance(model, type) and issubclass(model, Config)
+
+
 def _explain(
-    model: type[Config], error: pydantic.ValidationError, values: Mapping[str, Any], where: str | None
+    model: type[Config],
+    error: pydantic.ValidationError,
+    values: Mapping[str, Any],
+    where: str | None,
+    others: Iterable[str] = (),
 ) -> ConfigError:
     first = error.errors(include_url=False)[0]
     name = _name(first, values)
     key = _argument(name) if where is None else f"`{name or where}` in {where}"
     if first["type"] == "extra_forbidden":
-        known = did_you_mean(str(first["loc"][-1]), _fields(model, first["loc"][:-1]))
+        full = (
+            name if not isinstance(first["input"], Mapping) else next(iter(flatten({name: first["input"]})))
+        )
+        hint = _meant(full, _fields(model, first["loc"][:-1]), [*option_names(model, values), *others])
         what = f"{key} does not exist" if where is None else f"unknown key {key}"
-        return ConfigError(what, hint=known or None)
+        return ConfigError(what, hint=hint or None)
     if first["type"] == "missing":
         return ConfigError(f"`{name}` is missing in {where}")
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return ConfigError(f"{key} is not valid", got=repr(first["input"]), expected=expected)
+    near = None
+    if first["type"] == "literal_error":
+        near = nearest_value(first["input"], re.findall("'([^']*)'", first["ctx"]["expected"]))
+    meant = f"did you mean `{near}`?" if near else None
+    return ConfigError(f"{key} is not valid", got=repr(first["input"]), expected=expected, hint=meant)
+
+
+def _meant(name: str, siblings: list[str], known: list[str]) -> str:
+    """Return a hint for an unknown key: its own name elsewhere, or a near name, first beside it."""
+    leaf = name.rpartition(".")[2]
+    hint = did_you_mean(leaf, siblings)
+    found = same_leaf(name, known) or ([] if hint.startswith("did") else near_leaf(name, known))
+    return f"did you mean {' or '.join(f'`{option}`' for option in found)}?" if found else hint
 
 
 def _argument(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import Any
 
 
@@ -103,6 +104,8 @@ def _flag(name: str, value: Any) -> str:
     flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
     if value is None or value is True:
         return flag
+    if isinstance(value, str):
+        return f"{flag} {shlex.quote(value)}"
     return f"{flag} {'|'.join(map(str, value)) if isinstance(value, list) else value}"
 
 

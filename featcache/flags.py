@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featcache.errors import on_the_command_line, option
+from featcache.nearest import nearest_value
 
 if TYPE_CHECKING:
     from featcache.config import Config
@@ -38,6 +39,11 @@ def flags_of(options: type[Config]) -> Iterator[click.Option]:
     schema = options.model_json_schema()["properties"]
     for name, field in options.model_fields.items():
         default = _spelled(field.get_default(call_default_factory=True))
+        if schema[name].get("type") == "boolean":
+            yield click.Option(
+                [on_the_command_line(option(name)), name], is_flag=True, default=False, help=field.description
+            )
+            continue
         yield click.Option(
             [on_the_command_line(option(name)), name],
             default=default,
@@ -45,6 +51,18 @@ def flags_of(options: type[Config]) -> Iterator[click.Option]:
             type=_type(schema[name]),
             help=field.description,
         )
+
+
+class _Choice(click.Choice[str]):
+    """One of some words; an error names the one that may be meant: float16 for fp16."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if near := nearest_value(value, tuple(self.choices)):
+                raise click.BadParameter(f"{error.message} Did you mean {near!r}?", ctx, param) from None
+            raise
 
 
 class _Number(click.IntRange):
@@ -62,7 +80,7 @@ def _type(schema: dict[str, Any]) -> click.ParamType[Any]:
     """Return click's type for choices and numbers; the options themselves check everything else."""
     kinds = schema.get("anyOf", [schema])
     if "enum" in schema:
-        return click.Choice(schema["enum"])
+        return _Choice(schema["enum"])
     for kind in kinds:
         if kind.get("type") == "integer":
             least = kind["minimum"] if "minimum" in kind else kind["exclusiveMinimum"] + 1

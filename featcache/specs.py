@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, Literal
 
@@ -13,6 +14,8 @@ Modality = Literal["image", "text"]
 ValueType = Literal["float16", "bfloat16", "float32"]
 StoredType = Literal["float16", "bfloat16", "float32", "int8"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+NO_WEIGHTS = hashlib.sha256().hexdigest()
+"""The digest of a model that has neither parameters nor buffers."""
 Count = Annotated[int, pydantic.Field(ge=0)]
 
 
@@ -26,6 +29,12 @@ TokenChoice = Annotated[str, pydantic.AfterValidator(_token_choice)]
 """The tokens of a layer to keep: all, cls, patch, pooled or grid:HxW."""
 
 
+SAID = "said, not verified"
+"""Stands for the digest of the weights where a user said which model made imported embeddings."""
+NOT_KNOWN = "not known"
+"""Begins the same where nobody said it; a digest of the embeddings follows, so that no two are the same."""
+
+
 class EncoderSpec(Config):
     """Everything that determines the output of a frozen model; part of a cache's identity."""
 
@@ -33,14 +42,28 @@ class EncoderSpec(Config):
     """The name as the user wrote it, for example `open_clip:ViT-B-32/laion2b_s34b_b79k`. Only the last
     part of a path is kept, so that a moved checkpoint remains the same model."""
     weights: str
-    """SHA-256 of the parameters and buffers."""
-    modality: Modality
+    """SHA-256 of the parameters and buffers, and of the files that a `python:` model says it reads; for
+    imported embeddings, the words that it is not known."""
+    modality: Modality | Literal["unknown"]
+    """Unknown for embeddings that were imported."""
     preprocess: str
     """The evaluation transform with all its parameters, as text."""
     norm: str
     """The normalisation of the last layer's tokens, for example `ln_post` or `none`."""
     projection: str
     """The pooled embedding, for example `proj of CLS, 768 -> 512` or `mean of tokens`."""
+
+    @property
+    def imported(self) -> bool:
+        """True for embeddings that were imported: their model was not seen, it is said or not known."""
+        return self.weights == SAID or self.weights.startswith(NOT_KNOWN)
+
+    def weights_text(self) -> str:
+        """Describe the weights in a few words: the first digits of their digest, if they are known."""
+        if self.weights == NO_WEIGHTS:
+            return "no weights"
+        known = re.fullmatch("[0-9a-f]{64}", self.weights)
+        return f"weights {self.weights[:12]}" if known else self.weights
 
 
 class ViewSpec(Config):

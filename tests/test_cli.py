@@ -123,7 +123,11 @@ def test_an_extraction_ends_with_its_summary(
 ) -> None:
     (photos / "train" / "dog" / "08.png").write_bytes(b"")
     result = featcache(*arguments, "--views", "weak=1")
-    train, stages, failed, test, _, where = result.stdout.splitlines()
+    said, cats, others, train, stages, failed, test, _, where = result.stdout.splitlines()
+    assert said.startswith(f"{photos}: ")
+    assert "cat/00.png is of class `cat`" in said
+    assert cats == "  train: 10 rows, 2 classes (cat 5, dog 5)"
+    assert others == "  test: 4 rows, 2 classes (cat 2, dog 2)"
     assert train.startswith("train: 10 rows, 20 views computed in ")
     assert train.endswith(" kB, 1 failed")
     assert failed == "  failed: dog/08.png: the file is empty (0 bytes)"
@@ -178,7 +182,9 @@ def test_a_dry_run_prints_shape_bytes_and_time(featcache: Command, arguments: li
     result = featcache(
         *arguments, "--dry-run", "--layer", "-1|-2", "--tokens", "patch", "--views", "strong=2"
     )
-    shapes, other, train, test = result.stdout.splitlines()
+    *said, shapes, other, train, test, total = result.stdout.splitlines()
+    assert "  train: 10 rows, 2 classes (cat 5, dog 5)" in said
+    assert total.startswith("in all: 22.3 kB of ")
     assert shapes == "tokens of layer -1: 16 x 8, pooled: 8"
     assert other == "tokens of layer -2: 16 x 8, pooled: 8"
     assert train.startswith("train: 10 rows x 3 views, 15.9 kB, about ")
@@ -201,6 +207,8 @@ def test_info_of_a_whole_and_of_a_begun_cache(
     assert content["splits"]["test"] == {
         "rows": 4,
         "labelled": 4,
+        "unlabelled": 0,
+        "classes": {"cat": 2, "dog": 2},
         "failed": 0,
         "shards": 4,
         "missing_shards": 0,

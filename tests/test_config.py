@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache import plugins
-from featcache.config import Config, did_you_mean, flatten, merge, parse_overrides
+from featcache.config import Config, did_you_mean, flatten, merge, option_names, parse_overrides
 from featcache.errors import CacheMismatch, ConfigError, FeatcacheError, MissingExtra, SampleError
+from featcache.training.recipe import objective_class, parse_options
 
 KEYS = st.text("abc", min_size=1, max_size=2)
 TREES = st.recursive(
@@ -148,3 +149,52 @@ def test_a_plugin_from_another_package(tmp_path, monkeypatch):
     assert plugins.find("objectives", "ours").__name__ == "their_objective"
     with pytest.raises(ConfigError, match="did you mean `ours`"):
         plugins.find("objectives", "our")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"no such Python file[\s\S]*mine\.py"),
+        ("x = 1\ny = (", r"cannot be imported[\s\S]*SyntaxError: .*line 2"),
+        ("x = 1\nimport no_such_package", r"ModuleNotFoundError: .*no_such_package.*line 2"),
+        ("x = 1", r"gives no objective[\s\S]*objective = CLASS"),
+        ("objective = dict", r"gives no objective[\s\S]*<class 'dict'>"),
+    ],
+)
+def test_a_file_that_is_no_objective(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        objective_class(f"python:{tmp_path / 'mine.py'}")
+
+
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        ({"lr": 0.1}, "optim.lr"),
+        ({"w_ent": 1}, "objective.w_ent"),
+        ({"objective": {"lr": 0.1}}, "optim.lr"),
+        ({"data": {"steps": 3}}, "optim.steps"),
+        ({"step": 3}, "optim.steps"),
+        ({"optim": {"stepz": 3}}, "steps"),
+        ({"optim": {"amp": "fp16"}}, "bfloat16"),
+    ],
+)
+def test_an_option_in_the_wrong_place_is_found(options, meant):
+    with pytest.raises(ConfigError, match=rf"did you mean `{re.escape(meant)}`\?"):
+        parse_options("twinturbo", options)
+
+
+def test_a_constructor_explains_itself_as_parsing_does():
+    with pytest.raises(ConfigError, match=r"`inner\.rate` in Outer is not valid\n +got: +'x'"):
+        Outer(name="a", inner={"rate": "x"})
+    with pytest.raises(ConfigError, match=r"unknown key `rat` in Inner\n.*mean `rate`"):
+        Inner(rat=1)
+    tables = {"tables": {"a": {}}}
+    assert option_names(Outer, tables) == [
+        "inner.rate",
+        "inner.size",
+        "tables.a.rate",
+        "tables.a.size",
+        "name",
+    ]

@@ -1,4 +1,7 @@
-"""Explain from measured rates what limits training and extraction, and which options help. No I/O."""
+"""Explain from measured rates what limits training and extraction, and which options help. No I/O.
+
+Options are marked by `featcache.errors.option`, so that Python users read arguments.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from featcache.errors import in_python, option
 from featcache.files import human_bytes
 
 HELPS = 1.1
@@ -76,7 +80,7 @@ def training_words(reading: Reading, training: Training, smaller: Sequence[str])
     source = from_disk or reading.loader
     if training.step <= source:
         # The size of a value does not change the time of a step; the number of tokens does.
-        fewer = _extract_again([option for option in smaller if option.startswith("--tokens")])
+        fewer = _extract_again([name for name in smaller if in_python(name).startswith("tokens=")])
         advice = _tried(training.tried, training.step, unmeasured=fewer)
         rates = f"a step processes {step} samples/s, and reading gives {rounded(source)}"
         return f"Training is limited by the step (compute): {rates}. {advice}"
@@ -88,7 +92,7 @@ def training_words(reading: Reading, training: Training, smaller: Sequence[str])
         advice = advice or "A faster disk would help."
         return f"Training is limited by the disk: it gives {rates} ({room}). {advice}"
     if reading.residency == "stream" and reading.nbytes < reading.free:
-        advice = f"--set data.residency=ram would help ({room})."
+        advice = f"{option('data.residency', 'ram')} would help ({room})."
         return f"Training is limited by reading the cache's files: they give {rates}. {advice}"
     advice = advice or "No option makes the samples smaller."
     return f"Training is limited by memory: the loader gives {rates}. {advice}"
@@ -110,14 +114,14 @@ def extraction_words(extraction: Extraction) -> str:
     readers, read = extraction.readers, extraction.readers * extraction.decode
     reading = f"{readers} reader{'s give' if readers > 1 else ' gives'} {rounded(read)} views/s"
     if read >= extraction.forward:
-        gpu = "" if extraction.device == "cuda" else "a GPU (--device cuda)"
+        gpu = "" if extraction.device == "cuda" else f"a GPU ({option('device', 'cuda')})"
         advice = _tried(extraction.tried, extraction.forward, unmeasured=gpu)
         rates = f"the model processes {rounded(extraction.forward)} views/s, and {reading}"
         return f"Extraction is limited by the forward pass: {rates}. {advice}"
     workers = min(math.ceil(extraction.forward / extraction.decode), extraction.cores)
     advice = f"All {extraction.cores} cores are reading. Smaller images or more cores would help."
     if workers > readers:
-        advice = f"--num-workers {workers} would help."
+        advice = f"{option('num_workers', workers)} would help."
     rates = f"{reading}, and the model could process {rounded(extraction.forward)}"
     return f"Extraction is limited by decoding: {rates}. {advice}"
 
@@ -128,9 +132,9 @@ def _extract_again(options: Sequence[str]) -> str:
 
 def _tried(tried: Mapping[str, float], before: float, *, unmeasured: str) -> str:
     """List the options that were tried, the fastest first, and one that was not measured."""
-    gains = sorted(((rate / before, option) for option, rate in tried.items()), reverse=True)
-    helping = [f"{option} ({gain:.1f} times as fast)" for gain, option in gains if gain >= HELPS]
-    useless = [f"{option} ({gain:.1f} times as fast)" for gain, option in gains if gain < HELPS]
+    gains = sorted(((rate / before, name) for name, rate in tried.items()), reverse=True)
+    helping = [f"{name} ({gain:.1f} times as fast)" for gain, name in gains if gain >= HELPS]
+    useless = [f"{name} ({gain:.1f} times as fast)" for gain, name in gains if gain < HELPS]
     words = [f"Measured: {' or '.join(helping)} would help."] if helping else []
     words += [f"Measured without a gain: {', '.join(useless)}."] if useless else []
     words += [f"Not measured: {unmeasured}."] if unmeasured else []

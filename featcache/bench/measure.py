@@ -16,7 +16,7 @@ from featcache.bench.turns import SECONDS, turns
 from featcache.cache.layout import Unit
 from featcache.cache.reader import CacheReader
 from featcache.encoders.base import Inputs
-from featcache.errors import FeatcacheError, SourceError
+from featcache.errors import FeatcacheError, SourceError, option
 from featcache.extraction.feed import ViewDataset, auto_workers
 from featcache.extraction.forward import Forward
 from featcache.extraction.opened import Opened
@@ -34,7 +34,9 @@ def extraction(cache: CacheReader, source: str | None, model: str | None, device
     made, spec = cache.provenance, cache.spec
     found = source or made.get("source"), model or made.get("model")
     if not all(found):
-        return "the cache does not record its source and model; give --source and --model."
+        return (
+            f"the cache does not record its source and model; give {option('source')} and {option('model')}."
+        )
     same = {name: getattr(spec, name) for name in ("views", "tokens", "layers", "dtype", "amp")}
     options = ExtractOptions.of(same | {"label_column": made.get("options", {}).get("label_column")})
     try:
@@ -42,13 +44,13 @@ def extraction(cache: CacheReader, source: str | None, model: str | None, device
     except FeatcacheError as error:
         if source or model:
             raise
-        return f"{error.what} ({error.got}); give --source and --model."
+        return f"{error.what} ({error.got}); give {option('source')} and {option('model')}."
     forward, every = opened.forward, [Unit(0, 0, 0, len(opened.first))]
     dataset = opened.dataset(opened.first, every, VIEWS[forward.device.type])
     decode, batches = _decoded(dataset)
     runs = {"forward": _computing(forward, batches)}
     if forward.amp == "float32":
-        runs["--amp bfloat16"] = _computing(replace(forward, amp="bfloat16"), batches)
+        runs[option("amp", "bfloat16")] = _computing(replace(forward, amp="bfloat16"), batches)
     rates = turns(runs)
     return Extraction(
         str(found[1]),

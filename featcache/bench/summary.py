@@ -15,6 +15,7 @@ from featcache.bench.explain import (
     rounded,
     training_words,
 )
+from featcache.errors import in_python, on_the_command_line
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,9 +30,10 @@ class Bench:
     smaller: tuple[str, ...]
     """Extraction options that would make the samples of this cache smaller."""
 
-    def describe(self) -> str:
-        """Return the table of rates and its explanation, for a terminal."""
-        rows = self._rows()
+    def describe(self, *, command_line: bool = False) -> str:
+        """Return the table of rates and its explanation, with options as arguments or as flags."""
+        spelled = on_the_command_line if command_line else in_python
+        rows = [(spelled(name), rate, unit) for name, rate, unit in self._rows()]
         width, digits = max(len(name) for name, *_ in rows), max(len(rounded(rate)) for _, rate, _ in rows)
         lines = [f"{name:{width}}  {rounded(rate):>{digits}} {unit}/s" for name, rate, unit in rows]
         words = [training_words(self.reading, self.training, self.smaller), disk_words(self.reading)]
@@ -41,21 +43,22 @@ class Bench:
             if isinstance(extraction, str)
             else extraction_words(extraction)
         )
-        return "\n".join([*lines, "", *words])
+        return "\n".join([*lines, "", *map(spelled, words)])
 
     def __repr__(self) -> str:
         return self.describe()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all rates as plain values, for JSON."""
+        """Return all rates as plain values, for JSON, with options as flags."""
         extraction = self.extraction
-        return {
+        content = {
             "path": str(self.path),
             "reading": asdict(self.reading),
             "training": asdict(self.training),
             "extraction": extraction if isinstance(extraction, str) else asdict(extraction),
             "smaller": list(self.smaller),
         }
+        return dict(_with_flags(content))
 
     def _rows(self) -> list[tuple[str, float, str]]:
         reading, training, extraction = self.reading, self.training, self.extraction
@@ -65,7 +68,7 @@ class Bench:
             ("the cache's files, from disk", reading.cold, "samples"),
             ("the loader's batches", reading.loader, "samples"),
             (f"a step of {training.objective} alone", training.step, "samples"),
-            *((f"  with {option}", rate, "samples") for option, rate in training.tried.items()),
+            *((f"  with {name}", rate, "samples") for name, rate in training.tried.items()),
             ("training from files", training.streamed, "samples"),
             (f"training from residency ({reading.residency})", training.resident, "samples"),
         ]
@@ -73,6 +76,15 @@ class Bench:
             rows += [
                 ("reading and decoding, one reader", extraction.decode, "views"),
                 (f"the forward pass of {extraction.model}", extraction.forward, "views"),
-                *((f"  with {option}", rate, "views") for option, rate in extraction.tried.items()),
+                *((f"  with {name}", rate, "views") for name, rate in extraction.tried.items()),
             ]
         return [(name, rate, unit) for name, rate, unit in rows if rate is not None]
+
+
+def _with_flags(content: Any) -> Any:
+    """Write every marked option inside plain values as a flag."""
+    if isinstance(content, dict):
+        return {on_the_command_line(key): _with_flags(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_with_flags(value) for value in content]
+    return on_the_command_line(content) if isinstance(content, str) else content

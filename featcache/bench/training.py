@@ -12,6 +12,7 @@ from typing import Literal, cast
 from featcache.batch import Batch, Features
 from featcache.bench.explain import Reading, Training
 from featcache.bench.turns import SECONDS, turns
+from featcache.errors import option
 from featcache.loading.loader import RING, Loader
 from featcache.loading.replay import ReplayCache
 from featcache.loading.store import reside
@@ -113,14 +114,14 @@ def _last_steps(learner: TrainedProjector, count: int) -> None:
 
 
 def _variants(options: TrainOptions) -> dict[str, TrainOptions]:
-    """Return options that might make a step faster, one changed at a time, by their flag."""
+    """Return options that might make a step faster, one changed at a time, by their marked names."""
     found = {}
     if options.optim.amp == "float32":
         amp = options.optim.model_copy(update={"amp": "bfloat16"})
-        found["--set optim.amp=bfloat16"] = options.model_copy(update={"optim": amp})
+        found[option("optim.amp", "bfloat16")] = options.model_copy(update={"optim": amp})
     if options.data.token_subset > 0.5:
         subset = options.data.model_copy(update={"token_subset": 0.5})
-        found["--set data.token_subset=0.5"] = options.model_copy(update={"data": subset})
+        found[option("data.token_subset", 0.5)] = options.model_copy(update={"data": subset})
     return found
 
 

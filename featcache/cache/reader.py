@@ -101,10 +101,10 @@ class CacheReader:
         return read_attributes(self.storage.below(CLASS_TEXT)) is not None
 
     def text_of(self, names: Sequence[str]) -> NDArray[np.float32] | None:
-        """Return the (C, P) embeddings of some class names; None unless the cache holds all of them."""
+        """Return the (C, P) embeddings of some class names; None unless it holds all of them."""
         texts = self.storage.below(CLASS_TEXT)
         attributes = read_attributes(texts)
-        if attributes is None or not {*names} <= {*attributes["class_names"]}:
+        if attributes is None or not names or not {*names} <= {*attributes["class_names"]}:
             return None
         held = attributes["class_names"]
         return np.asarray(read_array(texts.below("embedding")), np.float32)[[*map(held.index, names)]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -38,6 +39,11 @@ def examples(*lines: str) -> str:
 def echo(content: str | dict[str, Any]) -> None:
     """Print lines for a person, or values as JSON."""
     click.echo(content if isinstance(content, str) else json.dumps(content, indent=2))
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal; at most 110, and 110 where there is none."""
+    return min(110, shutil.get_terminal_size((110, 24)).columns or 110)
 
 
 def plain(summaries: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, json_option
+from featcache.commands._common import PLACE, echo, examples, json_option
 
 if TYPE_CHECKING:
     from featcache.location import Location
 
 
-@click.command("bench")
+@click.command(
+    "bench",
+    epilog=examples(
+        "featcache bench photos.zarr",
+        "featcache bench photos.zarr --objective freematch --set optim.batch_size=64",
+    ),
+)
 @click.argument("cache", type=PLACE)
 @click.option("--objective", default="twinturbo", show_default=True, help="The method whose steps to time.")
 @click.option(
@@ -36,4 +42,4 @@ def command(cache: Location, pairs: tuple[str, ...], as_json: bool, **options: A
     from featcache.stages import bench as stage
 
     measured = stage.bench(cache, options=parse_overrides(pairs), **options)
-    echo(measured.as_dict() if as_json else measured.describe())
+    echo(measured.as_dict() if as_json else measured.describe(command_line=True))

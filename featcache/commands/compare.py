@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import click
 
-from featcache.commands._common import echo, json_option
+from featcache.commands._common import echo, examples, json_option
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    epilog=examples(
+        "featcache compare runs/linear runs/twinturbo",
+        "featcache compare 'runs/**'",
+    ),
+)
 @click.argument("runs", nargs=-1, required=True)
 @json_option
 def command(runs: tuple[str, ...], as_json: bool) -> None:

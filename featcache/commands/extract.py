@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, json_option, plain
+from featcache.commands._common import PLACE, echo, examples, json_option, plain
 from featcache.flags import OptionsCommand
 
 if TYPE_CHECKING:
@@ -22,7 +22,14 @@ class _ExtractCommand(OptionsCommand):
         return ExtractOptions
 
 
-@click.command("extract", cls=_ExtractCommand)
+@click.command(
+    "extract",
+    cls=_ExtractCommand,
+    epilog=examples(
+        "featcache extract photos --model open_clip:ViT-B-32/laion2b_s34b_b79k --out photos.zarr",
+        "featcache extract cells.csv --label-column type --model open_clip:glyph-clip --out cells.zarr",
+    ),
+)
 @click.argument("source")
 @click.option("--model", required=True, help="FAMILY:NAME, for example open_clip:ViT-B-32/laion2b_s34b_b79k.")
 @click.option("--out", required=True, type=PLACE, help="The cache, for example CACHE.zarr.")
@@ -43,22 +50,34 @@ def command(
 ) -> None:
     """Run a frozen model on SOURCE once and cache its tokens.
 
-    SOURCE is a folder of images, a Parquet, WebDataset, HDF5, NumPy, CSV, JSONL or text file, or `digits`.
-    If the command is interrupted, repeat it to continue.
+    SOURCE is a folder of images, a Parquet, WebDataset, HDF5, NumPy, CSV, JSONL or text file, a folder of
+    these, or `digits`. Prints which classes it found before it begins. If the command is interrupted, repeat
+    it to continue.
     """
     from featcache.extraction.options import ExtractOptions
+    from featcache.extraction.understood import Understood
     from featcache.progress import bar
     from featcache.stages import extract as stage
 
+    told: dict[str, Any] = {}
+
+    def tell(understood: Understood) -> None:
+        told["understood"] = understood.as_dict()
+        if not as_json:
+            click.echo(understood.describe())
+        for line in understood.warning_lines(command_line=True):
+            click.echo(line, err=True)
+
     if dry_run:
-        shapes, estimates = stage.dry_run(source, model, out, overwrite=overwrite, device=device, **options)
-        estimated = {"shapes": shapes.model_dump(mode="json"), "splits": plain(estimates)}
-        echo(estimated if as_json else stage.describe_dry_run(shapes, estimates))
+        dry = stage.dry_run(source, model, out, overwrite=overwrite, device=device, **options)
+        tell(dry.understood)
+        estimated = {"shapes": dry.shapes.model_dump(mode="json"), "splits": plain(dry.splits)}
+        echo({**estimated, "free": dry.free, **told} if as_json else stage.describe_dry_run(dry))
         return
     asked = ExtractOptions.of(options)
     summaries = stage.run_extraction(
-        source, model, out, asked, overwrite=overwrite, device=device, progress=bar
+        source, model, out, asked, overwrite=overwrite, device=device, progress=bar, tell=tell
     )
     lines = [stage.describe(name, summary) for name, summary in summaries.items()]
-    content = {"cache": str(out), "splits": plain(summaries)}
+    content = {"cache": str(out), "splits": plain(summaries), **told}
     echo(content if as_json else "\n".join([*lines, f"cache: {out}"]))

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache.commands._common import PLACE, echo, json_option
+from featcache.commands._common import PLACE, echo, examples, json_option
 
 if TYPE_CHECKING:
     from featcache.location import Location
 
 
-@click.command("info")
+@click.command("info", epilog=examples("featcache info photos.zarr", "featcache info photos.zarr --json"))
 @click.argument("cache", type=PLACE)
 @json_option
 def command(cache: Location, as_json: bool) -> None:
-    """Print the model, shapes, views, splits and completeness of CACHE."""
+    """Print the model, shapes, classes, splits and completeness of CACHE, and how it was made."""
     from featcache.stages.info import describe, info
 
     content = info(cache)

@@ -6,16 +6,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache.commands._common import PLACE, echo, json_option
+from featcache.commands._common import PLACE, echo, examples, json_option
 
 if TYPE_CHECKING:
     from featcache.location import Location
 
 
-@click.command("run")
+@click.command(
+    "run",
+    epilog=examples(
+        "featcache run quickstart",
+        "featcache run study.toml --set options.optim.steps=500 --set train.seeds=[0,1]",
+    ),
+)
 @click.argument("pipeline")
 @click.option("--out", type=PLACE, help="The folder for caches, runs and results [default: runs/NAME].")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the file (docs/pipelines.md).",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @json_option
 def command(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str, as_json: bool) -> None:

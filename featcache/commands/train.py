@@ -6,17 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, json_option, say_if_terminal
+from featcache.commands._common import PLACE, echo, examples, json_option, say_if_terminal
+from featcache.commands._config import config_option, with_config
 
 if TYPE_CHECKING:
     from featcache.location import Location
+    from featcache.training.config_file import Asked
 
 
-@click.command("train")
+@click.command(
+    "train",
+    epilog=examples(
+        "featcache train photos.zarr --labels labels.csv --out runs/first",
+        "featcache train photos.zarr --out runs/b --objective linear --num-labels 30 --set objective.C=1",
+    ),
+)
 @click.argument("cache", type=PLACE)
 @click.option("--out", required=True, type=PLACE, help="The folder of the run.")
 @click.option(
-    "--objective", default="twinturbo", show_default=True, help="A method; the README lists them all."
+    "--objective",
+    default="twinturbo",
+    show_default=True,
+    help="A method, as `featcache objectives` lists them, or python:FILE.",
 )
 @click.option(
     "--labels",
@@ -40,8 +51,9 @@ if TYPE_CHECKING:
     "pairs",
     multiple=True,
     metavar="KEY=VALUE",
-    help="An option, for example optim.steps=500 or objective.w_ent=0.1.",
+    help="An option, as `featcache options` lists them, for example optim.steps=500.",
 )
+@config_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in --out.")
 @json_option
@@ -54,6 +66,7 @@ def command(
     ignore_unmatched: bool,
     class_text: bool,
     pairs: tuple[str, ...],
+    asked: Asked | None,
     device: str,
     resume: bool,
     as_json: bool,
@@ -69,8 +82,10 @@ def command(
     from featcache.stages import train as stage
     from featcache.training.session import TrainRequest
 
-    asked, warnings = stage.with_labels(
-        TrainRequest(cache.path, options=parse_overrides(pairs), **request),
+    # First, because the file may replace what is in `request`.
+    options = with_config(asked, parse_overrides(pairs), request)
+    training, warnings = stage.with_labels(
+        TrainRequest(cache.path, options=options, **request),
         files,
         label_column,
         ignore_unmatched,
@@ -79,5 +94,5 @@ def command(
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     say = say_if_terminal()
-    result = stage.run_training(asked, out.path, device=device, resume=resume, say=say, show=bar)
+    result = stage.run_training(training, out.path, device=device, resume=resume, say=say, show=bar)
     echo({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")

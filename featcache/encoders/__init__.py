@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from featcache import plugins
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from featcache.encoders.base import Encoder
 
 __all__ = ["load"]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""What looks like ORGANISATION/MODEL of the Hugging Face hub."""
 
 
 def load(model: str) -> Encoder:
@@ -24,11 +27,12 @@ def load(model: str) -> Encoder:
     """
     family, colon, name = model.partition(":")
     if not (family and colon and name):
+        example = f"hf:{model}" if _HUB_ID.fullmatch(model) else "open_clip:ViT-B-32/laion2b_s34b_b79k"
         raise EncoderError(
             "the model is not of the form FAMILY:NAME",
             got=repr(model),
             expected=f"a family out of {', '.join(plugins.names('encoders'))}",
-            hint="for example open_clip:ViT-B-32/laion2b_s34b_b79k",
+            hint=f"for example {example}",
         )
     try:
         module = plugins.find("encoders", family)

@@ -81,7 +81,34 @@ def load_errors(model: str, hint: str) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         got = f"{type(error).__name__}: " + " ".join(line.strip() for line in lines[:2])
+        if _is_offline(error):
+            hint = "its files are not on this machine, and there is no network: go online, or give a path"
         raise EncoderError(f"cannot load {model}", got=got[:400], hint=hint) from error
+
+
+_OFFLINE = {
+    "ConnectionError",
+    "ConnectError",
+    "ConnectTimeout",
+    "LocalEntryNotFoundError",
+    "MaxRetryError",
+    "NameResolutionError",
+    "OfflineModeIsEnabled",
+    "URLError",
+    "gaierror",
+}
+"""Names of exceptions of requests, httpx, urllib, huggingface_hub and socket without a network."""
+
+
+def _is_offline(error: BaseException | None) -> bool:
+    """Return True if the exception, or one that led to it, means that there is no network."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if type(error).__name__ in _OFFLINE:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def nearest(name: str, known: Iterable[str], listing: str) -> str:

@@ -12,6 +12,10 @@ dict of tensors. `module` (a torch module) takes the stacked tensor, or the dict
 By default, `pooled` is the mean of the last layer's real tokens. A text module has `modality = "text"`.
 A factory may also return a whole `featcache.encoders.base.Encoder`. It runs with seed 0 of torch's CPU
 generator. It can import installed packages, but not files beside its own.
+
+The identity of the model covers its parameters and buffers and the file of its factory. Data that it reads
+from other files is covered if it says which: `files`, a list of paths, as an attribute of the module or the
+factory.
 """
 
 from __future__ import annotations
@@ -69,8 +73,13 @@ def load(name: str) -> Encoder:
         if not callable(getattr(user, attribute, None)):
             hint = did_you_mean(attribute, [key for key in vars(user) if not key.startswith("_")])
             raise EncoderError(f"{path} has no function `{attribute}`", hint=hint)
-        made = getattr(user, attribute)()
-    return _adopt(f"python:{path.name}:{attribute}", f"{attribute} of a file with SHA-256 {digest}", made)
+        factory = getattr(user, attribute)
+        made = factory()
+    encoder = _adopt(f"python:{path.name}:{attribute}", f"{attribute} of a file with SHA-256 {digest}", made)
+    module = made[0] if isinstance(made, tuple) else made
+    if files := [*getattr(factory, "files", ()), *getattr(module, "files", ())]:
+        encoder.spec = _with_files(encoder.spec, files, path.parent)
+    return encoder
 
 
 def _import(path: Path, digest: str) -> ModuleType:
@@ -115,6 +124,27 @@ def _adopt(name: str, preprocess: str, made: Any) -> Encoder:
         return encoder
     got = tuple(type(part).__name__ for part in made) if isinstance(made, tuple) else type(made).__name__
     raise EncoderError(f"{name} returned an unsupported type", got=got, expected=_RETURNS)
+
+
+def _with_files(spec: EncoderSpec, files: Sequence[Any], folder: Path) -> EncoderSpec:
+    """Return the spec with the content of files in the digest of the weights.
+
+    A relative path is looked up in the current folder, then in that of the factory. Raise EncoderError for a
+    file that cannot be read.
+    """
+    digest = hashlib.sha256(spec.weights.encode())
+    for name in map(Path, files):
+        place = name if name.exists() else folder / name
+        try:
+            with place.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise EncoderError(
+                f"a file that {spec.name} reads cannot be opened",
+                got=f"{name}: {error.strerror}",
+                expected="paths of files in `files`",
+            ) from None
+    return spec.model_copy(update={"weights": digest.hexdigest()})
 
 
 class Portable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from featcache import encoders
@@ -15,11 +15,13 @@ from featcache.errors import ConfigError
 from featcache.extraction.feed import ViewDataset
 from featcache.extraction.forward import Forward
 from featcache.extraction.options import ExtractOptions
+from featcache.extraction.understood import Understood, understand
 from featcache.extraction.view_transform import ViewTransform
 from featcache.extraction.walk import plan_batches
 from featcache.location import remote
 from featcache.sources import open_source
 from featcache.sources.base import Source, limit
+from featcache.specs import NO_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Opened:
     splits: Mapping[str, Source]
     """By name, each with as many samples as the options ask for."""
     forward: Forward
+    understood: Understood
+    """What was understood of the splits, for people."""
 
     @classmethod
     def of(
@@ -42,13 +46,15 @@ class Opened:
 
         Raises a FeatcacheError where one of them does not open, or the model reads other data.
         """
-        splits = _splits(os.fspath(source), options)
+        whole = _open(os.fspath(source), options)
+        splits = _asked(whole, options)
         encoder = encoders.load(model)
         _require_modality(encoder, splits)
         place = resolve(device)
         encoder.to(place)
         forward = Forward(encoder, options.layers, options.tokens, options.amp, place)
-        return cls(os.fspath(source), model, options, splits, forward)
+        understood = understand(os.fspath(source), whole, splits).warned(*_hollow(encoder))
+        return cls(os.fspath(source), model, options, splits, forward, understood)
 
     @property
     def encoder(self) -> Encoder:
@@ -65,14 +71,19 @@ class Opened:
     ) -> ViewDataset:
         """Return the batches that hold the rows of `units`, in all views unless some are named."""
         names = views or self.options.views.names()
-        transform = ViewTransform(self.encoder.transform, self.encoder.spec.modality, self.options.views)
+        transform = ViewTransform(self.encoder.transform, self.first.modality, self.options.views)
         return ViewDataset(source, transform, names, list(plan_batches(units, len(names), batch_size)))
 
 
-def _splits(source: str, options: ExtractOptions) -> dict[str, Source]:
+def _open(source: str, options: ExtractOptions) -> dict[str, Source]:
     if "://" in source:
         raise remote(source)
-    found = open_source(source, label_column=options.label_column)
+    labels = options.model_dump(include={"label_column", "label_from", "no_labels"})
+    return open_source(source, **labels)
+
+
+def _asked(found: Mapping[str, Source], options: ExtractOptions) -> dict[str, Source]:
+    """Return the splits that the options ask for, with as many samples."""
     limits = options.limit if isinstance(options.limit, Mapping) else dict.fromkeys(found, options.limit)
     if options.split is not None:
         limits = {options.split: limits.get(options.split, options.limit)}
@@ -80,6 +91,15 @@ def _splits(source: str, options: ExtractOptions) -> dict[str, Source]:
         if name not in found:
             raise ConfigError("the source has no such split", got=name, hint=did_you_mean(name, found))
     return {name: found[name] if n is None else limit(found[name], n) for name, n in limits.items()}
+
+
+def _hollow(encoder: Encoder) -> Iterator[str]:
+    """Warn of a model whose identity covers nothing but its source file."""
+    if encoder.spec.weights == NO_WEIGHTS:
+        yield (
+            f"{encoder.spec.name} has no weights, and does not say which files it reads: its identity is its "
+            f"source file alone; a list of paths `files` on the module or its factory adds theirs"
+        )
 
 
 def _require_modality(encoder: Encoder, splits: Mapping[str, Source]) -> None:

@@ -77,6 +77,10 @@ class ExtractOptions(Config):
     )
     """A mapping gives N by split; only its splits are extracted, in its order."""
     label_column: str | None = Field(None, description="The label column of a table.")
+    label_from: str | None = Field(
+        None, description="Where a path names the class, for example '*/LABEL/**'; others are unlabelled."
+    )
+    no_labels: bool = Field(False, description="Take no labels from the source.")
     batch_size: PositiveInt | Literal["auto"] = Field(
         64, description="Views in a forward pass; auto: what a GPU's memory holds."
     )
@@ -104,4 +108,5 @@ class ExtractOptions(Config):
 
     def content(self) -> dict[str, Any]:
         """Return the options that decide what a cache holds, as JSON values."""
-        return self.model_dump(mode="json", include=_CONTENT)
+        labels = {name for name in ("label_from", "no_labels") if getattr(self, name)}
+        return self.model_dump(mode="json", include=_CONTENT | labels)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import LabelError, option
+from featcache.labels.names import alike
 from featcache.sources._labels import LABEL_COLUMNS, label_column_of
 from featcache.sources._splits import split_name
 from featcache.sources._table import PATH_COLUMNS, SPLIT_COLUMNS, Table, is_table
@@ -131,10 +132,5 @@ def unlike(names: Sequence[str]) -> list[str]:
     ['the classes `Cat` and `cat` differ only in spelling', \
 'the classes `fire truck` and `fire_truck` differ only in spelling']
     """
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault("".join(c for c in name.casefold() if c.isalnum()) or name, []).append(name)
-    alike = (
-        " and ".join(f"`{name}`" for name in sorted(group)) for group in groups.values() if len(group) > 1
-    )
-    return [f"the classes {group} differ only in spelling" for group in alike]
+    groups = (" and ".join(f"`{name}`" for name in sorted(group)) for group in alike(names))
+    return [f"the classes {group} differ only in spelling" for group in groups]

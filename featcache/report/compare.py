@@ -11,7 +11,7 @@ from typing import Any
 
 from featcache.errors import ConfigError, MissingExtra
 from featcache.report.distinguish import name_data, name_settings
-from featcache.report.results_table import few_draws_note, results_table
+from featcache.report.results_table import notes, results_table
 from featcache.report.rows import CONTROLS, Outcome, Row, RowKey, group_rows
 from featcache.report.run_folders import FinishedRun, Place, as_places, find_folders, natural, read_runs
 
@@ -29,7 +29,8 @@ class Comparison:
 
     def markdown(self) -> str:
         """Return the table as Markdown, as `featcache run` writes it."""
-        return "\n".join(filter(None, (results_table(self.rows).markdown(), few_draws_note(self.rows))))
+        table, lines = results_table(self.rows).markdown(), notes(self.rows)
+        return table + ("\n" + "\n".join(lines) + "\n" if lines else "")
 
     def as_dict(self) -> dict[str, Any]:
         """Return rows and skipped folders as values that JSON can hold."""
@@ -55,17 +56,15 @@ class Comparison:
         return pandas.DataFrame(lines)
 
     def __repr__(self) -> str:
-        return results_table(self.rows).text() + "".join(f"{note}\n" for note in self._notes())
+        return results_table(self.rows).text() + "".join(f"{note}\n" for note in self._notes("*"))
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes("bold"))
         return results_table(self.rows).html() + notes
 
-    def _notes(self) -> list[str]:
-        notes = few_draws_note(self.rows).splitlines()
-        if self.skipped:
-            notes.append(f"Skipped: {_listed(self.skipped)}")
-        return notes
+    def _notes(self, clear: str) -> list[str]:
+        skipped = [f"Skipped: {_listed(self.skipped)}"] if self.skipped else []
+        return [*notes(self.rows, clear), *skipped]
 
 
 def compare(runs: Place | Iterable[Place]) -> Comparison:

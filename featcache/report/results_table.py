@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from featcache.report.rows import CONTROLS_WITH_COLUMN, DRAWS_NEEDED, Row, methods_of
+from featcache.report.statistics import CLEAR_PAIRS
 from featcache.report.table import Table, difference_text, mean_text
 
 
 def results_table(rows: Sequence[Row], against: Sequence[str] = ()) -> Table:
     """Return one line for each row.
 
-    A difference is bold only where its interval excludes zero. There is a column for linear and supervised
+    A difference is bold only where it is clear. There is a column for linear and supervised
     where they were run, one for each objective in `against`, and one for the best control.
     """
     references = methods_of(rows, (*CONTROLS_WITH_COLUMN, *against))
@@ -31,13 +32,27 @@ def results_table(rows: Sequence[Row], against: Sequence[str] = ()) -> Table:
     return Table(head, lines)
 
 
-def few_draws_note(rows: Sequence[Row]) -> str:
-    """Return a line to put under a table with too few label draws; "" where there are enough."""
+def notes(rows: Sequence[Row], clear: str = "bold") -> list[str]:
+    """Return the lines to put under a table: what its figures are, and whether label draws are too few.
+
+    `clear` says how the table marks a clear difference.
+    """
+    gaps = [gap for row in rows for gap in row.differences.values()]
+    found = []
+    if any(len(row.accuracy) > 1 for row in rows):
+        found.append("accuracy %: mean ± standard deviation over the label draws.")
+    if any(gap.pairs > 1 for gap in gaps):
+        found.append(
+            "minus NAME: mean difference on the same label draws, in points of accuracy, ± half the width of "
+            f"its 95 % interval (Student's t); {clear}: it excludes zero, from {CLEAR_PAIRS} draws on."
+        )
+    if gaps and any(row.best_control for row in rows):
+        found.append("best control: the one with the best test accuracy, which is picked with hindsight.")
     fewest = min((len(row.accuracy) for row in rows), default=DRAWS_NEEDED)
-    if fewest >= DRAWS_NEEDED:
-        return ""
-    draws = f"{fewest} label draw{'s' if fewest > 1 else ''}"
-    return f"Only {draws}: at least {DRAWS_NEEDED} are needed for a meaningful interval.\n"
+    if fewest < DRAWS_NEEDED:
+        draws = f"{fewest} label draw{'s' if fewest > 1 else ''}"
+        found.append(f"Only {draws}: at least {DRAWS_NEEDED} are needed for a meaningful interval.")
+    return found
 
 
 def _to_best_control(row: Row) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from featcache.files import explained, write_atomic
 from featcache.report.plots import accuracy_png, reliability_png
 from featcache.report.probes import probes_table
-from featcache.report.results_table import few_draws_note, results_table
+from featcache.report.results_table import notes, results_table
 from featcache.report.rows import Row, group_rows
 from featcache.report.selection import Selection, Trained, select_settings, selections_table
 from featcache.report.table import Table
@@ -35,7 +35,7 @@ class Study:
     selections: list[Selection]
     """For objectives with several settings: the selection of every rule."""
     extraction: float | None
-    """Seconds of all extractions; None where one was interrupted and continued, or is not known."""
+    """Seconds of all extractions; None where one was interrupted and continued, or none was needed."""
     trainings: list[tuple[str, float]]
     """Objective and seconds of every training."""
     table: Path
@@ -44,9 +44,9 @@ class Study:
     def describe(self) -> str:
         """Return the tables, the time of each stage, and the paths of table and plot, for a terminal."""
         total = sum(seconds for _, seconds in self.trainings)
-        lines = [results_table(self.rows, self.against).text() + few_draws_note(self.rows)]
+        lines = [results_table(self.rows, self.against).text(), *notes(self.rows, "*"), ""]
         lines += [f"{title}\n{table.text()}" for title, table in self._more_tables()]
-        extraction = "in several parts" if self.extraction is None else f"{self.extraction:.1f} s"
+        extraction = "earlier, or in several parts" if self.extraction is None else f"{self.extraction:.1f} s"
         count = f"{len(self.trainings)} training{'s' if len(self.trainings) > 1 else ''}"
         lines.append(f"extraction: {extraction}; {count}: {total:.1f} s")
         if self.extraction is not None:
@@ -57,12 +57,14 @@ class Study:
         return self.describe()
 
     def _repr_html_(self) -> str:
-        tables = [("", results_table(self.rows, self.against)), *self._more_tables()]
-        return "".join(f"<p>{html.escape(title)}</p>{table.html()}" for title, table in tables)
+        main = results_table(self.rows, self.against).html()
+        main += "".join(f"<p>{html.escape(note)}</p>" for note in notes(self.rows))
+        more = (f"<p>{html.escape(title)}</p>{table.html()}" for title, table in self._more_tables())
+        return main + "".join(more)
 
     def markdown(self) -> str:
         """Return the tables as a page."""
-        parts = [results_table(self.rows, self.against).markdown(), few_draws_note(self.rows)]
+        parts = [results_table(self.rows, self.against).markdown(), _paragraph(notes(self.rows))]
         for title, table in self._more_tables():
             parts += [f"{title}\n", table.markdown()]
         return "\n".join(filter(None, parts))
@@ -93,6 +95,10 @@ class Study:
             f"the first experiment with {slowest}: {first:.1f} s, extraction included; "
             f"the second, from the cache: {second:.1f} s, {times_less:.0f} times less"
         )
+
+
+def _paragraph(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def write_study(

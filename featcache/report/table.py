@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from featcache.report.statistics import Difference, mean_and_std
 
+_BOLD = re.compile(r"\*\*(.+?)\*\*")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -34,8 +36,12 @@ class Table:
         return "".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |\n" for cells in lines)
 
     def text(self) -> str:
-        """Return the table with padded columns, for a terminal."""
-        body = [self.head, *self.rows]
+        """Return the table with padded columns, for a terminal; a star follows what is bold.
+
+        >>> print(Table(["a"], [["**+1.0** (b)"]]).text().splitlines()[-1])
+        +1.0* (b)
+        """
+        body = [self.head, *([_BOLD.sub(r"\1*", cell) for cell in cells] for cells in self.rows)]
         widths = [max(map(len, column)) for column in zip(*body, strict=True)]
         body.insert(1, ["-" * width for width in widths])
         lines = ["  ".join(c.ljust(width) for c, width in zip(cells, widths, strict=True)) for cells in body]
@@ -54,7 +60,7 @@ class Table:
 
 
 def _html_cells(kind: str, cells: Sequence[str]) -> str:
-    texts = [re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(cell)) for cell in cells]
+    texts = [_BOLD.sub(r"<b>\1</b>", html.escape(cell)) for cell in cells]
     return "".join(f"<{kind}>{text}</{kind}>" for text in texts)
 
 
@@ -69,9 +75,9 @@ def mean_text(values: Sequence[float]) -> str:
 
 
 def difference_text(difference: Difference | None) -> str:
-    """Write mean and half-width, in bold where the interval excludes zero; return "" for None.
+    """Write mean and half-width, in bold where the difference is clear; return "" for None.
 
-    >>> [difference_text(d) for d in (Difference(2.0, 1.0), Difference(2.0, 3.0), None)]
+    >>> [difference_text(d) for d in (Difference(2.0, 1.0, 5), Difference(2.0, 3.0, 5), None)]
     ['**+2.0 ± 1.0**', '+2.0 ± 3.0', '']
     """
     if difference is None:

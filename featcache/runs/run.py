@@ -15,7 +15,7 @@ from featcache.config import flatten
 from featcache.errors import TrainError, option
 from featcache.files import explained, partial, write_atomic
 
-CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+CONFIG, RESULT, METRICS, LABELS = "config.json", "result.json", "metrics.jsonl", "labels.json"
 TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
@@ -30,15 +30,23 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def at(cls, path: Path, config: Mapping[str, Any], *, resume: bool) -> Self:
+    def at(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Return the run at `path`, to be begun or resumed with this configuration. Write nothing.
 
-        Raises TrainError if the folder holds another run or anything else, or a run of this configuration
-        without `resume`.
+        `defaults` hold for the keys that the run lacks, because an earlier version wrote it. Raises
+        TrainError if the folder holds another run or anything else, or a run of this configuration without
+        `resume`.
         """
         run = cls(path)
         if (path / CONFIG).is_file():
-            run._check(config, resume)
+            run._check(config, resume, flatten(defaults or {}))
         elif path.exists() and not _is_empty(path):
             raise TrainError(
                 f"{path} exists and is not a run; it is left as it is",
@@ -74,8 +82,8 @@ class RunFolder:
         self.write(CONFIG, config)
         self.write("environment.json", environment() | {"cache": str(cache)})
 
-    def _check(self, config: Mapping[str, Any], resume: bool) -> None:
-        asked, there = flatten(config), flatten(self.config())
+    def _check(self, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
+        asked, there = flatten(config), {**defaults, **flatten(self.config())}
         for key in sorted({*there, *asked}):
             mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
             if mine != theirs:
@@ -86,10 +94,11 @@ class RunFolder:
                     hint=f"choose another {option('out')}, or repeat that run's options",
                 )
         if not resume:
-            state = "a finished" if self.result() else "an unfinished"
+            done = self.result() is not None
+            what = "its result is there already; show it again" if done else "continue it"
             raise TrainError(
-                f"{self.path} holds {state} run of this configuration",
-                hint=f"continue it with {option('resume', True)}, or choose another {option('out')}",
+                f"{self.path} holds {'a finished' if done else 'an unfinished'} run of this configuration",
+                hint=f"{what} with {option('resume', True)}, or choose another {option('out')}",
             )
 
     def config(self) -> dict[str, Any]:
@@ -100,6 +109,28 @@ class RunFolder:
         """Return the result; None if the run is not finished."""
         path = self.path / RESULT
         return _renamed(_read(path)) if path.is_file() else None
+
+    def labelled(self) -> dict[str, str | None]:
+        """Return the class of each sample whose label the run has learned from, by id; empty if unknown.
+
+        Runs of earlier versions do not say the class.
+        """
+        found = _read(self.path / LABELS) if (self.path / LABELS).is_file() else {}
+        ids = found.get("ids", [])
+        return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
+
+    @property
+    def labels_at_random(self) -> bool:
+        """False if `suggest` chose some of the labelled samples, so they are not like the others."""
+        path = self.path / LABELS
+        return not (path.is_file() and _read(path).get("chosen", 0))
+
+    @property
+    def cache(self) -> Path | None:
+        """The path of the cache that it was trained on, at that time; None if it is not recorded."""
+        file = self.path / "environment.json"
+        found = _read(file).get("cache") if file.is_file() else None
+        return None if found is None else Path(str(found))
 
     @property
     def checkpoint(self) -> Path:

@@ -8,24 +8,29 @@ from typing import TYPE_CHECKING
 from featcache.config import did_you_mean
 from featcache.errors import SourceError
 from featcache.plugins import find, names
+from featcache.sources._files import describe_unread, unread_images
 
 if TYPE_CHECKING:
     from featcache.sources.base import Source
 
 _EXPECTED = (
     "digits, a folder of images, .parquet, .tar shards, .h5, .npy, .npz, "
-    "a .csv or .jsonl with a path or a text column, or .txt"
+    "a .csv or .jsonl with a path or a text column, a folder of these, or .txt"
 )
 
 
-def open_source(spec: str, *, label_column: str | None = None) -> dict[str, Source]:
+def open_source(
+    spec: str, *, label_column: str | None = None, label_from: str | None = None, no_labels: bool = False
+) -> dict[str, Source]:
     """Return the splits of a data set by name, in the order train, validation, test, others.
 
     `spec` is `digits`, a path, or `format:path`. A path may contain `~` and glob or brace patterns of shards.
     With `format:path` the format is not detected. `label_column` names the labels in formats with columns.
+    `label_from` takes them from the samples' ids instead, which are paths in most formats: `*/LABEL/**` makes
+    the second folder the class. Samples that do not match are unlabelled. With `no_labels` all are.
 
     Raise SourceError if there is no such path, if no format or several formats fit, or if the data does not
-    fit the format.
+    fit the format; ConfigError for options that exclude each other.
 
     >>> {name: len(source) for name, source in open_source("digits").items()}
     {'train': 1297, 'test': 500}
@@ -37,7 +42,11 @@ def open_source(spec: str, *, label_column: str | None = None) -> dict[str, Sour
         path = str(Path(spec).expanduser())
         key = _detect(spec, Path(path))
     splits: dict[str, Source] = find("sources", key).splits(path, label_column)
-    return splits
+    if label_from is None and not no_labels:
+        return splits
+    from featcache.sources._relabel import relabel
+
+    return relabel(splits, label_from, no_labels)
 
 
 def _detect(spec: str, path: Path) -> str:
@@ -59,7 +68,9 @@ def _detect(spec: str, path: Path) -> str:
             else "no format fits the source"
         )
         hint = f"name the format as FORMAT:{spec}, with FORMAT one of {', '.join(names('sources'))}"
-        raise SourceError(what, got=spec, expected=_EXPECTED, hint=hint)
+        unread = unread_images(path) if path.is_dir() else []
+        got = f"{spec} ({describe_unread(unread)})" if unread else spec
+        raise SourceError(what, got=got, expected=_EXPECTED, hint=hint)
     key, colon, rest = spec.partition(":")
     hint = did_you_mean(key, names("sources")) if colon and Path(rest).exists() else "check the path"
     raise SourceError("there is no such file or folder", got=spec, expected=_EXPECTED, hint=hint)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from featcache.config import did_you_mean
 from featcache.errors import SourceError
 from featcache.sources._files import printable
+from featcache.sources._origin import Origin
 from featcache.sources._samples import Part, Reader, assemble
 from featcache.sources._splits import split_name, split_of
 from featcache.sources.base import Source
@@ -23,6 +24,7 @@ _IMAGES = frozenset(["images", "image", "data", "x"])
 _LABELS = frozenset(["labels", "label", "targets", "target", "y"])
 _CLASSES = frozenset(["class_names", "classes"])
 _CHANNELS = (1, 3, 4)
+EMBEDDINGS = "embeddings need no model: `featcache import` brings them into a cache"
 
 
 class ArrayLike(Protocol):
@@ -61,7 +63,9 @@ def assemble_arrays(
     )
     if not images:
         expected = f"an array called {', '.join(sorted(_IMAGES))}"
-        raise SourceError(f"{file.name} has no images", got=_listed(arrays), expected=expected)
+        raise SourceError(
+            f"{file.name} has no images", got=_listed(arrays), expected=expected, hint=EMBEDDINGS
+        )
     if label_column and not labels:
         hint = did_you_mean(label_column, arrays)
         raise SourceError(f"{file.name} has no labels `{label_column}`", got=_listed(arrays), hint=hint)
@@ -77,7 +81,8 @@ def assemble_arrays(
             reader_of(name),
         )
     classes = next((_read_names(arrays[name]) for name in arrays if name.lower() in _CLASSES), None)
-    return assemble("image", parts, classes, str(file))
+    origin = Origin("array", ", ".join(labels.values()) or None, tuple(arrays))
+    return assemble("image", parts, classes, str(file), origin)
 
 
 def _role(name: str, label_column: str | None, default: str) -> tuple[str, str]:
@@ -110,7 +115,7 @@ def _check_images(name: str, images: ArrayLike, file: Path) -> None:
             f"`{name}` in {file.name} does not hold images",
             got=f"shape {shape}",
             expected="(N, H, W) or (N, H, W, C) with C of 1, 3 or 4",
-            hint="move the channels last: images.transpose(0, 2, 3, 1)" if first else None,
+            hint="move the channels last: images.transpose(0, 2, 3, 1)" if first else EMBEDDINGS,
         )
     if not (kind in ("bool", "uint8", "uint16") or images.dtype.kind == "f"):
         raise SourceError(
@@ -122,9 +127,9 @@ def _check_images(name: str, images: ArrayLike, file: Path) -> None:
 
 
 def _read_labels(name: str, labels: ArrayLike, rows: int, file: Path) -> list[object]:
-    """Read (rows,) or (rows, 1) labels; raise SourceError for another shape."""
+    """Read labels (rows,), with any number of axes of size 1; raise SourceError for another shape."""
     shape = tuple(labels.shape)
-    if shape not in ((rows,), (rows, 1)):
+    if shape[:1] != (rows,) or any(size != 1 for size in shape[1:]):
         raise SourceError(
             f"`{name}` in {file.name} does not fit the images", got=f"shape {shape}", expected=f"({rows},)"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,12 @@ IMAGE_SUFFIXES = frozenset(
         ".pnm",
     ]
 )
+_UNREAD = re.compile(
+    r".*\.(heic|heif|dng|cr2|cr3|nef|arw|raf|orf|rw2|psd|svg|jp2|j2k|jxl|czi|lif|nd2|svs|ndpi"
+    r"|dcm|nii|pdf|mp4|mov|avi)",
+    re.IGNORECASE,
+)
+"""Pictures that people have, and that are not read."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,13 @@ class Files:
     root: str
     names: Sequence[str]
 
+    def path(self, row: int) -> Path:
+        """Return the path of a row's file, which may not exist."""
+        return Path(self.root, self.names[row])
+
     def __call__(self, row: int) -> bytes:
         try:
-            return Path(self.root, self.names[row]).read_bytes()
+            return self.path(row).read_bytes()
         except OSError as error:
             raise SampleError("the file cannot be read", got=error.strerror or type(error).__name__) from None
 
@@ -60,6 +72,31 @@ def image_files(root: Path) -> Iterator[str]:
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 yield (base / name).as_posix()
+
+
+def unread_images(root: Path) -> list[str]:
+    """Return the files below `root` in formats of pictures that are not read, as relative POSIX paths."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        base = Path(folder).relative_to(root)
+        found += [(base / name).as_posix() for name in sorted(files) if _is_unread(name)]
+    return found
+
+
+def describe_unread(names: Sequence[str]) -> str:
+    """Count files of formats that are not read, by suffix.
+
+    >>> describe_unread(["a.heic", "b.HEIC", "c.pdf"])
+    '3 files are of formats that are not read: .heic (2), .pdf (1)'
+    """
+    counts = sorted(Counter(Path(name).suffix.lower() for name in names).items())
+    listed = ", ".join(f"{suffix} ({count})" for suffix, count in counts)
+    return f"{len(names)} files are of formats that are not read: {listed}"
+
+
+def _is_unread(name: str) -> bool:
+    return not name.startswith(".") and _UNREAD.fullmatch(name) is not None
 
 
 def printable(name: str) -> str:

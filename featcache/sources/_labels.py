@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from featcache.errors import SourceError, option
 from featcache.sources.base import UNLABELLED
 
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "fine_label", "y")
+_LIKELY = re.compile(
+    "label|class|type|categor|target|species|diagnos|group|kind|genus|grade|intent|sentiment|topic|truth"
+)
+_UNLABELLED = ("", "-1", "-1.0")
 _MAX_INDEX = 99_999
 # pandas writes `3.0` for an integer in a column with gaps; `007` is a name, not the number 7.
 _INDEX = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0)?")
@@ -28,7 +33,7 @@ def label_column_of(columns: Sequence[str], asked: str | None, origin: str) -> s
     Raise SourceError if there is no column `asked`.
     """
     if asked is None:
-        return next((name for name in LABEL_COLUMNS if name in columns), None)
+        return usual(columns, LABEL_COLUMNS)
     if asked not in columns:
         raise SourceError(
             f"{origin} has no column `{asked}`",
@@ -36,6 +41,51 @@ def label_column_of(columns: Sequence[str], asked: str | None, origin: str) -> s
             hint=f"pass another {option('label_column')} ({did_you_mean(asked, columns)})",
         )
     return asked
+
+
+def usual(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the column with the first of some usual names, in any case, with spaces for `_`; else None.
+
+    >>> usual(["Id", "File Name", "name"], ["path", "file_name"])
+    'File Name'
+    """
+    spelled = {"_".join(column.casefold().split()): column for column in reversed(columns)}
+    return next((name for name in names if name in columns), None) or next(
+        (spelled[name] for name in names if name in spelled), None
+    )
+
+
+def likely_column(
+    columns: Sequence[str], taken: Iterable[str | None], records: Sequence[Mapping[str, object]] = ()
+) -> str | None:
+    """Return the column that may hold labels, by its name or by values that repeat in `records`; else None.
+
+    >>> likely_column(["path", "cell type"], ["path"])
+    'cell type'
+    """
+    left = [name for name in columns if name and name not in set(taken)]
+    named = [name for name in left if _LIKELY.search(name.casefold())]
+    values = {name: [v for r in records if isinstance(v := r.get(name), str) and v.strip()] for name in left}
+    repeated = [name for name, found in values.items() if 2 <= len({*found}) <= len(found) / 2]
+    return next(iter([*named, *repeated]), None)
+
+
+def class_name(text: str) -> str | None:
+    """Return a class name without space around it, in Unicode's form NFC; None for no label.
+
+    >>> class_name(" cafe\u0301 ") == "caf\u00e9", class_name("-1")
+    (True, None)
+    """
+    name = unicodedata.normalize("NFC", text.strip())
+    return None if name in _UNLABELLED else name
+
+
+def merged_forms(found: Iterable[object]) -> list[str]:
+    """Return the class names that are found in several Unicode forms, which count as one."""
+    forms: dict[str, set[str]] = {}
+    for value in {value.strip() for value in found if isinstance(value, str)}:
+        forms.setdefault(unicodedata.normalize("NFC", value), set()).add(value)
+    return sorted(name for name, spelled in forms.items() if len(spelled) > 1)
 
 
 def refuse_label_column(asked: str | None, origin: str) -> None:
@@ -55,7 +105,8 @@ def encode(
     """Return class indices by split, and the class names, from (ids, labels) by split.
 
     With `class_names`, a label is a name or the index of one. Without, whole numbers are indices. All other
-    labels are names, numbered in sorted order over all splits together. None, "", NaN and -1 are unlabelled.
+    labels are names, numbered in sorted order over all splits together. Names are compared in Unicode's form
+    NFC, without space around them. None, "", NaN and -1 are unlabelled.
     Raise SourceError for a label that fits neither, and for class names that occur twice.
 
     >>> encode({"train": (["a", "b", "c"], ["dog", "", "cat"])}, None)
@@ -68,7 +119,7 @@ def encode(
     if class_names is None:
         cleaned, names = _derive(cleaned)
     else:
-        names = tuple(class_names)
+        names = tuple(unicodedata.normalize("NFC", name) for name in class_names)
     index_of = {name: index for index, name in enumerate(names)}
     if len(index_of) < len(names):
         raise SourceError("a class name occurs twice", got=", ".join(names), expected="distinct class names")
@@ -87,7 +138,7 @@ def _clean(value: object, split: str, row: int, ids: Sequence[str]) -> Label:
     if isinstance(value, bytes):
         value = value.decode(errors="backslashreplace")
     if isinstance(value, str):
-        return None if value.strip() in ("", "-1", "-1.0") else value.strip()
+        return class_name(value)
     if value is None or value == UNLABELLED or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):

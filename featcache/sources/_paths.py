@@ -18,7 +18,7 @@ def matches(path: Path, suffix: str) -> bool:
     Folders are searched at most two levels down.
     """
     if path.is_dir():
-        return any(True for pattern in (f"*{suffix}", f"*/*{suffix}") for _ in path.glob(pattern))
+        return any(_shown(path, file) for p in (f"*{suffix}", f"*/*{suffix}") for file in path.glob(p))
     return path.suffix == suffix and any(file.is_file() for file in _spelled(path))
 
 
@@ -28,7 +28,7 @@ def expand(path: Path, suffix: str) -> tuple[Path, list[Path]]:
     Raise SourceError if there are none, or if a file that the pattern spells out is missing.
     """
     if path.is_dir():
-        root, files = path, sorted(file for file in path.glob(f"**/*{suffix}") if file.is_file())
+        root, files = path, sorted(f for f in path.glob(f"**/*{suffix}") if f.is_file() and _shown(path, f))
     else:
         root, files = _fixed_parent(path), _spelled(path)
     if not files:
@@ -41,6 +41,11 @@ def expand(path: Path, suffix: str) -> tuple[Path, list[Path]]:
             expected=str(path),
         )
     return root, files
+
+
+def _shown(root: Path, file: Path) -> bool:
+    """Return False for a file that is hidden below `root`, such as the `._name` files of macOS."""
+    return not any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import SampleError, SourceError
-from featcache.sources._labels import encode
+from featcache.sources._files import Files
+from featcache.sources._labels import encode, merged_forms
+from featcache.sources._origin import Origin
 from featcache.sources._splits import in_order
 from featcache.sources.base import Source
 from featcache.specs import Modality
@@ -35,11 +38,13 @@ class Samples:
         labels: NDArray[np.int64],
         class_names: tuple[str, ...],
         reader: Reader,
+        origin: Origin | None = None,
     ) -> None:
         self.modality: Modality = modality
         self.ids: Sequence[str] = ids
         self.labels = labels
         self.class_names = class_names
+        self.origin = origin
         self._reader = reader
 
     def __len__(self) -> int:
@@ -54,6 +59,10 @@ class Samples:
             name = self.ids[row]
             got = name if error.got is None else f"{name}: {error.got}"
             raise SampleError(error.what, got=got, expected=error.expected, hint=error.hint) from None
+
+    def file(self, index: int) -> Path | None:
+        """Return the file of a sample; None if samples are not files of their own."""
+        return self._reader.path(range(len(self))[index]) if isinstance(self._reader, Files) else None
 
     def content(self, index: int) -> bytes:
         """Return the sample as stored: encoded bytes, text, or raw pixels."""
@@ -70,25 +79,41 @@ class Part:
 
 
 def assemble(
-    modality: Modality, parts: Mapping[str, Part], class_names: Sequence[str] | None, origin: str
+    modality: Modality,
+    parts: Mapping[str, Part],
+    class_names: Sequence[str] | None,
+    path: str,
+    origin: Origin | None = None,
 ) -> dict[str, Source]:
     """Return the splits as sources, with labels numbered over all of them together.
 
-    Raise SourceError for a split without samples, an id that occurs twice, or a label without a class.
+    `path` names the source in messages, and `origin` tells where the labels come from. Raise SourceError for
+    a split without samples, an id that occurs twice, or a label without a class.
     """
     if not parts:
-        raise SourceError("the source holds no samples", got=origin, hint="check the path and the format")
+        raise SourceError("the source holds no samples", got=path, hint="check the path and the format")
     for split, part in parts.items():
         if not part.ids:
             raise SourceError(
-                f"split `{split}` holds no samples", got=f"0 rows in {origin}", expected="1 or more"
+                f"split `{split}` holds no samples", got=f"0 rows in {path}", expected="1 or more"
             )
         _check_unique(split, part.ids)
     labels, names = encode({split: (part.ids, part.labels) for split, part in parts.items()}, class_names)
+    origin = _with_merged(origin, parts)
     splits: dict[str, Source] = {
-        split: Samples(modality, part.ids, labels[split], names, part.reader) for split, part in parts.items()
+        split: Samples(modality, part.ids, labels[split], names, part.reader, origin)
+        for split, part in parts.items()
     }
     return in_order(splits)
+
+
+def _with_merged(origin: Origin | None, parts: Mapping[str, Part]) -> Origin | None:
+    """Note the class names that are written in several Unicode forms."""
+    merged = merged_forms(value for part in parts.values() for value in part.labels)
+    if origin is None or not merged:
+        return origin
+    note = f"written in several Unicode forms, and taken as one class each: {', '.join(merged)}"
+    return replace(origin, notes=(*origin.notes, note))
 
 
 class Lazy(Generic[T]):

@@ -1,16 +1,25 @@
-"""Read CSV, TSV and JSON Lines files: all records in order, or one by its byte offset."""
+"""Read CSV, TSV and JSON Lines files: all records in order, or one by its byte offset.
+
+The columns of a .csv may be separated by commas, semicolons, tabs or bars: the file itself decides.
+"""
 
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from featcache.errors import SourceError
-from featcache.sources._splits import split_name, split_of
+from featcache.sources._files import image_files
+from featcache.sources._labels import LABEL_COLUMNS, label_column_of, likely_column, usual
+from featcache.sources._origin import Origin
+from featcache.sources._paths import matches
+from featcache.sources._splits import group_files, split_name, split_of
 
 PATH_COLUMNS = (
     "path",
@@ -25,7 +34,10 @@ PATH_COLUMNS = (
 )
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "question", "utterance", "query")
 SPLIT_COLUMNS = ("split", "subset")
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SUFFIXES = (".csv", ".tsv", ".jsonl")
+_DELIMITERS = ",;\t|"
+_SNIFFED_LINES = 200
+_SHARDS = (".parquet", ".tar")
 _BOM = b"\xef\xbb\xbf"
 
 Record = Mapping[str, Any]
@@ -33,13 +45,56 @@ Record = Mapping[str, Any]
 
 def is_table(path: Path) -> bool:
     """Return True for a CSV, TSV or JSONL file, by its suffix."""
-    return path.suffix.lower() in (*_DELIMITERS, ".jsonl") and path.is_file()
+    return path.suffix.lower() in _SUFFIXES and path.is_file()
 
 
-def split_of_record(record: Record, path: Path) -> str:
-    """Return the split in a record's split column, else the one in the file's name."""
+def tables(path: Path) -> list[Path]:
+    """Return the tables that `path` stands for: itself, or those in a folder; empty if there are none.
+
+    A folder that holds images or shards is theirs, whatever tables lie beside them.
+    """
+    if not path.is_dir():
+        return [path] if is_table(path) else []
+    found = sorted(file for file in path.iterdir() if is_table(file) and not file.name.startswith("."))
+    others = found and (any(True for _ in image_files(path)) or any(matches(path, s) for s in _SHARDS))
+    return [] if others else found
+
+
+def open_tables(path: Path) -> dict[Table, str]:
+    """Return the tables that `path` stands for, each with the split of its name.
+
+    Raise SourceError if there are none.
+    """
+    files = tables(path)
+    if path.is_dir() and files:
+        groups = group_files(path, files)
+        return {Table(file): split for split, group in groups.items() for file in group}
+    return {Table(path): split_of(path)}
+
+
+def label_columns(found: Sequence[Table], asked: str | None) -> tuple[list[str | None], Origin]:
+    """Return the label column of each table, and where labels come from.
+
+    Raise SourceError if `asked` is in none of the tables.
+    """
+    every = [table.columns() for table in found]
+    known = tuple(dict.fromkeys(name for columns in every for name in columns))
+    label_column_of(known, asked, " and ".join(table.path.name for table in found[:3]))
+    chosen = [
+        usual(columns, LABEL_COLUMNS) if asked is None else asked if asked in columns else None
+        for columns in every
+    ]
+    if name := next(filter(None, chosen), None):
+        return chosen, Origin("column", name, known)
+    few = [record for _, record in islice(found[0].records(), _SNIFFED_LINES)]
+    taken = [usual(known, names) for names in (PATH_COLUMNS, TEXT_COLUMNS, SPLIT_COLUMNS)]
+    return chosen, Origin("column", None, known, likely_column(known, taken, few))
+
+
+def split_of_record(record: Record, default: str) -> str:
+    """Return the split in a record's split column, else `default`."""
     value = next((value for name in SPLIT_COLUMNS if (value := record.get(name)) not in (None, "")), None)
-    return split_of(path) if value is None else split_name(str(value)) or str(value)
+    return default if value is None else split_name(str(value)) or str(value)
 
 
 @dataclass(frozen=True)
@@ -84,9 +139,14 @@ class Table:
             return next((tuple(record) for _, record in self.records()), ())
         return self.columns()
 
-    @property
+    @functools.cached_property
     def _delimiter(self) -> str | None:
-        return _DELIMITERS.get(self.path.suffix.lower())
+        """The character between columns; None for JSONL."""
+        suffix = self.path.suffix.lower()
+        if suffix != ".csv":
+            return "\t" if suffix == ".tsv" else None
+        with self._open() as stream:
+            return _sniffed(list(islice(_Lines(stream, self.path), _SNIFFED_LINES)), self.path)
 
     def _open(self) -> BinaryIO:
         try:
@@ -101,7 +161,7 @@ class Table:
             raise SourceError(
                 "the file is empty", got=str(self.path), expected="a header and at least one row"
             )
-        if len(set(header)) < len(header):
+        if len(named := [name for name in header if name]) > len(set(named)):
             raise SourceError("a column name occurs twice", got=f"{', '.join(header)} in {self.path}")
         return header
 
@@ -139,6 +199,28 @@ class Table:
             if not isinstance(record, dict):
                 raise lines.malformed(type(record).__name__, "one JSON object on each line")
             yield offset, record
+
+
+def _sniffed(lines: Sequence[str], path: Path) -> str:
+    """Return the delimiter by which all lines have as many values as the header.
+
+    Raise SourceError if several would do.
+    """
+    parsed = {mark: [row for row in csv.reader(lines, delimiter=mark) if row] for mark in _DELIMITERS}
+    if len(lines) == _SNIFFED_LINES:
+        parsed = {mark: rows[:-1] for mark, rows in parsed.items()}  # the last one may be cut
+    able = [mark for mark, rows in parsed.items() if rows and len(rows[0]) > 1]
+    even = [mark for mark in able if {len(row) for row in parsed[mark]} == {len(parsed[mark][0])}]
+    columns = (*PATH_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, *SPLIT_COLUMNS)
+    known = [mark for mark in even if usual([name.strip() for name in parsed[mark][0]], columns)]
+    if len(even) > 1 and len(known) != 1:
+        raise SourceError(
+            f"the columns of {path.name} can be separated in several ways",
+            got=f"{' or '.join(map(repr, even))}, in {lines[0].strip()[:80]!r}",
+            expected="one character that separates the columns",
+            hint="put names that hold another one of these characters in double quotes",
+        )
+    return next(iter([*known, *even, *able]), ",")
 
 
 class _Lines:

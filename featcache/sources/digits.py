@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.sources._labels import refuse_label_column
+from featcache.sources._origin import Origin
 from featcache.sources._samples import Part, assemble
 from featcache.sources.base import Source
 
@@ -39,7 +40,7 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
         split: Part([f"digit-{row:04d}" for row in rows], data.target[rows].tolist(), _InMemory(pixels[rows]))
         for split, rows in (("train", np.sort(train)), ("test", np.sort(test)))
     }
-    return assemble("image", parts, CLASS_NAMES, "digits")
+    return assemble("image", parts, CLASS_NAMES, "digits", Origin("built in"))
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 from featcache.errors import SampleError, SourceError
 from featcache.sources._files import printable
-from featcache.sources._labels import label_column_of
+from featcache.sources._labels import label_column_of, likely_column
+from featcache.sources._origin import Origin
 from featcache.sources._paths import expand, matches
 from featcache.sources._samples import Lazy, Part, assemble
 from featcache.sources._splits import group_files
-from featcache.sources._table import PATH_COLUMNS, TEXT_COLUMNS
+from featcache.sources._table import PATH_COLUMNS, SPLIT_COLUMNS, TEXT_COLUMNS
 from featcache.sources.base import Source
 from featcache.specs import Modality
 
@@ -48,7 +49,10 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
             raise SourceError("the files do not agree on columns or class names", got=got)
     groups = group_files(root, files)
     parts = {split: _part(root, shards, layout) for split, shards in groups.items()}
-    return assemble(layout.modality, parts, layout.class_names, path)
+    columns = tuple(_open_file(files[0]).schema_arrow.names)
+    likely = None if layout.label else likely_column(columns, [layout.column, *SPLIT_COLUMNS])
+    origin = Origin("column", layout.label, columns, likely)
+    return assemble(layout.modality, parts, layout.class_names, path, origin)
 
 
 class _Layout(NamedTuple):

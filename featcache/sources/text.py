@@ -1,6 +1,7 @@
 """Texts: the lines of a .txt file, or the text column of a CSV, TSV or JSONL file.
 
-Ids are `file:row`, with rows counted from 0. Blank lines of a .txt file are counted, but are not samples.
+A folder of tables (`train.csv`, `test.csv`) has a split for each name. Ids are `file:row`, with rows counted
+from 0. Blank lines of a .txt file are counted, but are not samples.
 """
 
 from __future__ import annotations
@@ -14,34 +15,44 @@ from numpy.typing import NDArray
 
 from featcache.errors import SampleError, SourceError
 from featcache.sources._files import printable
-from featcache.sources._labels import label_column_of, refuse_label_column
+from featcache.sources._labels import refuse_label_column, usual
+from featcache.sources._origin import Origin
 from featcache.sources._samples import Part, assemble
 from featcache.sources._splits import split_of
-from featcache.sources._table import PATH_COLUMNS, TEXT_COLUMNS, Table, is_table, split_of_record
+from featcache.sources._table import (
+    PATH_COLUMNS,
+    TEXT_COLUMNS,
+    Table,
+    label_columns,
+    open_tables,
+    split_of_record,
+    tables,
+)
 from featcache.sources.base import Source
 
 
 def match(path: Path) -> bool:
-    """Return True for a .txt file, or a table without a path column."""
+    """Return True for a .txt file, a table without a path column, or a folder of them."""
     if path.suffix.lower() == ".txt":
         return path.is_file()
-    return is_table(path) and not any(name in Table(path).first_columns() for name in PATH_COLUMNS)
+    return any(usual(Table(file).first_columns(), PATH_COLUMNS) is None for file in tables(path)[:1])
 
 
 def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
-    """Return the splits in the split column, else one split from the file's name.
+    """Return the splits in the split column, else one split from each file's name.
 
     Raise SourceError if a table has no text column.
     """
     file = Path(path)
+    if tables(file):
+        return _open_tables(file, label_column)
     if not file.is_file():
-        raise SourceError("there is no such file", got=path, expected="a .txt, .csv, .tsv or .jsonl file")
-    if is_table(file):
-        return _open_table(file, label_column)
+        expected = "a .txt, .csv, .tsv or .jsonl file, or a folder of tables"
+        raise SourceError("there is no such file", got=path, expected=expected)
     refuse_label_column(label_column, "a file of lines has no labels")
     rows, offsets = _line_offsets(file)
     part = Part(_ids(file, rows), [None] * len(rows), _Lines(file, offsets))
-    return assemble("text", {split_of(file): part}, None, path)
+    return assemble("text", {split_of(file): part}, None, path, Origin("none"))
 
 
 @dataclass(frozen=True)
@@ -73,11 +84,10 @@ class _Column:
     table: Table
     columns: Sequence[str]
     text: str
-    offsets: NDArray[np.int64]
 
-    def __call__(self, row: int) -> str:
+    def at(self, offset: int) -> str:
         try:
-            value = self.table.at(int(self.offsets[row]), self.columns).get(self.text)
+            value: object = self.table.at(offset, self.columns).get(self.text)
         except SourceError as error:
             raise SampleError("the row cannot be read any more", got=error.what) from None
         if not isinstance(value, str):
@@ -87,29 +97,48 @@ class _Column:
         return value
 
 
-def _open_table(file: Path, label_column: str | None) -> dict[str, Source]:
-    """Return the splits of a CSV, TSV or JSONL file."""
-    table = Table(file)
+@dataclass(frozen=True)
+class _Columns:
+    """Reads rows of several tables."""
+
+    columns: Sequence[_Column]
+    column_of: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def __call__(self, row: int) -> str:
+        return self.columns[int(self.column_of[row])].at(int(self.offsets[row]))
+
+
+def _open_tables(path: Path, label_column: str | None) -> dict[str, Source]:
+    """Return the splits of a CSV, TSV or JSONL file, or of a folder of them."""
+    found = open_tables(path)
+    labels, origin = label_columns([*found], label_column)
+    columns = [_text_column(table) for table in found]
+    rows: dict[str, list[tuple[str, int, int, object]]] = {}
+    for number, ((table, split), label) in enumerate(zip(found.items(), labels, strict=True)):
+        for row, (offset, record) in enumerate(table.records()):
+            key = printable(f"{table.path.name}:{row}")
+            listed = (key, number, offset, record.get(label) if label else None)
+            rows.setdefault(split_of_record(record, split), []).append(listed)
+    parts = {}
+    for split, every in rows.items():
+        ids, numbers, offsets, values = zip(*every, strict=True)
+        reader = _Columns(columns, np.array(numbers, np.int32), np.array(offsets, np.int64))
+        parts[split] = Part(ids, values, reader)
+    return assemble("text", parts, None, str(path), origin)
+
+
+def _text_column(table: Table) -> _Column:
+    """Return the column with the texts; raise SourceError if there is none."""
     columns = table.columns()
-    text = next((name for name in TEXT_COLUMNS if name in columns), None)
+    text = usual(columns, TEXT_COLUMNS)
     if text is None:
         raise SourceError(
-            f"{file.name} has neither a text column nor a path column",
+            f"{table.path.name} has neither a text column nor a path column",
             got=f"columns {', '.join(columns)}",
             expected=f"one of {', '.join(TEXT_COLUMNS)}, or {', '.join(PATH_COLUMNS)}",
         )
-    label = label_column_of(columns, label_column, file.name)
-    rows: dict[str, list[tuple[int, int, object]]] = {}
-    for row, (offset, record) in enumerate(table.records()):
-        rows.setdefault(split_of_record(record, file), []).append(
-            (row, offset, record.get(label) if label else None)
-        )
-    parts = {}
-    for split, listed in rows.items():
-        numbers, offsets, labels = zip(*listed, strict=True)
-        reader = _Column(table, columns, text, np.array(offsets, np.int64))
-        parts[split] = Part(_ids(file, numbers), labels, reader)
-    return assemble("text", parts, None, str(file))
+    return _Column(table, columns, text)
 
 
 def _line_offsets(file: Path) -> tuple[list[int], NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from featcache.errors import SampleError, SourceError, option
 from featcache.sources._files import IMAGE_SUFFIXES, printable
 from featcache.sources._labels import LABEL_COLUMNS
+from featcache.sources._origin import Origin
 from featcache.sources._paths import expand, matches
 from featcache.sources._samples import Part, assemble
 from featcache.sources._splits import group_files
@@ -43,7 +44,7 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     asked = _Label(label_column)
     parts = {split: _part(root, shards, asked) for split, shards in groups.items()}
     asked.check_found(path)
-    return assemble("image", parts, _class_names(root), path)
+    return assemble("image", parts, _class_names(root), path, asked.origin())
 
 
 class _Member(NamedTuple):
@@ -60,20 +61,29 @@ class _Label:
     asked: str | None
     found: bool = False
     seen: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
 
     def of(self, extras: dict[str, bytes], where: str) -> object:
         """Return the label in the members of one sample, or None."""
         self.seen |= set(extras)
         if self.asked is not None and self.asked in extras:
             self.found = True
+            self.used.add(f".{self.asked}")
             return extras[self.asked]
         if self.asked is None and "cls" in extras:
+            self.used.add(".cls")
             return extras["cls"]
         record = _record(extras["json"], where) if "json" in extras else {}
         self.seen |= {f"json:{key}" for key in record}
         keys = [key for key in ((self.asked,) if self.asked else (*LABEL_COLUMNS, "cls")) if key in record]
         self.found |= bool(keys)
+        self.used.update(f"json:{key}" for key in keys[:1])
         return record[keys[0]] if keys else None
+
+    def origin(self) -> Origin:
+        """Return where the labels were found."""
+        name = ", ".join(sorted(self.used)) or None
+        return Origin("array", name, tuple(sorted(self.seen)))
 
     def check_found(self, origin: str) -> None:
         """Raise SourceError if a label was asked for that no sample has."""
@@ -126,16 +136,20 @@ def _part(root: Path, shards: list[Path], asked: _Label) -> Part:
 def _samples(shard: Path, label: str | None) -> Iterator[tuple[str, _Member, dict[str, bytes]]]:
     """Yield key, image and label members of each sample; the size is -1 if a sample has no image."""
     images: dict[str, _Member] = {}
+    places: dict[str, _Member] = {}
     extras: dict[str, dict[str, bytes]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 key, extension = _split(member.name)
-                if not member.isreg() or not extension:
+                if member.isreg():
+                    places[member.name] = _Member(member.offset_data, member.size)
+                elif not member.islnk():
                     continue
                 if f".{extension}" in IMAGE_SUFFIXES:
                     _check_new(key not in images, member.name, shard)
-                    images[key] = _Member(member.offset_data, member.size)
+                    # GNU tar writes a file with several names once, and then links to it.
+                    images[key] = places.get(member.linkname or member.name, _Member(0, -1))
                 elif extension in (label, *_LABEL_MEMBERS) and (stream := tar.extractfile(member)):
                     extras.setdefault(key, {})[extension] = stream.read()
     except (tarfile.TarError, OSError) as error:

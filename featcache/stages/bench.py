@@ -70,7 +70,7 @@ def _smaller(cache: CacheReader, options: DataOptions) -> tuple[str, ...]:
     """List extraction options that would make the samples of this cache smaller."""
     layers = {layer.layer: layer for layer in cache.shapes.layers}
     layer = layers[cache.features(options.layer).layer]
-    found = [] if cache.spec.dtype == "int8" else ["--dtype int8"]
+    found = [] if cache.spec.dtype == "int8" else [option("dtype", "int8")]
     if layer.grid and layer.grid[0] * layer.grid[1] > 16:
-        found.append("--tokens grid:4x4")
+        found.append(option("tokens", "grid:4x4"))
     return tuple(found)

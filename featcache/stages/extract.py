@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +19,16 @@ from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.pilot import predict
 from featcache.extraction.plan import draft, prepare
-from featcache.files import human_bytes
+from featcache.extraction.understood import Understood
+from featcache.files import existing, human_bytes
 from featcache.location import Location
-from featcache.progress import MakeProgress, bar, silent
+from featcache.progress import MakeProgress, bar, human_time, silent
 
 Place = str | os.PathLike[str] | Location
+
+
+Tell = Callable[[Understood], object]
+"""Function that is told what was understood of the source, before the forward pass."""
 
 
 @dataclass
@@ -56,7 +63,9 @@ def extract(
     """Run `model` over `source` and return the cache at `out`; a rerun computes only what is missing.
 
     `options` are the fields of ExtractOptions, for example `views="weak=1,strong=2"`, `tokens="grid:4x4"`.
-    `overwrite` replaces an existing cache. `progress` shows a bar where stderr is a terminal.
+    `overwrite` replaces an existing cache. `progress` shows a bar where stderr is a terminal, a line a minute
+    elsewhere, and warnings of what looks like a mistake in the source: `dry_run` returns all that was
+    understood.
 
     Raises a FeatcacheError where the source, the model, an option or the cache at `out` does not fit. What
     is written by then stays.
@@ -68,8 +77,18 @@ def extract(
     (8, 1, 16, 128)
     """
     asked, show = ExtractOptions.of(options), bar if progress else silent
-    run_extraction(source, model, out, asked, overwrite=overwrite, device=device, progress=show)
+    tell = _warn if progress else _ignore
+    run_extraction(source, model, out, asked, overwrite=overwrite, device=device, progress=show, tell=tell)
     return Cache.open(out)
+
+
+def _warn(understood: Understood) -> None:
+    for line in understood.warning_lines():
+        print(line, file=sys.stderr)
+
+
+def _ignore(understood: Understood) -> None:
+    """Say nothing."""
 
 
 def run_extraction(
@@ -81,10 +100,12 @@ def run_extraction(
     overwrite: bool = False,
     device: str = "auto",
     progress: MakeProgress = silent,
+    tell: Tell = _ignore,
 ) -> dict[str, SplitSummary]:
-    """Do what `extract` does; return a summary by split."""
+    """Do what `extract` does; return a summary by split. `tell` hears what was understood of the source."""
     place = Location.of(out)
     opened = Opened.of(source, model, options, device)
+    tell(opened.understood)
     plan = prepare(opened, place, overwrite=overwrite)
     with begun(plan, opened) as cache:
         reports = run_here(plan, plan.blocks(cache), opened, progress)
@@ -92,6 +113,22 @@ def run_extraction(
     for name, summary in summaries.items():
         _require_some(name, summary)
     return summaries
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What an extraction would do. Unpacks to `shapes, splits`."""
+
+    shapes: Shapes
+    splits: dict[str, Estimate]
+    """Bytes and seconds by split."""
+    understood: Understood
+    """Classes with counts, and warnings."""
+    free: int
+    """Bytes free on the disk of the cache."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.shapes, self.splits))
 
 
 def dry_run(
@@ -102,23 +139,33 @@ def dry_run(
     overwrite: bool = False,
     device: str = "auto",
     **options: Any,
-) -> tuple[Shapes, dict[str, Estimate]]:
-    """Return shapes, and bytes and seconds by split, from a short timed pilot that is removed afterwards.
+) -> DryRun:
+    """Return what was understood of the source, shapes, and bytes and seconds by split.
 
-    Raises what `extract` raises before it writes.
+    The seconds come from a short timed pilot, whose files are removed afterwards. Raises what `extract`
+    raises before it writes.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     dry = dry_run("digits", "open_clip:glyph-clip", f"{folder}/c.zarr", limit=4, tokens="cls")
+    >>> dry.understood.splits["train"].classes, dry.splits["train"].rows
+    ({'zero': 1, 'one': 1, 'two': 1, 'three': 1}, 4)
     """
     place = Location.of(out)
     opened = Opened.of(source, model, ExtractOptions.of(options), device)
     plan = draft(opened, place, overwrite=overwrite)
-    return plan.shapes, {name: predict(plan, opened, name) for name in opened.splits}
+    free = shutil.disk_usage(existing(place.path)).free
+    return DryRun(
+        plan.shapes, {name: predict(plan, opened, name) for name in opened.splits}, opened.understood, free
+    )
 
 
 def describe(name: str, summary: SplitSummary) -> str:
     """Describe the work on a split in a few lines."""
     rate = summary.computed / summary.seconds
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
+    stages = ", ".join(f"{stage} {human_time(seconds)}" for stage, seconds in summary.stages.items())
     lines = [
-        f"{name}: {summary.rows} rows, {summary.computed} views computed in {summary.seconds:.1f} s "
+        f"{name}: {summary.rows} rows, {summary.computed} views computed in {human_time(summary.seconds)} "
         f"({rate:.0f}/s), {human_bytes(summary.nbytes)}, {len(summary.failed)} failed",
         f"  {stages}" + (f"; bound by {summary.bound_by}" if summary.computed else ""),
     ]
@@ -130,15 +177,19 @@ def describe(name: str, summary: SplitSummary) -> str:
     return "\n".join(lines)
 
 
-def describe_dry_run(shapes: Shapes, estimates: Mapping[str, Estimate]) -> str:
-    """Describe shapes, and the size and time of each split, in a line each."""
+def describe_dry_run(dry: DryRun) -> str:
+    """Describe shapes, the size and time of each split in a line each, and all of them together."""
     lines = [
-        f"tokens of layer {array.layer}: {array.tokens} x {array.dim}, pooled: {shapes.pooled}"
-        for array in shapes.layers
+        f"tokens of layer {array.layer}: {array.tokens} x {array.dim}, pooled: {dry.shapes.pooled}"
+        for array in dry.shapes.layers
     ]
-    for name, estimate in estimates.items():
-        size, views = human_bytes(estimate.nbytes), estimate.views
-        lines.append(f"{name}: {estimate.rows} rows x {views} views, {size}, about {estimate.seconds:.0f} s")
+    for name, estimate in dry.splits.items():
+        views = f"{estimate.views} view{'' if estimate.views == 1 else 's'}"
+        size, time = human_bytes(estimate.nbytes), human_time(estimate.seconds)
+        lines.append(f"{name}: {estimate.rows} rows x {views}, {size}, about {time}")
+    size = human_bytes(sum(estimate.nbytes for estimate in dry.splits.values()))
+    seconds = human_time(sum(estimate.seconds for estimate in dry.splits.values()))
+    lines.append(f"in all: {size} of {human_bytes(dry.free)} free, about {seconds}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from featcache.api.run import Run
 from featcache.cache.reader import CacheReader
-from featcache.config import as_tree
 from featcache.devices import resolve
 from featcache.errors import option
 from featcache.labels.table import LabelFiles, OwnLabels, read_labels
@@ -18,6 +17,7 @@ from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
 from featcache.runs.run import RESULT, RunFolder
 from featcache.stages.label import class_text_of
+from featcache.training.config_file import options_for
 from featcache.training.data import DataPool, Say
 from featcache.training.journal import Watch
 from featcache.training.session import Training, TrainRequest
@@ -52,9 +52,9 @@ def train(
     accuracy. `holdout` is a share of the labels to set aside, which test it too.
 
     `seed` seeds the draw of labels and the training, and `order_seed` the order of samples (None: the same as
-    `seed`). `options` are the fields of `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. With
-    `resume`, an unfinished run continues from its checkpoint, and a finished one is returned. `progress`
-    shows a bar on a terminal and in notebooks.
+    `seed`). `options` are the fields of `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. They may
+    also be the content of a run's config.json. With `resume`, an unfinished run continues from its
+    checkpoint, and a finished one is returned. `progress` shows a bar on a terminal and in notebooks.
 
     Labels for tests are used once, at the end. Raises a FeatcacheError before anything is written, if the
     cache is not complete or there are too few labels. It also does so if an option is not valid, or if `out`
@@ -69,7 +69,14 @@ def train(
     ('linear', True)
     """
     request = TrainRequest(
-        cache, objective, seed, labels_per_class, num_labels, as_tree(options), order_seed, holdout=holdout
+        cache,
+        objective,
+        seed,
+        labels_per_class,
+        num_labels,
+        options_for(objective, options),
+        order_seed,
+        holdout=holdout,
     )
     request, _ = with_labels(request, labels, label_column, ignore_unmatched, class_text=class_text)
     run_training(request, out, device=device, resume=resume, show=bar if progress else silent)
@@ -118,7 +125,7 @@ def run_training(
     """
     opened = pool or DataPool(resolve(device))
     training, path = Training.open(request, opened, say=say, watch=watch, show=show), Location.of(out).path
-    run = RunFolder.at(path, training.config(), resume=resume)
+    run = RunFolder.at(path, training.config(), resume=resume, defaults=training.defaults())
     if (done := run.result()) is not None:
         say(f"{path} is finished already")
         return done
@@ -140,9 +147,8 @@ def describe(result: Mapping[str, Any]) -> str:
     lines = []
     for name, what in (("test", "test samples"), ("holdout", "samples set aside")):
         if (figures := result.get(name)) is not None:
-            within = f" (95 % interval {_share(figures['low'])} to {_share(figures['high'])})" * (
-                "low" in figures
-            )
+            interval = [_share(figures[end]) for end in ("low", "high") if end in figures]
+            within = f" (95 % interval {' to '.join(interval)})" if interval else ""
             lines.append(
                 f"accuracy {100 * figures['accuracy']:.2f} %{within}, NLL {figures['nll']:.3f}, "
                 f"ECE {figures['ece']:.3f} on {figures['samples']} {what}"

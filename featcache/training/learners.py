@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from featcache.objectives.base import Probe
+from featcache.objectives.base import Probe, ProbeData, Task
 from featcache.runs.run import RunFolder
 from featcache.training.data import Draw
 from featcache.training.fitted_probe import FittedProbe
 from featcache.training.learner import Learner
 from featcache.training.options import TrainOptions
+from featcache.training.own_objective import kept
 from featcache.training.recipe import Recipe, objective_class
+from featcache.training.task import load_task
 from featcache.training.trained_projector import TrainedProjector
 
 
@@ -25,8 +27,18 @@ def create_learner(recipe: Recipe, draw: Draw) -> Learner:
 
 
 def load_learner(run: RunFolder, device: torch.device) -> Learner:
-    """Load the learner of a finished run; only the folder of the run is read."""
+    """Load the learner of a finished run; only the folder of the run is read.
+
+    It may hold the file of the user's own objective, which is then run.
+    """
     config = run.config()
     options = TrainOptions.parse(config["options"], f"the options of {run.path}")
-    recipe = Recipe(config["objective"], options, config["seed"], device)
+    recipe = Recipe(kept(run, config), options, config["seed"], device)
     return learner_class(recipe.objective).load(recipe, run)
+
+
+def class_names_of(run: RunFolder) -> tuple[str, ...]:
+    """Return the class names of a run's task; only the folder of the run is read."""
+    probe = issubclass(objective_class(run.config()["objective"]), Probe)
+    origin = load_task(run.task, ProbeData)[1] if probe else load_task(run.task, Task)[1]
+    return origin.class_names

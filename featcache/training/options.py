@@ -15,6 +15,7 @@ class OptimOptions(Config):
     """Options of the optimiser of projector, heads and critics."""
 
     steps: int = Field(default=200, ge=1)
+    """Training steps."""
     batch_size: int = Field(default=32, ge=1)
     """Labelled samples in a step; fewer if there are fewer labels."""
     uratio: float = Field(default=3.0, gt=0)
@@ -26,6 +27,7 @@ class OptimOptions(Config):
     critic_lr: float = Field(default=1e-3, gt=0)
     """Learning rate of the critics."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay of AdamW."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which learning rates rise from zero; then they fall along a cosine."""
     clip: float = Field(default=1.0, gt=0)
@@ -33,6 +35,7 @@ class OptimOptions(Config):
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of an exponential moving average of all weights, which is used for evaluation; 0: off."""
     amp: Literal["float32", "bfloat16"] = "float32"
+    """The type that a step computes in; weights stay float32."""
     compile: bool = False
     """Compile the projector with torch.compile."""
 
@@ -44,6 +47,8 @@ class DataOptions(Config):
     """The split to train on."""
     test: str = "test"
     """The split to test on, if it has labels, which are used once, at the end; `none`: no split."""
+    allow_leaks: bool = False
+    """Train although a labelled training sample is also a labelled test sample."""
     layer: int | None = None
     """The layer whose tokens are used; None: the first layer of the cache."""
     residency: Literal["auto", "stream", "ram", "device"] = "auto"

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from featcache import plugins
+from featcache.config import Config, option_names
+from featcache.errors import ConfigError
 from featcache.objectives.base import Objective, Probe
 from featcache.training.options import TrainOptions
 
@@ -36,13 +38,28 @@ class Recipe:
 
 
 def objective_class(objective: str) -> Kind:
-    """Return the class of an objective; raises ConfigError with the nearest known name."""
-    kind: Kind = plugins.find("objectives", objective).objective
-    return kind
+    """Return the class of an objective; raises ConfigError with the nearest known name.
+
+    `python:path/to/mine.py` is the class that the file calls `objective`.
+    """
+    module = plugins.find("objectives", objective)
+    kind: Any = getattr(module, "objective", None)
+    fits = isinstance(kind, type) and issubclass(kind, (Objective, Probe))
+    if not (fits and issubclass(getattr(kind, "Options", object), Config)):
+        raise ConfigError(
+            f"`{objective}` gives no objective",
+            got="no name `objective` in the file" if kind is None else f"objective = {kind!r}",
+            expected="objective = CLASS, a subclass of Objective or Probe whose Options are a Config",
+        )
+    found: Kind = kind
+    return found
 
 
 def parse_options(objective: str, options: Mapping[str, Any]) -> TrainOptions:
     """Parse the options of a training and of its objective; raises ConfigError if one is not valid."""
-    parsed = TrainOptions.parse(options, "the training options")
-    own = objective_class(objective).Options.parse(parsed.objective, f"the options of `{objective}`")
+    kind = objective_class(objective)
+    own_names = [f"objective.{name}" for name in option_names(kind.Options)]
+    parsed = TrainOptions.parse(options, "the training options", own_names)
+    every = [name for name in option_names(TrainOptions) if name != "objective"]
+    own = kind.Options.parse(parsed.objective, f"the options of `{objective}`", every)
     return parsed.model_copy(update={"objective": own.model_dump(mode="json")})

@@ -15,6 +15,7 @@ from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
 from featcache.config import whole_number
 from featcache.loading.replay import ReplayCache
+from featcache.plugins import portable_name
 from featcache.progress import MakeProgress, silent
 from featcache.runs.run import RunFolder
 from featcache.training.checks import refuse_missing_cls, refuse_seed, refuse_share
@@ -22,10 +23,13 @@ from featcache.training.cross_validation import Repeats, cross_validate, estimat
 from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
 from featcache.training.held_out import FILE
 from featcache.training.journal import RunJournal, Watch
+from featcache.training.leaks import refuse_leaks
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
 from featcache.training.loop import train_learner
+from featcache.training.novelty import Reference
 from featcache.training.options import TrainOptions
+from featcache.training.own_objective import keep, recorded
 from featcache.training.recipe import Recipe, parse_options
 from featcache.training.self_report import self_report
 
@@ -93,10 +97,11 @@ class Training:
     def config(self) -> dict[str, Any]:
         """Return everything that the result depends on; two equal configurations are the same run."""
         request, options = self.request, self.options.model_dump(mode="json")
-        # A cache is identified by its content, not by its path.
+        # A cache is identified by its content, not by its path. What is accepted changes no result.
         options["data"]["replay"] = None
+        del options["data"]["allow_leaks"]
         return {
-            "objective": request.objective,
+            **recorded(request.objective),
             "seed": request.seed,
             "labels_per_class": request.labels_per_class,
             "num_labels": request.num_labels,
@@ -113,16 +118,22 @@ class Training:
             **({"holdout": request.holdout} if request.holdout else {}),
         }
 
+    def defaults(self) -> dict[str, Any]:
+        """Return what `config` holds where a run of an earlier version lacks an option."""
+        return {"options": parse_options(self.request.objective, {}).model_dump(mode="json")}
+
     def draw(self) -> Draw:
-        """Draw the labelled rows; raises TrainError if there are too few labels."""
+        """Draw the labelled rows; raises TrainError if there are too few, or if one is a test sample too."""
         request = self.request
-        return self.data.draw(
+        draw = self.data.draw(
             self.options.data,
             seed=request.seed,
             labels_per_class=request.labels_per_class,
             num_labels=request.num_labels,
             holdout=request.holdout,
         )
+        refuse_leaks(draw, self.options.data)
+        return draw
 
     def create(self, draw: Draw) -> Learner:
         """Create the learner, before its first step."""
@@ -132,7 +143,9 @@ class Training:
     def begin(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
         """Write everything that describes the run before its first step."""
         run.begin(self.config(), self.data.cache.path)
+        keep(self.request.objective, run)
         run.write("labels.json", draw.record(self.options.data))
+        Reference.of(draw).save(run)
         learner.save_task(run.task)
 
     def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
@@ -143,9 +156,9 @@ class Training:
             learner.resume(run.checkpoint)
             self.say(f"resumed at step {learner.steps_done}")
         _load(self)
-        title, left = f"{self.request.objective} {run.path.name}", learner.steps - learner.steps_done
+        name, left = portable_name(self.request.objective), learner.steps - learner.steps_done
         with (
-            self.show(title, left, "steps") as bar,
+            self.show(f"{name} {run.path.name}", left, "steps") as bar,
             RunJournal(run, learner, self.watch, bar) as learner.journal,
         ):
             train_learner(learner, draw, self.options, order_seed=self.order_seed, replay=self.replay)
@@ -187,7 +200,7 @@ class Training:
         for folder in run.path.glob("fold=*"):
             shutil.rmtree(folder)
         return report | {
-            "objective": self.request.objective,
+            "objective": portable_name(self.request.objective),
             "seed": self.request.seed,
             "num_labels": len(draw.split.labelled),
             "labels_per_class": self.request.labels_per_class,

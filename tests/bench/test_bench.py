@@ -17,15 +17,18 @@ from featcache.bench.explain import (
 )
 from featcache.cli import main
 from featcache.config import parse_overrides
+from featcache.errors import in_python, on_the_command_line, option
 from featcache.training.options import TrainOptions
 
 GB = 10**9
 READING = Reading(50_000, 45_000, 2_000, 12_345, nbytes=12 * GB // 10, free=15 * GB, residency="ram")
 STEP = Training(
-    "twinturbo", 900.0, tried={"--set optim.amp=bfloat16": 1530.0, "--set data.token_subset=0.5": 910.0}
+    "twinturbo",
+    900.0,
+    tried={option("optim.amp", "bfloat16"): 1530.0, option("data.token_subset", 0.5): 910.0},
 )
 EXTRACTION = Extraction("hf:x", decode=100.0, forward=40.0, readers=1, cores=4, device="cpu")
-SMALLER = ("--dtype int8", "--tokens grid:4x4")
+SMALLER = (option("dtype", "int8"), option("tokens", "grid:4x4"))
 FAST = replace(STEP, step=99_000.0)
 LARGE = replace(READING, residency="stream", nbytes=90 * GB)
 WORDS = {
@@ -78,7 +81,7 @@ WORDS = {
     "fast disk": (disk_words(replace(READING, cold=12_000.0)), ["disk .*first epoch .*others"]),
     "every epoch": (disk_words(LARGE), ["every epoch reads the disk"]),
     "forward": (
-        extraction_words(replace(EXTRACTION, tried={"--amp bfloat16": 80.0})),
+        extraction_words(replace(EXTRACTION, tried={option("amp", "bfloat16"): 80.0})),
         [
             "Extraction .*forward pass",
             "1 reader gives 100",
@@ -102,17 +105,18 @@ WORDS = {
 def test_each_bottleneck_is_explained_with_its_rates_and_options(bound: str) -> None:
     said, facts = WORDS[bound]
     for fact in facts:
-        assert re.search(fact, said)
+        assert re.search(fact, on_the_command_line(said))
+    assert "--" not in in_python(said)
 
 
 def test_only_an_option_that_was_faster_is_recommended() -> None:
-    slower = replace(STEP, tried={"--set optim.amp=bfloat16": 910.0})
+    slower = replace(STEP, tried={option("optim.amp", "bfloat16"): 910.0})
     assert "would help" in training_words(READING, STEP, ())
     assert "would help" not in training_words(READING, slower, ())
 
 
 def test_what_it_recommends_exists() -> None:
-    said = " ".join(text for text, _ in WORDS.values())
+    said = on_the_command_line(" ".join(text for text, _ in WORDS.values()))
     settings = re.findall(r"--set (\S+=[\w.]+)", said)
     assert len(set(settings)) == 3
     for setting in settings:

@@ -1,12 +1,14 @@
 """FAMILY:NAME, and the errors for unknown names."""
 
 import random
+import socket
 
 import pytest
 import torch
 from torch import nn
 
 from featcache.encoders import load
+from featcache.encoders._loading import load_errors
 from featcache.encoders.base import weights_digest
 from featcache.errors import EncoderError
 from featcache.randomness import seeded
@@ -16,6 +18,25 @@ from featcache.randomness import seeded
 def test_a_model_is_family_and_name(model):
     with pytest.raises(EncoderError, match=r"FAMILY:NAME[\s\S]*hf, open_clip, python, timm"):
         load(model)
+
+
+def test_an_id_of_the_hub_is_answered_with_its_family():
+    with pytest.raises(EncoderError, match=r"hf:openai/clip-vit-base-patch32$"):
+        load("openai/clip-vit-base-patch32")
+
+
+def test_no_network_is_not_blamed_on_the_weights():
+    def fails(cause):
+        with load_errors("timm:x", "the weights must be timm's"):
+            try:
+                raise cause
+            except Exception as error:
+                raise OSError("cannot be found") from error
+
+    with pytest.raises(EncoderError, match="no network"):
+        fails(socket.gaierror("Temporary failure in name resolution"))
+    with pytest.raises(EncoderError, match="must be timm's"):
+        fails(ValueError("shape"))
 
 
 @pytest.mark.parametrize("family", ["openclip", "tokens", "views", "base", "frozen"])

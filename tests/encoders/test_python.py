@@ -212,3 +212,47 @@ def test_missing_files_and_factories_are_named(tmp_path):
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(EncoderError, match=r"ends in \.py"):
         load(f"python:{tmp_path / 'mine.txt'}:factory")
+
+
+LOOKUP = """
+from pathlib import Path
+import torch
+from torch import nn
+
+class Lookup(nn.Module):
+    def forward(self, x):
+        return x[:, None]
+
+def named():
+    module = Lookup()
+    module.files = [Path(__file__).parent / "table.bin"]
+    return module, lambda image: torch.zeros(3)
+
+def on_factory():
+    return Lookup(), lambda image: torch.zeros(3)
+
+on_factory.files = ["table.bin"]
+
+def silent():
+    return Lookup(), lambda image: torch.zeros(3)
+"""
+
+
+@pytest.mark.parametrize("factory", ["named", "on_factory"])
+def test_files_that_a_model_reads_are_part_of_its_identity(tmp_path, factory):
+    (tmp_path / "lookup.py").write_text(LOOKUP)
+    name = f"python:{tmp_path / 'lookup.py'}:{factory}"
+    with pytest.raises(EncoderError, match=r"table\.bin"):
+        load(name)
+    (tmp_path / "table.bin").write_bytes(b"one")
+    first = load(name).spec
+    assert first == load(name).spec
+    (tmp_path / "table.bin").write_bytes(b"two")
+    assert [field for field, *_ in first.diff(load(name).spec)] == ["weights"]
+    assert load(name).spec.weights_text().startswith("weights ")
+
+
+def test_a_model_without_weights_says_so(tmp_path, user):
+    (tmp_path / "lookup.py").write_text(LOOKUP)
+    assert load(f"python:{tmp_path / 'lookup.py'}:silent").spec.weights_text() == "no weights"
+    assert load(f"{user}:feature_map").spec.weights_text() != "no weights"

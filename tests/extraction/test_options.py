@@ -25,6 +25,8 @@ SPELLED: dict[str, tuple[str, Any]] = {
     "amp": ("bfloat16", "bfloat16"),
     "limit": ("7", 7),
     "label_column": ("y", "y"),
+    "label_from": ("LABEL/*", "LABEL/*"),
+    "no_labels": ("", True),
     "batch_size": ("auto", "auto"),
     "num_workers": ("0", 0),
     "shard_size": ("512", "512"),
@@ -53,7 +55,7 @@ def test_a_flag_arrives_as_it_is_written(name: str) -> None:
         "x", params=list(flags_of(ExtractOptions)), callback=lambda **given: got.update(given)
     )
     flag = next(option.opts[0] for option in command.params if option.name == name)
-    result = CliRunner().invoke(command, [flag, text])
+    result = CliRunner().invoke(command, [flag, text] if text else [flag])
     assert result.exit_code == 0, result.output
     options = ExtractOptions.of(got)
     assert getattr(options, name) == value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,10 @@ import click
 import pytest
 
 from featcache.cli import main
+from featcache.config import parse_overrides
+from featcache.extraction.options import ExtractOptions
+from featcache.stages import pipeline
+from featcache.training.recipe import parse_options
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +29,41 @@ def test_a_command_and_its_options_have_help(command: click.Command) -> None:
     assert [argument.name for argument in arguments if str(argument.name).upper() not in command.help] == []
 
 
-@pytest.mark.parametrize("tool", ["cli_docs.py", "result_tables.py"])
+def example_lines(command: click.Command) -> list[list[str]]:
+    lines = [line.strip() for line in (command.epilog or "").splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("featcache ")]
+
+
+@pytest.mark.parametrize("command", [main, *main.commands.values()], ids=lambda command: str(command.name))
+def test_help_ends_with_two_examples_that_can_be_called(command: click.Command) -> None:
+    """Each example is parsed as a call would be: its options exist and take these values."""
+    found = example_lines(command)
+    assert len(found) == 2
+    for _, name, *arguments in found:
+        called = main.commands[name]
+        assert called is command or command is main
+        if "--help" in arguments:
+            continue
+        given = called.make_context(name, list(arguments)).params
+        overrides = parse_overrides(given.get("pairs", ()))
+        if name == "run":
+            known = given["pipeline"] if given["pipeline"] != "study.toml" else "quickstart"
+            assert pipeline.load(known, overrides)
+        elif "pairs" in given:
+            parse_options(given["objective"], overrides)
+        if name == "extract":
+            ExtractOptions.of({key: given[key] for key in ExtractOptions.model_fields})
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_list_of_commands_cuts_no_description(width: int) -> None:
+    context = click.Context(main, info_name="featcache", terminal_width=width)
+    shown = " ".join(main.get_help(context).split())
+    for command in main.commands.values():
+        assert command.get_short_help_str(limit=1000) in shown
+
+
+@pytest.mark.parametrize("tool", ["cli_docs.py", "pipeline_docs.py", "result_tables.py"])
 def test_what_a_tool_writes_is_up_to_date(tool: str) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / tool), "--check"],

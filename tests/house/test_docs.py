@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/format.md", "docs/architecture.md")
+PAGES = ("README.md", "data/README.md", "docs/format.md", "docs/architecture.md", "docs/exchange.md")
 READ_ONLY = {"text", "toml", "json"}
 FENCE = re.compile(r"^```(\w*)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -65,7 +65,7 @@ def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_shows_works(page: str, tmp_path: Path) -> None:
     found = blocks(page)
-    assert [block for block in found if block.tag == "sh"], f"{page} shows no command"
+    assert [block for block in found if block.tag in ("sh", "python")], f"{page} shows nothing to run"
     for block in found:
         assert block.tag in {"sh", "python"} | READ_ONLY, f"{page}:{block.line}: a block tagged `{block.tag}`"
         if block.title:

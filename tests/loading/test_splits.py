@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from featcache.errors import TrainError
-from featcache.loading.splits import draw_labels
+from featcache.loading.splits import draw_labels, held_out
 
 NAMES = ("cat", "dog", "owl")
 LABELS = st.lists(st.integers(-1, 2), min_size=1, max_size=80).map(np.array)
@@ -101,13 +101,44 @@ def test_unusable_rows_are_in_neither_set():
         ([0, 1, 2], {"labels_per_class": 0}, r"labels_per_class=0[\s\S]*expected: at least"),
         ([0, 1, 2], {"num_labels": 4}, r"cannot draw that many[\s\S]*num_labels=4[\s\S]*1 to 3"),
         ([0, 1, 2], {"num_labels": 0}, r"cannot draw that many[\s\S]*num_labels=0[\s\S]*1 to 3"),
-        ([0, 1, 2], {}, r"exactly one[\s\S]*labels_per_class"),
-        ([0, 1, 2], {"num_labels": 1, "labels_per_class": 1}, r"exactly one[\s\S]*: 1, number of labels: 1"),
+        ([0, 1, 2], {"num_labels": 1, "labels_per_class": 1}, r"at most one[\s\S]*: 1, number of labels: 1"),
     ],
 )
 def test_refusals(labels, budget, message):
     with pytest.raises(TrainError, match=message):
         draw_labels(np.array(labels), NAMES, seed=0, **budget)
+
+
+def test_without_a_budget_all_labels_are_drawn():
+    labels = np.array([2, -1, 0, 0, 1])
+    usable = np.array([True, True, True, False, True])
+    drawn = draw_labels(labels, NAMES, seed=3, usable=usable)
+    assert drawn.labelled.tolist() == [0, 2, 4]
+    assert drawn.unlabelled.tolist() == [0, 1, 2, 4]
+
+
+@given(
+    st.lists(st.integers(-1, 3), min_size=1, max_size=60),
+    st.floats(0.01, 0.9),
+    st.integers(0, 59),
+)
+def test_what_is_set_aside_stays_so_when_labels_are_added(labels, share, added):
+    ids = [f"photo {row}" for row in range(len(labels))]
+    labels = np.array(labels)
+    chosen = held_out(ids, labels, share)
+    assert not chosen[labels < 0].any()
+    for c in np.unique(labels[labels >= 0]):
+        assert not chosen[labels == c].all()
+    more = labels.copy()
+    more[added % len(labels)] = 0 if labels[added % len(labels)] < 0 else labels[added % len(labels)]
+    lasts = {int(np.flatnonzero(labels == c)[0]) for c in range(4) if (labels == c).sum() == 1}
+    kept = np.flatnonzero(chosen & ~np.isin(np.arange(len(labels)), [*lasts]))
+    assert held_out(ids, more, share)[kept].all()
+
+
+def test_the_share_set_aside_is_about_what_was_asked():
+    ids = [str(row) for row in range(4000)]
+    assert held_out(ids, np.arange(4000) % 4, 0.2).mean() == pytest.approx(0.2, abs=0.03)
 
 
 def test_failed_rows_are_said_when_no_label_is_left():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from featcache.report.results_table import few_draws_note, results_table
+from featcache.report.results_table import notes, results_table
 from featcache.report.rows import Outcome, group_rows
 from featcache.report.statistics import Difference, paired
 from featcache.report.table import difference_text
@@ -52,7 +52,7 @@ def cells(outcomes, against=()):
 
 
 def test_one_draw_claims_nothing():
-    assert paired([90.0], [10.0]) == Difference(80.0, math.inf)
+    assert paired([90.0], [10.0]) == Difference(80.0, math.inf, 1)
     row = cells(results(linear=[10.0], twinturbo=[90.0]))[1]
     assert row["accuracy %"] == "90.0"
     assert row["minus linear"] == "+80.0"
@@ -65,6 +65,7 @@ def test_one_draw_claims_nothing():
         ([40, 41, 45], [50, 52, 54], "**-10.0 ± 2.5**"),
         ([50, 60, 40], [45, 40, 50], "+5.0 ± 37.3"),
         ([50, 60], [50, 60], "+0.0 ± 0.0"),
+        ([51, 61], [50, 60], "+1.0 ± 0.0"),
     ],
 )
 def test_bold_only_where_the_interval_excludes_zero(a, b, shown):
@@ -166,9 +167,18 @@ def test_without_a_control_there_is_no_column_for_the_best():
 )
 def test_a_note_where_draws_are_few(draws, said):
     given = results(linear=[50.0] * 9, knn=[60.0] * draws)
-    note = few_draws_note(group_rows(given))
-    assert note.startswith(said)
-    assert bool(note) == bool(said)
+    found = [note for note in notes(group_rows(given)) if note.startswith("Only ")]
+    assert len(found) == bool(said)
+    assert all(note.startswith(said) for note in found)
+
+
+def test_notes_say_what_the_figures_are_where_there_are_any():
+    single = notes(group_rows(results(twinturbo=[50.0])))
+    assert [note.partition(":")[0] for note in single] == ["Only 1 label draw"]
+    several = notes(group_rows(results(linear=[50.0, 51.0, 53.0], knn=[60.0, 60.0, 61.0])), "*")
+    names = [note.partition(":")[0] for note in several]
+    assert names == ["accuracy %", "minus NAME", "best control", "Only 3 label draws"]
+    assert "; *: " in several[1]
 
 
 def test_other_references_have_columns_of_their_own():
@@ -183,10 +193,10 @@ def test_other_references_have_columns_of_their_own():
 
 
 def test_settings_are_rows_of_their_own_and_each_setting_of_a_control_is_a_control():
-    found = [outcome("twinturbo", seed, 80.0 + seed, setting="w=1") for seed in (0, 1)]
-    found += [outcome("twinturbo", seed, 85.0 + seed, setting="w=2") for seed in (0, 1)]
-    found += [outcome("linear", seed, 70.0 + seed, setting="c=1") for seed in (0, 1)]
-    found += [outcome("linear", seed, 60.0 + seed, setting="c=9") for seed in (0, 1)]
+    found = [outcome("twinturbo", seed, 80.0 + seed, setting="w=1") for seed in (0, 1, 2)]
+    found += [outcome("twinturbo", seed, 85.0 + seed, setting="w=2") for seed in (0, 1, 2)]
+    found += [outcome("linear", seed, 70.0 + seed, setting="c=1") for seed in (0, 1, 2)]
+    found += [outcome("linear", seed, 60.0 + seed, setting="c=9") for seed in (0, 1, 2)]
     rows = {row["objective"]: row for row in cells(found)}
     assert list(rows) == ["twinturbo w=1", "twinturbo w=2", "linear c=1", "linear c=9"]
     assert [row["minus linear c=1"][:7] for row in rows.values()] == ["**+10.0", "**+15.0", "", "**-10.0"]

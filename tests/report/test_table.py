@@ -30,7 +30,7 @@ def test_markdown_holds_every_cell(table):
     assert unescaped(rule) == ["---"] * len(table.head)
 
 
-@given(TABLES)
+@given(TABLES.filter(lambda table: "**" not in str(table)))
 def test_text_is_aligned(table):
     head, rule, *rows = table.text().splitlines()
     starts = [match.start() for match in re.finditer(r"-+", rule)]

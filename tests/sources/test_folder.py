@@ -132,3 +132,23 @@ def test_two_folders_for_one_split(make):
 def test_no_label_column(make):
     with pytest.raises(SourceError, match=r"(?s)column.*label_column='age'"):
         open_source(tree(make, "cat/1.png"), label_column="age")
+
+
+def test_folders_for_unlabelled_images(make):
+    splits = open_source(
+        tree(make, "cat/1.png", "unsorted/2.png", "Unlabeled/3.png", "-1/4.png", "dog /5.png")
+    )
+    assert splits["train"].class_names == ("cat", "dog")
+    assert dict(listed(splits)["train"]) == {
+        "-1/4.png": -1,
+        "Unlabeled/3.png": -1,
+        "cat/1.png": 0,
+        "dog /5.png": 1,
+        "unsorted/2.png": -1,
+    }
+
+
+def test_a_folder_of_formats_that_are_not_read(make):
+    make.file("set/1.HEIC", b"heic")
+    with pytest.raises(SourceError, match=r"(?s)no format fits.*\.heic \(1\)"):
+        open_source(str(make.root / "set"))

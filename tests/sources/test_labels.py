@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from featcache.errors import SourceError
 from featcache.sources._labels import encode
 
 unlabelled = st.sampled_from([None, "", " ", math.nan, -1, "-1", "-1.0"])
-names = st.text(st.characters(categories=["L"]), min_size=1, max_size=5)
+names = st.text(st.characters(categories=["L"]), min_size=1, max_size=5).map(
+    lambda text: unicodedata.normalize("NFC", text)
+)
 
 
 def encode_columns(columns, class_names=None):
@@ -79,6 +82,14 @@ def test_leading_zeros_make_names():
 
 def test_space_around_a_name_does_not_count():
     assert encode_columns({"train": [" cat", "cat ", b"cat"]}) == ({"train": [0, 0, 0]}, ("cat",))
+
+
+def test_two_unicode_forms_of_a_name_are_one_class():
+    assert encode_columns({"train": ["cafe\u0301"], "test": ["caf\u00e9"]}) == (
+        {"train": [0], "test": [0]},
+        ("caf\u00e9",),
+    )
+    assert encode_columns({"train": ["caf\u00e9"]}, ["bar", "cafe\u0301"])[0] == {"train": [1]}
 
 
 def test_nothing_labelled_has_no_classes():

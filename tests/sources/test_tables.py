@@ -104,6 +104,58 @@ def test_byte_order_mark_and_windows_line_ends(make):
     assert [source[0], source[1]] == ["one", "two"]
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_the_file_says_what_separates_its_columns(make, mark):
+    rows = ["text;label", '"one; two, | three";cat', "four;dog"]
+    data = "\r\n".join(row.replace(";", mark) for row in rows).encode("utf-8-sig")
+    source = open_source(make.file("a.csv", data))["train"]
+    assert source[0].startswith("one")
+    assert (source[1], source.class_names, source.labels.tolist()) == ("four", ("cat", "dog"), [0, 1])
+
+
+def test_commas_in_a_text_do_not_separate_columns_by_semicolons(make):
+    source = open_source(make.file("a.csv", b"text;label\na, b;x\nc, d, e;y\n"))["train"]
+    assert ([source[0], source[1]], source.class_names) == (["a, b", "c, d, e"], ("x", "y"))
+
+
+def test_columns_that_may_be_separated_in_two_ways(make):
+    with pytest.raises(SourceError, match=r"(?s)a.csv can be separated in several ways.*',' or ';'"):
+        open_source(make.file("a.csv", b"a;b,c\n1;2,3\n"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_a_folder_of_tables_has_a_split_for_each(make, suffix):
+    for name, label in (("train-0", "x"), ("train-1", "y"), ("test", "x")):
+        row = {"text": f"of {name}", "label": label}
+        if suffix == "jsonl":
+            make.jsonl(f"set/{name}.jsonl", [row])
+        else:
+            make.csv(f"set/{name}.{suffix}", [*row], [[*row.values()]])
+    splits = open_source(str(make.root / "set"))
+    assert list(splits) == ["train", "test"]
+    assert list(splits["train"].ids) == [f"train-0.{suffix}:0", f"train-1.{suffix}:0"]
+    assert [splits["train"][row] for row in (1, 0)] == ["of train-1", "of train-0"]
+    assert splits["train"].labels.tolist() == [0, 1]
+    assert (splits["test"][0], splits["test"].labels.tolist()) == ("of test", [0])
+
+
+def test_a_folder_of_lists_of_files(make):
+    make.file("photos/1.png")
+    make.csv("set/train.csv", ["File Name", "Species"], [["../photos/1.png", "cat"]])
+    make.csv("set/test.csv", ["File Name"], [["../photos/1.png"]])
+    splits = open_source(str(make.root / "set"), label_column="Species")
+    assert {name: source.labels.tolist() for name, source in splits.items()} == {"train": [0], "test": [-1]}
+    assert splits["test"][0].size == (2, 2)
+    with pytest.raises(SourceError, match=r"(?s)no column `species`.*Species"):
+        open_source(str(make.root / "set"), label_column="species")
+
+
+def test_images_beside_tables_are_a_folder_of_images(make):
+    make.file("set/cat/1.png")
+    make.csv("set/train.csv", ["path"], [["cat/1.png"]])
+    assert open_source(str(make.root / "set"))["train"].class_names == ("cat",)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [

@@ -67,3 +67,43 @@ def values() -> Callable[..., NDArray[Any]]:
         return np.stack(views, 1).astype(np.float32)
 
     return read
+
+
+PIPELINE = """
+description = "Cats and dogs."
+
+[extract.small]
+source = "{source}"
+model = "{model}"
+tokens = "cls"
+num_workers = 0
+shard_size = "4"
+{more}
+
+[train]
+objectives = ["linear", "supervised"]
+controls = false
+labels_per_class = [1]
+num_labels = [4]
+seeds = [0, 1]
+
+[options]
+optim.steps = 4
+projector.heads = 2
+
+[objective.supervised]
+label_smoothing = 0.1
+"""
+
+
+@pytest.fixture
+def write(photos: Path, frozen: Callable[[str], str], tmp_path: Path) -> Callable[..., str]:
+    """Writes the pipeline file, with lines added to its `[extract.small]` or some text replaced."""
+
+    def go(more: str = "", swap: tuple[str, str] = ("", "")) -> str:
+        text = PIPELINE.format(source=photos, model=frozen("tiny"), more=more)
+        path = tmp_path / "small.toml"
+        path.write_text(text.replace(*swap))
+        return str(path)
+
+    return go

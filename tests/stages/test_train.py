@@ -164,8 +164,7 @@ REFUSALS = [
         r"labels_per_class=11\b.*\b10\n[\s\S]*num_labels",
     ),
     ({"num_labels": 31}, TrainError, r"num_labels=31[\s\S]*1 to 30"),
-    ({"labels_per_class": None}, TrainError, r"exactly one.*num_labels[\s\S]*None"),
-    ({"labels_per_class": 1, "num_labels": 1}, TrainError, "exactly one"),
+    ({"labels_per_class": 1, "num_labels": 1}, TrainError, "at most one"),
     ({"seed": -1}, TrainError, r"seed[\s\S]*seed=-1\n +expected: 0 to"),
     ({"seed": 2**32}, TrainError, r"seed[\s\S]*seed=4294967296"),
     ({"device": "gpu"}, ConfigError, r"no such device[\s\S]*got: +gpu\n +expected: auto, cpu"),
@@ -218,11 +217,6 @@ def test_no_cache_at_all(learn, tmp_path, name):
     ("splits", "message"),
     [
         ({"train": [-1] * 6, "test": [0]}, r"no labels to draw from[\s\S]*0 labelled[\s\S]*label_column"),
-        (
-            {"train": [0, 1, 2] * 2, "test": [-1]},
-            r"split `test` has no labelled, readable row[\s\S]*data\.test",
-        ),
-        ({"train": [0, 1, 2] * 2}, r"no split `test` to test on[\s\S]*got: +train\n[\s\S]*extract it"),
         (
             {"train": [0, 1] * 3, "test": [0]},
             r"the class `owl`[\s\S]*has 0\n[\s\S]*num_labels",

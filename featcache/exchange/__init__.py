@@ -1,0 +1,1 @@
+"""Own embeddings in, caches out: read arrays of other formats into a cache, and write a cache in them."""

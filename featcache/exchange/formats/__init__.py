@@ -1,0 +1,1 @@
+"""The formats that embeddings come in: one per file, found by its name."""

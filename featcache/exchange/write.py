@@ -1,0 +1,57 @@
+"""Write a planned import into a cache: whole units, so that an interrupted import continues."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featcache.cache.labels import LabelTable
+from featcache.cache.reader import CacheReader, read_attributes
+from featcache.cache.schema import view_bytes
+from featcache.cache.writer import CacheWriter, SplitWriter
+from featcache.exchange.plan import ImportedSplit, ImportPlan
+from featcache.extraction.estimate import require_room
+from featcache.progress import MakeProgress
+
+
+def write(plan: ImportPlan, out: Path, *, overwrite: bool, progress: MakeProgress) -> dict[str, int]:
+    """Write what is missing of a plan; return the rows written now, by split.
+
+    Raise CacheMismatch if `out` holds a cache of other embeddings, CacheError if it holds something else.
+    """
+    _require_room(plan, out, overwrite)
+    written = {}
+    with CacheWriter(out, plan.spec, overwrite=overwrite, provenance=plan.provenance) as writer:
+        begun = {
+            name: writer.split(name, split.spec, split.ids, plan.shapes)
+            for name, split in plan.splits.items()
+        }
+        labels = {name: split.labels for name, split in plan.splits.items()}
+        writer.label(LabelTable(plan.class_names, labels, plan.chosen))
+        if plan.class_text is not None:
+            writer.class_text(*plan.class_text)
+        for name, split in begun.items():
+            written[name] = _fill(split, plan.splits[name], name, progress)
+    return written
+
+
+def _fill(writer: SplitWriter, split: ImportedSplit, name: str, progress: MakeProgress) -> int:
+    """Write the missing units of one split."""
+    units = writer.missing()
+    rows = sum(unit.stop - unit.start for unit in units)
+    with progress(name, rows) as bar:
+        for unit in units:
+            with writer.begin(unit) as out:
+                for start in range(unit.start, unit.stop, split.step):
+                    stop = min(start + split.step, unit.stop)
+                    batch = split.read(unit.view, start, stop)
+                    out.append(batch.tokens, batch.pooled, batch.mask, batch.failed)
+                    bar.update(stop - start)
+                out.commit()
+    return rows
+
+
+def _require_room(plan: ImportPlan, out: Path, overwrite: bool) -> None:
+    rows = sum(split.spec.rows for split in plan.splits.values())
+    needed = rows * len(plan.spec.views.names()) * view_bytes(plan.shapes, plan.spec.dtype)
+    there = CacheReader.open(out).nbytes() if read_attributes(out) is not None and not overwrite else 0
+    require_room(out, needed - there)

@@ -1,0 +1,151 @@
+"""Labels of a cache are replaced without computing a sample again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featcache as fc
+from featcache.cache.reader import CacheReader
+from featcache.errors import LabelError, TrainError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def cache(make_cache, tmp_path) -> Path:
+    return make_cache(tmp_path / "c.zarr", text=True)
+
+
+def table(folder: Path, labels: dict[str, str], name: str = "mine.csv") -> Path:
+    lines = [f"{key},{label}" for key, label in labels.items()]
+    (folder / name).write_text("\n".join(["id,label", *lines]) + "\n")
+    return folder / name
+
+
+def two_classes(count: int = 12) -> dict[str, str]:
+    return {f"train/{row:03}.png": "even" if row % 2 else "odd" for row in range(count)}
+
+
+def features(cache: Path) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in cache.rglob("*") if "labels" not in file.parts}
+
+
+def test_labels_are_replaced_and_nothing_else_is_touched(cache, featcache, tmp_path) -> None:
+    before = features(cache)
+    said = featcache("label", cache, "--from", table(tmp_path, two_classes())).output
+    assert "train: 12 of 30 labelled: even 6, odd 6" in said
+    assert features(cache) == before
+    opened = CacheReader.open(cache)
+    assert opened.class_names == ("even", "odd")
+    assert opened.split("train").labels.tolist() == [1, 0] * 6 + [-1] * 18
+    assert (opened.split("test").labels == -1).all()
+    assert opened.class_text is None, "no class of these has an embedding"
+    assert sorted(file.name for file in (cache / "labels").iterdir()) == sorted(
+        [
+            "zarr.json",
+            json.loads((cache / "labels" / "zarr.json").read_text())["attributes"]["featcache"]["table"],
+        ]
+    )
+
+
+def test_an_update_keeps_names_and_their_embeddings(cache, tmp_path) -> None:
+    found = fc.label(cache, table(tmp_path, {"train/000.png": "owl"}), update=True)
+    assert found.classes == ("cat", "dog", "owl")
+    assert found["train"].labels[:3].tolist() == [2, 1, 2]
+    assert found.class_text is not None
+
+
+def test_a_label_that_fits_nothing_changes_nothing(cache, featcache, tmp_path) -> None:
+    before = CacheReader.open(cache).labels.digest()
+    refused = featcache("label", cache, "--from", table(tmp_path, {"who.png": "a"}), code=1).output
+    assert "who.png" in refused
+    assert "--ignore-unmatched" in refused
+    assert CacheReader.open(cache).labels.digest() == before
+
+
+@pytest.mark.parametrize("objective", ["linear", "twinturbo"])
+def test_training_on_own_labels_without_a_test_split(make_cache, tmp_path, objective) -> None:
+    path = make_cache(tmp_path / "flat.zarr", splits={"train": [-1] * 30})
+    labels = table(tmp_path, two_classes(), "labels.csv")
+    run = fc.train(path, objective, labels=labels, out=tmp_path / "run", options={"optim.steps": 3, "cv": 3})
+    result = run.figures
+    assert "test" not in result
+    assert result["num_labels"] == 12
+    estimate = result["estimate"]
+    assert 0 <= estimate["low"] <= estimate["high"] <= 1
+    assert "12 labels" in estimate["sentence"]
+    assert (tmp_path / "run" / "held_out.safetensors").is_file()
+    assert run.predict(path).classes == ("even", "odd")
+    assert "%" in repr(run)
+    assert (CacheReader.open(path).split("train").labels == -1).all(), "the cache keeps its own labels"
+
+
+def test_labels_belong_to_the_configuration(cache, tmp_path) -> None:
+    labels = table(tmp_path, two_classes())
+    fc.train(cache, "linear", labels=labels, out=tmp_path / "run")
+    fc.train(cache, "linear", labels=labels, out=tmp_path / "run", resume=True)
+    corrected = table(tmp_path, two_classes() | {"train/000.png": "even"})
+    with pytest.raises(TrainError, match="`labels` differs"):
+        fc.train(cache, "linear", labels=corrected, out=tmp_path / "run", resume=True)
+
+
+def test_own_labels_of_the_test_split_test(cache, tmp_path) -> None:
+    test = {f"test/{row:03}.png": "even" if row % 2 else "odd" for row in range(6)}
+    result = fc.train(
+        cache, "linear", labels=table(tmp_path, two_classes() | test), out=tmp_path / "run"
+    ).figures
+    assert result["test"]["samples"] == 6
+    assert "estimate" in result, "all labels were used"
+    drawn = fc.train(cache, "linear", labels_per_class=2, out=tmp_path / "drawn").figures
+    assert "estimate" not in drawn
+
+
+def test_samples_set_aside_are_not_trained_on(cache, tmp_path) -> None:
+    run = fc.train(cache, "linear", holdout=0.4, out=tmp_path / "run", options={"data.test": "none"})
+    record = json.loads((tmp_path / "run" / "labels.json").read_text())
+    figures = run.figures["holdout"]
+    assert figures["samples"] + len(record["rows"]) == 30
+    assert figures["low"] <= figures["accuracy"] <= figures["high"]
+    assert "test" not in run.figures
+    again = fc.train(
+        cache, "linear", holdout=0.4, seed=5, out=tmp_path / "again", options={"data.test": "none"}
+    )
+    assert again.figures["holdout"]["samples"] == figures["samples"]
+    with pytest.raises(TrainError, match="holdout"):
+        fc.train(cache, "linear", holdout=1.0, out=tmp_path / "none")
+
+
+def test_one_label_per_class_and_one_class(make_cache, tmp_path) -> None:
+    path = make_cache(tmp_path / "flat.zarr", splits={"train": [-1] * 30})
+    ones = table(tmp_path, {"train/000.png": "a", "train/001.png": "b"})
+    run = fc.train(path, "linear", labels=ones, out=tmp_path / "run")
+    assert run.figures["estimate"]["accuracy"] is None
+    with pytest.raises(TrainError, match="too few"):
+        _ = run.accuracy
+    single = table(tmp_path, {"train/000.png": "a", "train/001.png": "a"}, "one.csv")
+    with pytest.raises(TrainError, match="only one class"):
+        fc.train(path, "linear", labels=single, out=tmp_path / "one")
+
+
+def test_every_row_labelled(cache, tmp_path) -> None:
+    every = {f"train/{row:03}.png": ("a", "b")[row % 2] for row in range(30)}
+    result = fc.train(cache, "linear", labels=table(tmp_path, every), out=tmp_path / "run").figures
+    assert result["num_labels"] == 30
+
+
+def test_extracting_again_without_labels_keeps_mine(tmp_path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"number {row}\n" for row in range(6)))
+    images = tmp_path / "images.npy"
+    np.save(images, np.zeros((6, 8, 8, 3), np.uint8))
+    cache = fc.extract(images, "timm:test_vit/random", tmp_path / "c.zarr", num_workers=0)
+    names = {cache["train"].ids[row]: ("a", "b")[row % 2] for row in range(6)}
+    fc.label(cache, table(tmp_path, names))
+    again = fc.extract(images, "timm:test_vit/random", tmp_path / "c.zarr", num_workers=0)
+    assert again.classes == ("a", "b")
+    with pytest.raises(LabelError, match="nothing"):
+        fc.label(cache, tmp_path / "nothing.csv")

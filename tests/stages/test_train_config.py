@@ -1,0 +1,46 @@
+"""`train --config`: a run's configuration makes the same run again, and what is given beside it wins."""
+
+import json
+
+import pytest
+
+import featcache as fc
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def config(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_a_configuration_makes_the_same_run_again(cache, featcache, tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    asked = ("--objective", "linear", "--num-labels", 6, "--seed", 3, "--set", "objective.C=2.0")
+    featcache("train", cache, *asked, "--out", first, "--device", "cpu")
+    repeated = ("--config", first / "config.json", "--device", "cpu")
+    featcache("train", cache, *repeated, "--out", second)
+    assert config(second) == config(first)
+    other = ("--objective", "knn", "--labels-per-class", 1, "--set", "cv=2", "--seed", 4)
+    featcache("train", cache, *repeated, *other, "--out", third)
+    changed = config(third)
+    assert [changed[key] for key in ("objective", "labels_per_class", "num_labels", "seed")] == [
+        "knn",
+        1,
+        None,
+        4,
+    ]
+    assert changed["options"]["cv"] == 2
+    assert "C" not in changed["options"]["objective"]
+    in_python = fc.train(
+        cache,
+        "linear",
+        num_labels=6,
+        seed=3,
+        options=config(first),
+        out=tmp_path / "p",
+        device="cpu",
+        progress=False,
+    )
+    assert in_python.config() == config(first)
+    missing = featcache("train", cache, "--config", tmp_path / "none.json", "--out", tmp_path / "x", code=1)
+    assert "none.json" in missing.stderr
