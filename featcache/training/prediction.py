@@ -97,13 +97,6 @@ class Predictor:
             hint=how_to_make(wanted),
         )
 
-    @property
-    def extraction(self) -> str:
-        """The options of an extraction whose cache fits the learner."""
-        wanted = self.learner.origin.features
-        asked = [option("model", wanted.encoder.name), option("tokens", wanted.tokens)]
-        return " ".join([*asked, option("layers", [wanted.layer])])
-
     def open_store(self, cache: CacheReader, split: str) -> FeatureStore:
         """Open a split of a cache at the layer that the learner reads."""
         return FeatureStore.open(cache, split, cache.features(self.learner.origin.features.layer).layer)
