@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from featcache.cache.identity import require_same
 from featcache.cache.reader import CacheReader
-from featcache.errors import option
 from featcache.loading.store import FeatureStore
 from featcache.runs.run import RunFolder
 from featcache.training.calibration import scaled
