@@ -83,7 +83,8 @@ class RunFolder:
         self.write("environment.json", environment() | {"cache": str(cache)})
 
     def _check(self, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
-        asked, there = flatten(config), {**defaults, **flatten(self.config())}
+        asked = flatten(config)
+        there = {key: defaults[key] for key in defaults if key in asked} | flatten(self.config())
         for key in sorted({*there, *asked}):
             mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
             if mine != theirs:
