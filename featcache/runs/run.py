@@ -111,21 +111,6 @@ class RunFolder:
         path = self.path / RESULT
         return _renamed(_read(path)) if path.is_file() else None
 
-    def labelled(self) -> dict[str, str | None]:
-        """Return the class of each sample whose label the run has learned from, by id; empty if unknown.
-
-        Runs of earlier versions do not say the class.
-        """
-        found = _read(self.path / LABELS) if (self.path / LABELS).is_file() else {}
-        ids = found.get("ids", [])
-        return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
-
-    @property
-    def labels_at_random(self) -> bool:
-        """False if `suggest` chose some of the labelled samples, so they are not like the others."""
-        path = self.path / LABELS
-        return not (path.is_file() and _read(path).get("chosen", 0))
-
     @property
     def cache(self) -> Path | None:
         """The path of the cache that it was trained on, at that time; None if it is not recorded."""
@@ -147,6 +132,26 @@ class RunFolder:
         """Write one JSON file atomically."""
         with explained(self.path / name):
             write_atomic(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def learned_labels(run: RunFolder) -> dict[str, str | None]:
+    """Return the class of each sample whose label a run has learned from, by id; empty if it is unknown.
+
+    Runs of earlier versions do not say the class.
+    """
+    found = _labels(run)
+    ids = found.get("ids", [])
+    return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
+
+
+def labels_at_random(run: RunFolder) -> bool:
+    """Return False if `suggest` chose some of the labelled samples, so that they are not like the others."""
+    return not _labels(run).get("chosen", 0)
+
+
+def _labels(run: RunFolder) -> dict[str, Any]:
+    path = run.path / LABELS
+    return _read(path) if path.is_file() else {}
 
 
 class MetricLog:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.cache.identity import require_same
 from featcache.cache.reader import CacheReader
 from featcache.loading.store import FeatureStore
-from featcache.runs.run import RunFolder
+from featcache.runs.run import RunFolder, labels_at_random, learned_labels
 from featcache.training.calibration import scaled
 from featcache.training.conformal import calibrate, classes_within
 from featcache.training.fitting import how_to_make
@@ -72,9 +72,9 @@ class Predictor:
             temperature=float(result.get("temperature", 1.0)),
             reference=Reference.load(run),
             threshold=limit,
-            learned=run.labelled(),
+            learned=learned_labels(run),
             learned_split=str(data.get("train", "train")),
-            promised=run.labels_at_random,
+            promised=labels_at_random(run),
         )
 
     @property
