@@ -18,6 +18,7 @@ from featcache.errors import CacheError, ConfigError, option
 from featcache.filing.sorter import Sorted, Sorter
 from featcache.filing.table import Table
 from featcache.location import Location
+from featcache.training.fitting import command_for
 from featcache.training.prediction import Predictor
 
 Place = str | os.PathLike[str] | Location
@@ -155,7 +156,7 @@ def _opened(place: Location, run: Location, predictor: Predictor) -> Cache:
         if not place.path.exists() or (place.path / "zarr.json").exists():
             raise
         made = f"{place.path.name.partition('.')[0] or 'new'}.zarr"
-        steps = f"featcache extract {quote(str(place))} {predictor.extraction} --out {quote(made)}"
+        steps = command_for(predictor.learner.origin.features, str(place), made)
         raise CacheError(
             f"no featcache cache at {place}",
             got="a folder of something else" if place.path.is_dir() else "a file",
