@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from featcache.api.cache import Cache, Split
     from featcache.api.predictions import Predictions
     from featcache.api.run import Run
-    from featcache.check.findings import Findings
+    from featcache.checking.findings import Findings
     from featcache.encoders import load as load_encoder
     from featcache.errors import FeatcacheError
     from featcache.extraction.options import ExtractOptions
@@ -39,7 +39,7 @@ _HOMES = {
     "Comparison": "featcache.report.compare:Comparison",
     "ExtractOptions": "featcache.extraction.options:ExtractOptions",
     "FeatcacheError": "featcache.errors:FeatcacheError",
-    "Findings": "featcache.check.findings:Findings",
+    "Findings": "featcache.checking.findings:Findings",
     "Predictions": "featcache.api.predictions:Predictions",
     "Run": "featcache.api.run:Run",
     "Split": "featcache.api.cache:Split",

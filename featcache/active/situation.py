@@ -22,12 +22,8 @@ from featcache.location import Location
 from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
 from featcache.runs.run import CONFIG, RunFolder
-from featcache.training.calibration import scaled
-from featcache.training.held_out import load_held_out
-from featcache.training.learner import Learner
-from featcache.training.learners import load_learner
 from featcache.training.outputs import pooled
-from featcache.training.prediction import open_store, predict_rows, require_fitting
+from featcache.training.prediction import ROWS, Predictor
 
 LogProbs = NDArray[np.float64]
 
@@ -51,8 +47,7 @@ class Situation:
     taken: Rows
     """Sorted rows that are labelled, or set aside by the run."""
     class_names: tuple[str, ...]
-    run: RunFolder | None = None
-    learner: Learner | None = None
+    predictor: Predictor | None = None
     """The model of the run."""
 
     @property
@@ -75,8 +70,8 @@ class Situation:
 
         Return None if there is no run, and not even two classes have a label.
         """
-        if self.run is not None and self.learner is not None:
-            return self._of_run(self.run, self.learner)
+        if self.predictor is not None:
+            return self._of_run(self.predictor)
         rows = self.labelled
         if len(np.unique(self.label[rows])) < 2:
             return None
@@ -91,16 +86,20 @@ class Situation:
             lambda asked: predict(torch.from_numpy(self.pooled(asked))).double().numpy(), self.class_names
         )
 
-    def _of_run(self, run: RunFolder, learner: Learner) -> Model:
-        require_fitting(learner, self.cache)
-        store = open_store(learner, self.cache, self.split.name)
-        temperature = float((run.result() or {}).get("temperature") or 1.0)
+    def _of_run(self, predictor: Predictor) -> Model:
+        predictor.require_fitting(self.cache)
+        store = predictor.open_store(self.cache, self.split.name)
 
         def predict(rows: Rows) -> LogProbs:
-            parts = [outputs.log_probs.double().numpy() for _, outputs in predict_rows(learner, store, rows)]
-            return scaled(np.concatenate(parts), temperature)
+            parts = (rows[start : start + ROWS] for start in range(0, len(rows), ROWS))
+            return np.concatenate([_log(predictor.part(store, part).probabilities) for part in parts])
 
-        return Model(predict, learner.origin.class_names)
+        return Model(predict, predictor.class_names)
+
+
+def _log(probabilities: NDArray[np.float64]) -> LogProbs:
+    """Return logarithms, of a tiny number in place of 0."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
 
 
 def open_situation(
@@ -124,28 +123,27 @@ def open_situation(
         table = opened.labels if files is None else files
         label = table.of(part.name, part.rows)
         return Situation(opened, part, label, np.flatnonzero(label >= 0), table.class_names)
-    learned = {*json.loads((run.path / "labels.json").read_text())["ids"]}
-    taken = np.array([sample in learned for sample in part.ids], bool)
-    learner = load_learner(run, device)
-    known = _labels_of(run, learner, opened, part, taken)
+    predictor = Predictor.open(run, device)
+    taken = np.array([sample in predictor.learned for sample in part.ids], bool)
+    known = _labels_of(predictor, opened, part, taken)
     label = known.of(part.name, part.rows)
     names = known.class_names
     if files is not None:
         names = (*names, *(name for name in files.class_names if name not in names))
         new = renumbered(files.of(part.name, part.rows), files.class_names, names)
         label = np.where(new >= 0, new, label)
-    return Situation(opened, part, label, np.flatnonzero(taken | (label >= 0)), names, run, learner)
+    return Situation(opened, part, label, np.flatnonzero(taken | (label >= 0)), names, predictor)
 
 
 def _labels_of(
-    run: RunFolder, learner: Learner, cache: CacheReader, split: SplitReader, taken: NDArray[np.bool_]
+    predictor: Predictor, cache: CacheReader, split: SplitReader, taken: NDArray[np.bool_]
 ) -> LabelTable:
-    """Return the labels that a run learned from, as far as its held-out rows or its cache have them."""
-    held_out = load_held_out(run)
-    if held_out is not None and held_out.row.max() < split.rows and taken[held_out.row].all():
-        label = np.full(split.rows, -1)
-        label[held_out.row] = held_out.label
-        return LabelTable(learner.origin.class_names, {split.name: label})
+    """Return the labels that a run learned from: as it says, or as its cache has them."""
+    names, learned = predictor.class_names, predictor.learned
+    if all(name is not None for name in learned.values()):
+        place = {name: index for index, name in enumerate(names)}
+        label = np.array([place.get(learned.get(sample) or "", -1) for sample in split.ids])
+        return LabelTable(names, {split.name: label})
     # A cache may have more labels than the run was given.
     table = cache.labels
     return LabelTable(table.class_names, {split.name: np.where(taken, table.of(split.name, split.rows), -1)})

@@ -20,8 +20,8 @@ TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
 class RunFolder:
-    """A folder with config.json, environment.json, labels.json, task.safetensors and, at the end,
-    result.json.
+    """A folder with config.json, environment.json, labels.json, task.safetensors, reference.safetensors
+    and, at the end, result.json.
 
     A training in steps also leaves metrics.jsonl, TensorBoard events and checkpoint.safetensors.
     """
@@ -83,7 +83,8 @@ class RunFolder:
         self.write("environment.json", environment() | {"cache": str(cache)})
 
     def _check(self, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
-        asked, there = flatten(config), {**defaults, **flatten(self.config())}
+        asked = flatten(config)
+        there = {key: defaults[key] for key in defaults if key in asked} | flatten(self.config())
         for key in sorted({*there, *asked}):
             mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
             if mine != theirs:

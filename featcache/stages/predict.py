@@ -156,14 +156,15 @@ def _opened(place: Location, run: Location, predictor: Predictor) -> Cache:
         if not place.path.exists() or (place.path / "zarr.json").exists():
             raise
         made = f"{place.path.name.partition('.')[0] or 'new'}.zarr"
-        steps = command_for(predictor.learner.origin.features, str(place), made)
+        first = command_for(predictor.learner.origin.features, str(place), made)
+        again = f"featcache predict {quote(str(run))} {quote(made)} --out predictions.csv"
         raise CacheError(
             f"no featcache cache at {place}",
             got="a folder of something else" if place.path.is_dir() else "a file",
             expected="a cache, because a run predicts the samples of a cache",
-            hint=f"make one with the model of the run, and predict that:\n"
-            f"            {steps}\n"
-            f"            featcache predict {quote(str(run))} {quote(made)} --out predictions.csv",
+            hint="\n            ".join(
+                ["make one with the model of the run, and predict that:", first, again]
+            ),
         ) from None
 
 

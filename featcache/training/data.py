@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
-from featcache.check.neighbours import Twins, rounding_of
+from featcache.checking.neighbours import Twins, rounding_of
 from featcache.loading.replay import ReplayCache
 from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, held_out, long_tail
 from featcache.loading.store import FeatureStore, reside
