@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featcache.api.cache import Cache, Split
 from featcache.api.html import facts_table
-from featcache.api.predictions import Predictions
+from featcache.api.predictions import UNSURE_BELOW, Predictions, joined
 from featcache.cache.reader import WRITTEN
 from featcache.devices import resolve
-from featcache.errors import CacheError, TrainError
+from featcache.errors import CacheError, ConfigError, TrainError, option
+from featcache.loading.store import FeatureStore
 from featcache.location import Location
 from featcache.runs.run import RunFolder
-from featcache.training.learner import Learner
-from featcache.training.learners import load_learner
-from featcache.training.prediction import open_store, predict_rows, require_fitting
+from featcache.training.prediction import ROWS, Predictor
 
 
 class Run(RunFolder):
@@ -63,26 +64,38 @@ class Run(RunFolder):
         return facts_table(f"Run {self.path}", self._facts())
 
     def predict(
-        self, data: Split | Cache | str | os.PathLike[str], *, view: str = "eval", device: str = "auto"
+        self,
+        data: Split | Cache | str | os.PathLike[str],
+        *,
+        view: str = "eval",
+        coverage: float | None = None,
+        unsure_below: float = UNSURE_BELOW,
+        device: str = "auto",
     ) -> Predictions:
         """Predict every sample of a split, or of all splits of a cache, under one view.
 
+        Probabilities are calibrated: the temperature that the run fitted is applied. With a `coverage` such
+        as 0.9, `sets` has sets of classes that hold the true class so often. A prediction with a confidence
+        below `unsure_below` is `unsure`.
+
         The cache must come from the same model, with the same layer and tokens; a probe needs only the same
         model. Raises CacheMismatch with the field that differs, and CacheError if a split is not complete.
-        Raises ConfigError if the cache does not hold the view.
+        Raises ConfigError if the cache does not hold the view, and TrainError if the labels of the run do not
+        suffice to promise the coverage.
         """
         splits = _splits(data)
         for split in splits:
             split.check()
-        learner = load_learner(self, resolve(device))
+        predictor = self.predictor(device, coverage)
         for split in splits:
-            require_fitting(learner, split.cache)
-        parts = [_predict(learner, split, view) for split in splits]
-        if len(parts) == 1:
-            return parts[0]
-        names = ("split", "id", "label", "truth", "probabilities", "z")
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return Predictions(parts[0].classes, **joined)
+            predictor.require_fitting(split.cache)
+        return joined([part for split in splits for part in parts(predictor, split, view, unsure_below)])
+
+    def predictor(self, device: str = "auto", coverage: float | None = None) -> Predictor:
+        """Load what predictions need."""
+        return Predictor.open(
+            self, resolve(device), None if coverage is None else _share("coverage", coverage)
+        )
 
     def _facts(self) -> dict[str, str]:
         figures = self.figures
@@ -108,24 +121,69 @@ def _splits(data: Split | Cache | str | os.PathLike[str]) -> list[Split]:
     return [cache[name] for name in cache.splits]
 
 
-def _predict(learner: Learner, split: Split, view: str) -> Predictions:
-    number, classes = split.view(view), learner.origin.class_names
-    store = open_store(learner, split.cache, split.name)
-    rows = np.flatnonzero(split.status[:, number] == WRITTEN)
-    probabilities = np.full((split.rows, len(classes)), np.nan)
-    z = np.full((split.rows, learner.origin.features.pooled), np.nan, np.float32)
-    label = np.full(split.rows, None, object)
-    for part, outputs in predict_rows(learner, store, rows, number):
-        probabilities[part] = outputs.log_probs.double().exp().numpy()
-        z[part] = outputs.z.float().numpy()
-        label[part] = np.array(classes, object)[outputs.log_probs.argmax(1).numpy()]
-    names = np.array([*split.class_names, None], object)
-    return Predictions(
-        classes=classes,
-        split=np.full(split.rows, split.name, object),
-        id=np.array(split.ids, object),
-        label=label,
-        truth=names[split.labels],
-        probabilities=probabilities,
-        z=z,
-    )
+def parts(
+    predictor: Predictor, split: Split, view: str = "eval", unsure_below: float = UNSURE_BELOW
+) -> Iterator[Predictions]:
+    """Predict a split some thousand rows at a time, in order and with failed rows.
+
+    Raises ConfigError at once if `unsure_below` is no share.
+    """
+    below = _share("unsure_below", unsure_below)
+    number, store = split.view(view), predictor.open_store(split.cache, split.name)
+    ids, status = np.array(split.ids, object), split.status[:, number]
+    truth, learned = _labels(predictor, split)
+    for start in range(0, max(split.rows, 1), ROWS):
+        rows = np.arange(start, min(start + ROWS, split.rows))
+        yield Predictions(
+            classes=predictor.class_names,
+            split=np.full(len(rows), split.name, object),
+            id=ids[rows],
+            truth=truth[rows],
+            learned=learned[rows],
+            unsure_below=below,
+            **_filled(predictor, store, rows, status[rows] == WRITTEN, number),
+        )
+
+
+def _filled(
+    predictor: Predictor, store: FeatureStore, rows: NDArray[np.int64], readable: NDArray[np.bool_], view: int
+) -> dict[str, Any]:
+    """Predict the readable ones of some rows; the others have no label and NaN."""
+    classes, width = predictor.class_names, predictor.learner.origin.features.pooled
+    found: dict[str, Any] = {
+        "label": np.full(len(rows), None, object),
+        "probabilities": np.full((len(rows), len(classes)), np.nan),
+        "z": np.full((len(rows), width), np.nan, np.float32),
+        "novelty": None if predictor.reference is None else np.full(len(rows), np.nan),
+        "within": None if predictor.threshold is None else np.zeros((len(rows), len(classes)), bool),
+    }
+    if readable.any():
+        part = predictor.part(store, rows[readable], view)
+        found["label"][readable] = np.array(classes, object)[part.probabilities.argmax(1)]
+        for name in ("probabilities", "z", "novelty", "within"):
+            if found[name] is not None:
+                found[name][readable] = getattr(part, name)
+    return found
+
+
+def _labels(predictor: Predictor, split: Split) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
+    """Return (N,) names of classes or None, and (N,) True for the samples that the run has learned from.
+
+    These have the label that the run has learned, which may come from a table of labels and not be in the
+    cache. They are found by their ids.
+    """
+    names = np.array([*split.class_names, None], object)[split.labels]
+    if split.name != predictor.learned_split:
+        return names, np.zeros(split.rows, bool)
+    own = [predictor.learned.get(name) for name in split.ids]
+    truth = np.array([b if a is None else a for a, b in zip(own, names, strict=True)], object)
+    return truth, np.array([name in predictor.learned for name in split.ids], bool)
+
+
+def _share(name: str, value: object) -> float:
+    """Return a number above 0 and below 1; raises ConfigError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ConfigError(
+            f"{option(name)} is not a share", got=repr(value), expected="above 0 and below 1, such as 0.9"
+        )
+    return float(value)

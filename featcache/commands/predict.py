@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,27 +15,45 @@ if TYPE_CHECKING:
 @click.command(
     "predict",
     epilog=examples(
-        "featcache predict runs/first photos.zarr --out predictions.csv",
-        "featcache predict runs/first new.zarr --split test --out new.csv",
+        "featcache predict runs/first photos.zarr --out predictions.csv --sort unsure",
+        "featcache predict runs/first photos.zarr --out all.parquet --probabilities --in-place-links sorted",
     ),
 )
 @click.argument("run", type=PLACE)
 @click.argument("cache", type=PLACE)
-@click.option("--out", required=True, type=PLACE, help="The table, for example predictions.csv.")
+@click.option("--out", required=True, type=PLACE, help="The table; ends in .csv, .parquet or .jsonl.")
 @click.option("--split", help="One split of the cache [default: all].")
+@click.option("--probabilities", is_flag=True, help="Add a column p:CLASS for each class.")
+@click.option("--coverage", type=float, help="Add sets of classes that hold the true one so often, as 0.9.")
+@click.option(
+    "--unsure-below", type=float, default=0.8, show_default=True, help="A lower confidence is unsure."
+)
+@click.option(
+    "--sort",
+    type=click.Choice(["cache", "unsure"]),
+    default="cache",
+    show_default=True,
+    help="Order of the rows: as in CACHE, or the least sure first.",
+)
+@click.option("--in-place-links", type=PLACE, help="Fill this folder with links to the files, by class.")
+@click.option("--copy-to", type=PLACE, help="Fill this folder with copies of the files, by class.")
+@click.option("--unsure-apart", is_flag=True, help="Sort unsure files into a folder `unsure` of their own.")
+@click.option("--source", help="Where the files are now [default: as recorded in CACHE].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @json_option
-def command(
-    run: Location, cache: Location, out: Location, split: str | None, device: str, as_json: bool
-) -> None:
+def command(run: Location, cache: Location, out: Location, *, as_json: bool, **options: Any) -> None:
     """Predict the class of every sample in CACHE with the finished RUN.
 
-    CACHE must have the model, layer and tokens that RUN was trained on; it may be another cache. The table is
-    CSV with the columns split, id, prediction, confidence and label.
+    CACHE must have the model, layer and tokens that RUN was trained on; it may be another cache. The table
+    has the columns split, id, prediction, confidence, label, second, second_confidence, unsure and novelty.
     """
     from featcache.stages import predict as stage
 
-    summaries = stage.predict(run, cache, out, split=split, device=device)
+    summaries = stage.predict(run, cache, out, **options)
     lines = [stage.describe(name, summary) for name, summary in summaries.items()]
-    content = {"predictions": str(out), "splits": plain(summaries)}
-    echo(content if as_json else "\n".join([*lines, f"predictions: {out}"]))
+    content: dict[str, Any] = {"predictions": str(out), "splits": plain(summaries)}
+    lines.append(f"predictions: {out}")
+    if folder := options["in_place_links"] or options["copy_to"]:
+        content["sorted"] = str(folder)
+        lines.append(f"sorted files: {folder}")
+    echo(content if as_json else "\n".join(lines))

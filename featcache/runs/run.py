@@ -15,13 +15,13 @@ from featcache.config import flatten
 from featcache.errors import TrainError, option
 from featcache.files import explained, partial, write_atomic
 
-CONFIG, RESULT, METRICS = "config.json", "result.json", "metrics.jsonl"
+CONFIG, RESULT, METRICS, LABELS = "config.json", "result.json", "metrics.jsonl", "labels.json"
 TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
 class RunFolder:
-    """A folder with config.json, environment.json, labels.json, task.safetensors and, at the end,
-    result.json.
+    """A folder with config.json, environment.json, labels.json, task.safetensors, reference.safetensors
+    and, at the end, result.json.
 
     A training in steps also leaves metrics.jsonl, TensorBoard events and checkpoint.safetensors.
     """
@@ -83,7 +83,8 @@ class RunFolder:
         self.write("environment.json", environment() | {"cache": str(cache)})
 
     def _check(self, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
-        asked, there = flatten(config), {**defaults, **flatten(self.config())}
+        asked = flatten(config)
+        there = {key: defaults[key] for key in defaults if key in asked} | flatten(self.config())
         for key in sorted({*there, *asked}):
             mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
             if mine != theirs:
@@ -109,6 +110,21 @@ class RunFolder:
         """Return the result; None if the run is not finished."""
         path = self.path / RESULT
         return _renamed(_read(path)) if path.is_file() else None
+
+    def labelled(self) -> dict[str, str | None]:
+        """Return the class of each sample whose label the run has learned from, by id; empty if unknown.
+
+        Runs of earlier versions do not say the class.
+        """
+        found = _read(self.path / LABELS) if (self.path / LABELS).is_file() else {}
+        ids = found.get("ids", [])
+        return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
+
+    @property
+    def labels_at_random(self) -> bool:
+        """False if `suggest` chose some of the labelled samples, so they are not like the others."""
+        path = self.path / LABELS
+        return not (path.is_file() and _read(path).get("chosen", 0))
 
     @property
     def cache(self) -> Path | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featcache.errors import SampleError, SourceError
+from featcache.sources._files import Files
 from featcache.sources._labels import encode, merged_forms
 from featcache.sources._origin import Origin
 from featcache.sources._splits import in_order
@@ -57,6 +59,10 @@ class Samples:
             name = self.ids[row]
             got = name if error.got is None else f"{name}: {error.got}"
             raise SampleError(error.what, got=got, expected=error.expected, hint=error.hint) from None
+
+    def file(self, index: int) -> Path | None:
+        """Return the file of a sample; None if samples are not files of their own."""
+        return self._reader.path(range(len(self))[index]) if isinstance(self._reader, Files) else None
 
     def content(self, index: int) -> bytes:
         """Return the sample as stored: encoded bytes, text, or raw pixels."""

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from featcache.cache.reader import CacheReader
-from featcache.check.findings import COLUMNS, Findings
-from featcache.check.inspect import from_run, inspect
-from featcache.check.neighbours import NEAR
-from featcache.check.samples import Samples
+from featcache.checking.findings import COLUMNS, Findings
+from featcache.checking.inspect import from_run, inspect
+from featcache.checking.neighbours import NEAR
+from featcache.checking.samples import Samples
 from featcache.errors import CacheError, ConfigError, option
 from featcache.files import explained, write_atomic
 from featcache.labels.table import LabelFiles, read_labels
@@ -49,8 +49,8 @@ def check(
     >>> with TemporaryDirectory() as folder:
     ...     cache = extract("digits", "open_clip:glyph-clip", f"{folder}/c.zarr", limit=60, tokens="cls")
     ...     found = check(cache, progress=False)
-    ...     found.samples, found.groups
-    (120, ())
+    ...     found.samples, len(found.contradictory)
+    (120, 0)
     """
     if not 0 <= near < 1:
         raise ConfigError(f"{option('near')} is out of range", got=near, expected="from 0 to below 1")
@@ -88,12 +88,17 @@ def _cache_of(run: RunFolder) -> CacheReader:
     return cache
 
 
+def _first_line(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.readline(1000).decode(errors="replace").strip()
+
+
 def _refuse_foreign(out: Path) -> None:
     """Raise ConfigError if `out` exists and is not an earlier table of doubtful labels."""
     with explained(out):
         if not out.exists():
             return
-        head = out.open("rb").readline(1000).decode(errors="replace").strip() if out.is_file() else None
+        head = _first_line(out) if out.is_file() else None
     if head not in ("", ",".join(COLUMNS)):
         raise ConfigError(
             f"{out} exists and is not a table of doubtful labels; it is left as it is",

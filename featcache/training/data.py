@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
-from featcache.check.neighbours import Twins, rounding_of
+from featcache.checking.neighbours import Twins, rounding_of
 from featcache.loading.replay import ReplayCache
 from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, held_out, long_tail
 from featcache.loading.store import FeatureStore, reside
@@ -223,13 +223,16 @@ class Draw:
         return np.flatnonzero(self.data.testable & np.isin(self.data.test_labels, self.classes.unknown))
 
     def record(self, options: DataOptions) -> dict[str, Any]:
-        """Return the labelled samples by row and by id, so that the draw can be repeated anywhere.
+        """Return the labelled samples by row, id and class, so that the draw can be repeated anywhere.
 
-        If the draw has unknown or missing classes or is imbalanced, also return these classes and the
-        unlabelled rows.
+        `chosen` counts those that `suggest` chose. If the draw has unknown or missing classes or is
+        imbalanced, also return these classes and the unlabelled rows.
         """
         rows, ids, names = self.split.labelled, self.data.train.ids, self.data.class_names
         record: dict[str, Any] = {"rows": rows.tolist(), "ids": [ids[row] for row in rows]}
+        record["classes"] = [self.class_names[c] for c in self.train_labels[rows]]
+        if self.data.labels.chosen:
+            record["chosen"] = self.data.labels.chosen
         if options.imbalance > 1 or options.unknown_classes or options.missing_classes:
             record["unknown"] = [names[c] for c in self.classes.unknown]
             record["missing"] = [names[c] for c in self.classes.missing]

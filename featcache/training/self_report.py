@@ -14,7 +14,9 @@ from featcache.training.data import Draw, Labelled
 from featcache.training.estimate import estimate, holdout_interval
 from featcache.training.held_out import HeldOut
 from featcache.training.learner import Learner
-from featcache.training.metrics import evaluate, open_set
+from featcache.training.metrics import auroc, evaluate, open_set
+from featcache.training.novelty import Reference
+from featcache.training.outputs import pooled
 from featcache.training.probing import Prober
 
 Floats = NDArray[np.float64]
@@ -76,7 +78,15 @@ def _tested(learner: Learner, draw: Draw, test: Labelled, temperature: float) ->
     if not len(draw.unknown_rows):
         return {"test": figures}
     unknown = _log_probs(learner, test.store, draw.unknown_rows)
-    return {"test": figures, "open_set": open_set(log_probs, unknown)}
+    return {"test": figures, "open_set": open_set(log_probs, unknown) | _novelty(draw, test)}
+
+
+def _novelty(draw: Draw, test: Labelled) -> dict[str, float]:
+    """Measure how well the novelty separates test samples of known and unknown classes."""
+    reference = Reference.of(draw)
+    rows = (test.rows, draw.unknown_rows)
+    known, unknown = (reference.novelty(pooled(test.store, part).numpy()) for part in rows)
+    return {"novelty_auroc": auroc(1 - known, 1 - unknown)}
 
 
 def _evaluated(

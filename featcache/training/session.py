@@ -27,6 +27,7 @@ from featcache.training.leaks import refuse_leaks
 from featcache.training.learner import Learner
 from featcache.training.learners import create_learner
 from featcache.training.loop import train_learner
+from featcache.training.novelty import Reference
 from featcache.training.options import TrainOptions
 from featcache.training.own_objective import keep, recorded
 from featcache.training.recipe import Recipe, parse_options
@@ -144,6 +145,7 @@ class Training:
         run.begin(self.config(), self.data.cache.path)
         keep(self.request.objective, run)
         run.write("labels.json", draw.record(self.options.data))
+        Reference.of(draw).save(run)
         learner.save_task(run.task)
 
     def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:

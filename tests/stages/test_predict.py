@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 
 import featcache as fc
 from featcache import plugins
+from featcache.filing.table import FIRST
 from featcache.objectives.linear import Linear
 from featcache.specs import ViewSpec
 from featcache.stages.extract import extract
-from featcache.stages.predict import COLUMNS, describe
+from featcache.stages.predict import describe
 from featcache.stages.predict import predict as stage
 from featcache.training.metrics import expected_calibration_error
 
@@ -26,7 +27,7 @@ def predict(run, cache, out, **options):
     summaries = stage(run, cache, out, device="cpu", **options)
     with out.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0])[:5] == FIRST
     return summaries, rows
 
 
@@ -58,7 +59,7 @@ def test_what_was_tested_is_what_predicts(make_cache, learned, tmp_path, objecti
     assert summaries["test"].accuracy == result["accuracy"]
     assert (summaries["test"].rows, summaries["test"].judged) == (18, 18)
     assert confusion(rows) == result["confusion"]
-    assert calibration(rows) == pytest.approx(result["ece"], abs=1e-5)
+    assert calibration(rows) == pytest.approx(result["ece_scaled"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_what_was_tested_is_what_predicts_with_every_option(make_cache, learned,
     tested = options.get("data", {}).get("test", "test")
     _, rows = predict(run, cache, tmp_path / "p.csv", split=tested)
     assert confusion(rows) == result["confusion"]
-    assert calibration(rows) == pytest.approx(result["ece"], abs=1e-5)
+    assert calibration(rows) == pytest.approx(result["ece_scaled"], abs=1e-5)
 
 
 def test_the_average_is_what_predicts(cache, learned, tmp_path):
@@ -111,17 +112,22 @@ def test_all_splits_in_the_order_of_the_cache(run, cache, tmp_path):
     expected += [("train", f"train/{row:03}.png", ("cat", "dog", "owl")[row % 3]) for row in range(30)]
     assert [(row["split"], row["id"], row["label"]) for row in rows] == expected
     assert all(1 / 3 <= float(row["confidence"]) <= 1 for row in rows)
-    assert describe("train", summaries["train"]).startswith("train: 30 rows, accuracy ")
+    summary = summaries["train"]
+    assert (summary.learned, summary.unsure) == (6, sum(row["unsure"] == "true" for row in rows[18:]))
+    told = describe("train", summary)
+    assert "% of 24 labelled, and " in told
+    assert "% of 6 that it learned from" in told
     assert list((tmp_path / "new" / "folder").iterdir()) == [tmp_path / "new" / "folder" / "p.csv"]
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 7])
 def test_how_many_rows_at_a_time_changes_nothing(run, cache, tmp_path, monkeypatch, rows_at_a_time):
     _, at_once = predict(run, cache, tmp_path / "p.csv")
-    monkeypatch.setattr("featcache.training.prediction.ROWS", rows_at_a_time)
+    monkeypatch.setattr("featcache.api.run.ROWS", rows_at_a_time)
     _, rows = predict(run, cache, tmp_path / "p.csv")
     for one, other in zip(rows, at_once, strict=True):
-        assert float(one.pop("confidence")) == pytest.approx(float(other.pop("confidence")), abs=2e-6)
+        for name in ("confidence", "second_confidence"):
+            assert float(one.pop(name)) == pytest.approx(float(other.pop(name)), abs=2e-6)
         assert one == other
 
 
@@ -145,7 +151,8 @@ def test_rows_without_a_label(run, make_cache, tmp_path):
     assert [row["label"] for row in rows] == [""] * 9 + ["cat", "owl"]
     assert all(row["prediction"] for row in rows)
     assert (summaries["new"].judged, summaries["more"].accuracy) == (2, None)
-    assert describe("more", summaries["more"]) == "more: 4 rows"
+    assert summaries["more"].learned == 0
+    assert "accuracy" not in describe("more", summaries["more"])
 
 
 def test_classes_are_compared_by_name(run, cache, make_cache, tmp_path):

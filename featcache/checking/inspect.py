@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.check.doubtful import doubts, fits, held_out
-from featcache.check.findings import Doubtful, Failed, Findings, Group
-from featcache.check.neighbours import Pairs, near_pairs, rounding_of
-from featcache.check.samples import Samples
+from featcache.checking.doubtful import doubts, fits, held_out
+from featcache.checking.findings import Doubtful, Failed, Findings, Group
+from featcache.checking.neighbours import Pairs, near_pairs, rounding_of
+from featcache.checking.samples import Samples
 from featcache.labels.names import alike
 from featcache.progress import MakeProgress
 from featcache.training.held_out import HeldOut

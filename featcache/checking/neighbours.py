@@ -70,7 +70,8 @@ def near_pairs(
     """Find all pairs among `rows` embeddings that are the same up to `rounding`, or near.
 
     Near is a distance of at most `near` times the usual distance. If there are more than two million such
-    pairs, the distance is halved until there are fewer. `done` receives counts of rows that were read.
+    pairs, the distance is halved until there are fewer; in the end, only identical ones are found. `done`
+    receives counts of rows that were read.
 
     >>> x = np.random.default_rng(0).standard_normal((100, 8)).astype("f4")
     >>> x[7] = x[90] * 1.001
@@ -89,9 +90,11 @@ def near_pairs(
     tree, radius = cKDTree(scan.projected[scan.distinct]), max(near * usual, rounding)
     # Counted at the sampled rows first, because a collapsed model would fill the memory with pairs.
     probes = scan.projected[frame.sample]
-    while tree.query_ball_point(probes, radius, return_length=True).mean() * rows > 2 * MOST_PAIRS + rows:
-        radius = radius / 2 if radius > _TINY else -1.0
-    close = tree.query_pairs(radius * (1 + 1e-5), output_type="ndarray").astype(np.int64)
+    while (crowded := _pairs(tree, probes, radius) > MOST_PAIRS) and radius > _TINY:
+        radius /= 2
+    close = np.zeros((0, 2), np.int64)
+    if not crowded:
+        close = tree.query_pairs(radius * (1 + 1e-5), output_type="ndarray").astype(np.int64)
     found = np.sort(np.concatenate([scan.distinct[close].reshape(-1, 2), scan.identical]), axis=1)
     distance, same = _compare(read, found, frame, rounding)
     kept = same | (distance <= radius)
@@ -197,6 +200,12 @@ def _scan(read: Read, rows: int, frame: _Frame, done: Callable[[int], object]) -
         done(len(numbers))
     pairs = np.array(identical, np.int64).reshape(-1, 2)
     return _Scan(projected, np.array(distinct, np.int64), pairs, nearest)
+
+
+def _pairs(tree: Any, probes: NDArray[np.float64], radius: float) -> float:
+    """Estimate the number of pairs within a radius in a k-d tree, from some of its points."""
+    near = tree.query_ball_point(probes, radius, return_length=True)
+    return (float(near.mean()) - 1) * float(tree.n) / 2
 
 
 def _compare(read: Read, pairs: Rows, frame: _Frame, rounding: float) -> tuple[Floats, NDArray[np.bool_]]:

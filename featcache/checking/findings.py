@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.check.samples import Sample
+from featcache.checking.samples import Sample
 from featcache.errors import MissingExtra
 
 COLUMNS = ("split", "id", "label", "suggested", "doubt")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featcache.check.neighbours import Read
+from featcache.checking.neighbours import Read
 from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
 from featcache.training.calibration import fit_temperature, scaled
