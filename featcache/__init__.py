@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featcache.active.table import Suggestions
     from featcache.api.cache import Cache, Split
     from featcache.api.predictions import Predictions
     from featcache.api.run import Run
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from featcache.stages.options import list_options
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
+    from featcache.stages.suggest import suggest
     from featcache.stages.train import train
     from featcache.training.options import TrainOptions
 
@@ -42,6 +44,7 @@ _HOMES = {
     "Run": "featcache.api.run:Run",
     "Split": "featcache.api.cache:Split",
     "Study": "featcache.report.study:Study",
+    "Suggestions": "featcache.active.table:Suggestions",
     "TrainOptions": "featcache.training.options:TrainOptions",
     "ViewSpec": "featcache.specs:ViewSpec",
     "benchmark": "featcache.stages.bench:bench",
@@ -59,6 +62,7 @@ _HOMES = {
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
     "run_pipeline": "featcache.stages.pipeline:run_pipeline",
+    "suggest": "featcache.stages.suggest:suggest",
     "train": "featcache.stages.train:train",
 }
 __all__ = [
@@ -71,6 +75,7 @@ __all__ = [
     "Run",
     "Split",
     "Study",
+    "Suggestions",
     "TrainOptions",
     "ViewSpec",
     "benchmark",
@@ -88,6 +93,7 @@ __all__ = [
     "open_source",
     "predict",
     "run_pipeline",
+    "suggest",
     "train",
 ]
 

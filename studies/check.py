@@ -1,10 +1,10 @@
-"""How well `featcache check` finds wrong labels: a tenth of the labels of training rows is flipped, at random.
+"""How well `featcache check` finds wrong labels: a tenth of training labels is flipped, at random.
 
 python studies/check.py CACHE... [--draws 10] [--labels 50 200 1000]
 
 Prints a Markdown table: precision and recall of the doubtful labels against the flips, as means with 95 %
 intervals over draws (Student's t). Labels that were wrong before count as false alarms. `top tenth` is the
-precision of as many labels as were flipped, the most doubtful first, whatever their odds. `confident learning`
+precision of as many labels as were flipped, the most doubtful first. `confident learning`
 is the off-diagonal of its confident joint (arXiv 1911.00068), on the same probabilities. No test row is used.
 """
 

@@ -25,10 +25,11 @@ import torch
 from numpy.typing import NDArray
 
 from featcache.loading.splits import LabelSplit
+from featcache.loading.store import FeatureStore
 from featcache.objectives.base import Probe, ProbeData
 from featcache.runs.run import RunFolder
 from featcache.training.cross_validation import cross_validate, estimate_folds, hold_out
-from featcache.training.data import DataPool, Draw
+from featcache.training.data import DataPool, Draw, TrainingData
 from featcache.training.estimate import WIDEST, binomial_interval, cross_validated_interval
 from featcache.training.held_out import HeldOut
 from featcache.training.outputs import pooled
@@ -58,8 +59,7 @@ def with_probe(training: Training, folds: int) -> Callable[[Draw, int], Result]:
     kind = objective_class(training.request.objective)
     assert issubclass(kind, Probe)
     probe = kind(kind.Options.parse(training.options.objective))
-    stores = (data.train_store, len(data.train.labels)), (data.test_store, len(data.test.labels))
-    train, test = (pooled(store, np.arange(rows)) for store, rows in stores)
+    train, test = (pooled(store, rows) for store, rows in _parts(data))
 
     def fit(rows: Ints, label: Ints) -> Callable[[torch.Tensor], Floats]:
         made = probe.fit(ProbeData(train[rows], torch.from_numpy(label), classes, None), 0)
@@ -90,11 +90,18 @@ def with_training(training: Training, folds: int) -> Callable[[Draw, int], Resul
             training.learn(learner, draw, run)
             repeats = estimate_folds(draw.known.label, folds, seed, cheap=False)
             found = cross_validate(draw, repeats, lambda n, part: training.train_fold(n, part, run))
-        stores = (data.train_store, len(data.train.labels)), (data.test_store, len(data.test.labels))
-        train, test = (learner.predict(store, np.arange(n)).log_probs.double().numpy() for store, n in stores)
+        train, test = (learner.predict(*part).log_probs.double().numpy() for part in _parts(data))
         return found, train, test
 
     return result
+
+
+def _parts(data: TrainingData) -> list[tuple[FeatureStore, Ints]]:
+    """Return the store and all rows of both splits."""
+    assert data.test is not None
+    assert data.test_store is not None
+    both = ((data.train_store, data.train), (data.test_store, data.test))
+    return [(store, np.arange(len(split.labels))) for store, split in both]
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -106,7 +113,7 @@ def measure(args: argparse.Namespace) -> None:
     options = json.loads(args.options)
     for path in args.caches:
         training = Training.open(TrainRequest(path, args.objective, 0, 1, None, options), pool)
-        plain, labels = training.draw(), training.data.train.labels
+        whole, labels = training.draw(), training.data.train.labels
         probe = issubclass(objective_class(args.objective), Probe)
         result = (with_probe if probe else with_training)(training, args.folds)
         for design, number, seed in np.ndindex(len(args.designs), len(args.labels), args.repetitions):
@@ -115,7 +122,7 @@ def measure(args: argparse.Namespace) -> None:
             rows = drawn(labels, key[3], key[2], rng)
             if key in done or len(np.unique(labels[rows])) < 2:
                 continue
-            draw = replace(plain, split=LabelSplit(rows, plain.split.unlabelled), seed=seed)
+            draw = replace(whole, split=LabelSplit(rows, whole.split.unlabelled), seed=seed)
             line = dict(zip(keys, key, strict=True)) | compared(result(draw, seed), draw)
             with args.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -128,7 +135,7 @@ def compared(result: Result, draw: Draw) -> dict[str, Any]:
     line: dict[str, Any] = {}
     for name, log_probs, truth in (
         ("rest", train, draw.train_labels),
-        ("test", test, draw.data.test.labels),
+        ("test", test, draw.data.test.labels if draw.data.test else np.zeros(0, np.int64)),
     ):
         asked = np.setdiff1d(np.flatnonzero(truth >= 0), rows if name == "rest" else [])
         right = log_probs[asked].argmax(1) == truth[asked]
@@ -173,8 +180,10 @@ def table(args: argparse.Namespace) -> None:
     cells = defaultdict(list)
     for line in map(json.loads, args.file.read_text().splitlines()):
         cells[line["objective"], line["design"], line["cache"], line["labels"], line["folds"]].append(line)
-    last = None
-    for (objective, design, cache, labels, folds), lines in cells.items():
+    last: Any = None
+    tables = sorted(cells, key=lambda cell: (cell[0], cell[4], -DESIGNS.index(cell[1])), reverse=True)
+    for objective, design, cache, labels, folds in tables:
+        lines = cells[objective, design, cache, labels, folds]
         if last != (last := (objective, design, folds)):
             print(f"\n`{objective}`, labels drawn {design}, folds {folds or 'as a training'}\n")
             print(f"| {HEAD} |\n" + "| --- " * 12 + "|")

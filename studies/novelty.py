@@ -113,7 +113,7 @@ def draws(cache: fc.Cache, rows: str, count: int) -> Iterator[tuple[Any, ...]]:
             yield x[order], y[order], test.embeddings(), number[test.labels]
 
 
-def half_width(values: list[float]) -> float:
+def half_width(values: Floats) -> float:
     """Return half of the 95 % interval (Student's t) of a mean over draws."""
     from scipy.stats import t
 
@@ -140,17 +140,25 @@ def compare(path: str, rows: str, count: int) -> dict[tuple[str, int, str], dict
 
 
 def tabulate(found: dict[tuple[str, int, str], dict[str, list[float]]]) -> str:
-    """Return a Markdown table: methods by mean AUROC, and the settings."""
+    """Return a Markdown table: methods by mean AUROC, with the gain over confidence, draw by draw."""
     names = list(next(iter(found.values())))
-    mean = {name: np.mean([np.mean(row[name]) for row in found.values()]) for name in names}
-    worst = {
-        name: min(np.mean(row[name]) - np.mean(row["confidence"]) for row in found.values()) for name in names
+    places = list(dict.fromkeys((cache, setting) for cache, _, setting in found))
+    drawn = {  # a value for each draw: the mean over budgets
+        name: [
+            np.mean([found[cache, each, setting][name] for each in PER_CLASS], axis=0)
+            for cache, setting in places
+        ]
+        for name in names
     }
-    heads = [f"{cache} {each} {setting}" for cache, each, setting in found]
-    lines = [f"| score | mean | worst gain | {' | '.join(heads)} |", "| --- " * (len(heads) + 3) + "|"]
-    for name in sorted(names, key=lambda name: -mean[name]):
-        cells = [f"{np.mean(row[name]):.3f} ± {half_width(row[name]):.3f}" for row in found.values()]
-        lines.append(f"| {name} | {mean[name]:.3f} | {worst[name]:+.3f} | {' | '.join(cells)} |")
+    heads = [f"{cache} {setting}" for cache, setting in places]
+    lines = [f"| score | mean | {' | '.join(heads)} |", "| --- " * (len(heads) + 2) + "|"]
+    for name in sorted(names, key=lambda name: -np.mean(drawn[name])):
+        cells = []
+        for values, base in zip(drawn[name], drawn["confidence"], strict=True):
+            gain = values - base
+            plus = f" ({gain.mean():+.3f} ± {half_width(gain):.3f})" if name != "confidence" else ""
+            cells.append(f"{values.mean():.3f}{plus}")
+        lines.append(f"| {name} | {np.mean(drawn[name]):.3f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     "predict",
     epilog=examples(
         "featcache predict runs/first photos.zarr --out predictions.csv --sort unsure",
-        "featcache predict runs/first photos.zarr --out all.parquet --probabilities --copy-to sorted",
+        "featcache predict runs/first photos.zarr --out all.parquet --probabilities --in-place-links sorted",
     ),
 )
 @click.argument("run", type=PLACE)

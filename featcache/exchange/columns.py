@@ -83,7 +83,7 @@ Columns = Mapping[str, Column]
 
 @dataclass(frozen=True)
 class Opened:
-    """What one file holds."""
+    """The arrays of one file, and what it says of itself."""
 
     name: str
     """The file's name below the place that the user named."""

@@ -1,4 +1,4 @@
-"""What an export says of itself, so that importing it gives the same cache again."""
+"""The description that an export holds of itself, so that importing it gives the same cache again."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _files(place: Path) -> tuple[Path, list[Path]]:
     if place.is_file():
         files = [place]
     elif place.is_dir():
-        below = (file for file in sorted(place.rglob("*")) if not file.name.startswith("."))
+        below = (file for file in sorted(place.rglob("*")) if not _is_hidden(file.relative_to(place)))
         files = [file for file in below if file.suffix.lower() in _BY_SUFFIX and file.is_file()]
         if (place / FILE).is_file():  # an export that was changed: its class texts are no samples
             files = [file for file in files if CLASS_TEXT not in (file.stem, file.parent.name)]
@@ -78,6 +78,11 @@ def _files(place: Path) -> tuple[Path, list[Path]]:
         )
     root = place if place.is_dir() else files[0].parent if len(files) == 1 else _common(files)
     return root, files
+
+
+def _is_hidden(file: Path) -> bool:
+    """Return True for hidden files, such as the `._name` files of macOS."""
+    return any(part.startswith(".") for part in file.parts)
 
 
 def _common(files: Sequence[Path]) -> Path:

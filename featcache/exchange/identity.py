@@ -1,4 +1,4 @@
-"""What an imported cache says of its model: only what the user said, and that nobody has checked it."""
+"""The identity of a model that was not seen: only what the user said, and that nobody has checked it."""
 
 from __future__ import annotations
 

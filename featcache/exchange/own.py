@@ -48,7 +48,7 @@ def plan(
         shapes=form.shapes(),
         class_names=found.class_names,
         splits=splits,
-        provenance={"imported": place.name, "options": options.model_dump(mode="json", exclude_none=True)},
+        provenance={"source": place.name, "options": options.model_dump(mode="json", exclude_none=True)},
         keys={role: str(key) for role, key in found.keys.items()},
         longest=form.longest,
     )

@@ -67,6 +67,8 @@ def read_place(place: Path, options: ImportOptions) -> Found:
     """
     asked, files = options.keys(), find.open_all(place)
     bags = all(roles.is_bag(opened, asked) for shards in files.values() for opened in shards)
+    if bags:
+        files = _by_folder([opened for shards in files.values() for opened in shards])
     parts: dict[str, Part] = {}
     names: dict[str, tuple[str, ...]] = {}
     keys: dict[Role, str] = {}
@@ -89,6 +91,16 @@ def read_place(place: Path, options: ImportOptions) -> Found:
     splits = {name: _samples(name, part, labels[name], bags) for name, part in parts.items()}
     _require_same(list(splits.values()))
     return Found(in_order(splits), classes, keys, bags)
+
+
+def _by_folder(bags: Sequence[Opened]) -> dict[str, list[Opened]]:
+    """Group bags by the split in the names of their folders: the name of a slide says nothing of it."""
+    found: dict[str, list[Opened]] = {}
+    for opened in bags:
+        folders = reversed(Path(opened.name).parts[:-1])
+        split = next(filter(None, map(split_name, folders)), "train")
+        found.setdefault(split, []).append(opened)
+    return found
 
 
 def _add(
@@ -131,9 +143,7 @@ def _add(
 
 
 def _ids(opened: Opened, where: str, rows: int, bags: bool) -> list[str]:
-    return (
-        [Path(opened.name).with_suffix("").as_posix()] if bags else [f"{where}:{row}" for row in range(rows)]
-    )
+    return [Path(opened.name).stem] if bags else [f"{where}:{row}" for row in range(rows)]
 
 
 def _by_split(values: Sequence[object] | None, split: str, rows: int) -> dict[str, NDArray[np.int64]]:

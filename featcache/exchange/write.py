@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader, read_attributes
 from featcache.cache.schema import view_bytes
 from featcache.cache.writer import CacheWriter, SplitWriter
+from featcache.errors import CacheError, option
 from featcache.exchange.plan import ImportedSplit, ImportPlan
-from featcache.extraction.estimate import require_room
+from featcache.files import existing, human_bytes
 from featcache.progress import MakeProgress
 
 
@@ -51,7 +53,15 @@ def _fill(writer: SplitWriter, split: ImportedSplit, name: str, progress: MakePr
 
 
 def _require_room(plan: ImportPlan, out: Path, overwrite: bool) -> None:
+    """Raise CacheError if the disk cannot hold what is not written yet."""
     rows = sum(split.spec.rows for split in plan.splits.values())
     needed = rows * len(plan.spec.views.names()) * view_bytes(plan.shapes, plan.spec.dtype)
-    there = CacheReader.open(out).nbytes() if read_attributes(out) is not None and not overwrite else 0
-    require_room(out, needed - there)
+    if read_attributes(out) is not None and not overwrite:
+        needed -= CacheReader.open(out).nbytes()
+    if needed > (free := shutil.disk_usage(existing(out)).free):
+        raise CacheError(
+            f"the disk cannot hold the cache {out}",
+            got=f"{human_bytes(free)} free",
+            expected=human_bytes(needed),
+            hint=f"choose another disk ({option('out')}), or fewer tokens ({option('max_tokens')})",
+        )

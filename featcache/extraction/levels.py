@@ -1,4 +1,4 @@
-"""Which level of folders is the class: recognise batches, dates and containers, and find a better level."""
+"""Find the level of folders that is the class: tell batches, dates and containers from classes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""What was understood of a source: classes with counts, unlabelled samples, and what looks like a mistake."""
+"""Understand a source: its classes with counts, its unlabelled samples, and what looks like a mistake."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import in_python, on_the_command_line, option
 from featcache.extraction.levels import Level, deeper_level, is_generic
+from featcache.labels.files import unlike
 from featcache.sources._origin import Origin
 from featcache.sources.base import UNLABELLED, Source
 
@@ -55,7 +54,7 @@ class SplitClasses:
 
 @dataclass(frozen=True)
 class Understood:
-    """What was understood of the splits that are extracted, before any forward pass."""
+    """The classes of the splits that are extracted, known before any forward pass."""
 
     source: str
     labels_from: str
@@ -65,7 +64,7 @@ class Understood:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What looks like a mistake, one sentence each."""
+        """Sentences on what looks like a mistake."""
         return tuple(map(in_python, self._warnings))
 
     def warned(self, *texts: str) -> Understood:
@@ -210,15 +209,9 @@ def _foreign(
 
 
 def _names(every: Mapping[str, SplitClasses]) -> Iterator[str]:
-    """Warn of class names that differ in case, spaces or dashes only, or that look like no label."""
+    """Warn of class names that differ in spelling only, or that look like no label."""
     names = sorted({name for split in every.values() for name in split.classes})
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        plain = unicodedata.normalize("NFKC", name).casefold()
-        alike["".join(sign for sign in plain if sign.isalnum()) or plain].append(name)
-    for same in alike.values():
-        if len(same) > 1 and not all(name.isdecimal() for name in same):
-            yield f"classes whose names are almost the same: {', '.join(f'`{name}`' for name in same)}"
+    yield from unlike(names)
     if missing := [name for name in names if name.casefold() in _MISSING]:
         yield f"a class is called {listed(missing)}; leave the label empty if that means unlabelled"
     if len(names) == 1:

@@ -20,8 +20,8 @@ TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
 class RunFolder:
-    """A folder with config.json, environment.json, labels.json, task.safetensors and, at the end,
-    result.json.
+    """A folder with config.json, environment.json, labels.json, task.safetensors, reference.safetensors
+    and, at the end, result.json.
 
     A training in steps also leaves metrics.jsonl, TensorBoard events and checkpoint.safetensors.
     """

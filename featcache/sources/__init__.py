@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from featcache.config import did_you_mean
 from featcache.errors import SourceError
 from featcache.plugins import find, names
-from featcache.sources._files import describe_unread, unread_images
+from featcache.sources._files import EMBEDDINGS, describe_unread, may_be_embeddings, unread_images
 
 if TYPE_CHECKING:
     from featcache.sources.base import Source
@@ -70,6 +70,8 @@ def _detect(spec: str, path: Path) -> str:
         hint = f"name the format as FORMAT:{spec}, with FORMAT one of {', '.join(names('sources'))}"
         unread = unread_images(path) if path.is_dir() else []
         got = f"{spec} ({describe_unread(unread)})" if unread else spec
+        if may_be_embeddings(path):
+            hint = EMBEDDINGS
         raise SourceError(what, got=got, expected=_EXPECTED, hint=hint)
     key, colon, rest = spec.partition(":")
     hint = did_you_mean(key, names("sources")) if colon and Path(rest).exists() else "check the path"

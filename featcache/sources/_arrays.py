@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from featcache.config import did_you_mean
 from featcache.errors import SourceError
-from featcache.sources._files import printable
+from featcache.sources._files import EMBEDDINGS, printable
 from featcache.sources._origin import Origin
 from featcache.sources._samples import Part, Reader, assemble
 from featcache.sources._splits import split_name, split_of
@@ -24,7 +24,6 @@ _IMAGES = frozenset(["images", "image", "data", "x"])
 _LABELS = frozenset(["labels", "label", "targets", "target", "y"])
 _CLASSES = frozenset(["class_names", "classes"])
 _CHANNELS = (1, 3, 4)
-EMBEDDINGS = "embeddings need no model: `featcache import` brings them into a cache"
 
 
 class ArrayLike(Protocol):

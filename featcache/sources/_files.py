@@ -36,6 +36,9 @@ _UNREAD = re.compile(
 )
 """Pictures that people have, and that are not read."""
 
+EMBEDDINGS = "embeddings need no model: `featcache import` brings them into a cache"
+"""The hint where a file holds neither images nor texts."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -97,6 +100,12 @@ def describe_unread(names: Sequence[str]) -> str:
 
 def _is_unread(name: str) -> bool:
     return not name.startswith(".") and _UNREAD.fullmatch(name) is not None
+
+
+def may_be_embeddings(path: Path) -> bool:
+    """Return True for tensors, a Zarr array or group, and a folder that `datasets` saved."""
+    marks = ("zarr.json", ".zgroup", ".zarray", "state.json", "dataset_dict.json")
+    return path.suffix in (".pt", ".pth", ".safetensors") or any((path / mark).is_file() for mark in marks)
 
 
 def printable(name: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from featcache.errors import SampleError, SourceError
-from featcache.sources._files import printable
+from featcache.sources._files import EMBEDDINGS, printable
 from featcache.sources._labels import label_column_of, likely_column
 from featcache.sources._origin import Origin
 from featcache.sources._paths import expand, matches
@@ -91,6 +91,7 @@ def _layout(file: Path, label_column: str | None) -> _Layout:
         f"{file.name} has no image and no text column",
         got=", ".join(f"{field.name}: {field.type}" for field in schema),
         expected="struct<bytes, path> or binary for images, string for texts",
+        hint=EMBEDDINGS,
     )
 
 

@@ -117,7 +117,7 @@ def run_extraction(
 
 @dataclass(frozen=True)
 class DryRun:
-    """What an extraction would do. Unpacks to `shapes, splits`."""
+    """The shapes, size, time and classes of an extraction. Unpacks to `shapes, splits`."""
 
     shapes: Shapes
     splits: dict[str, Estimate]

@@ -22,7 +22,7 @@ Place = str | os.PathLike[str] | Location
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import found and wrote."""
+    """The plan of an import, and what was written of it."""
 
     plan: ImportPlan
     written: dict[str, int]

@@ -225,8 +225,8 @@ class Draw:
     def record(self, options: DataOptions) -> dict[str, Any]:
         """Return the labelled samples by row, id and class, so that the draw can be repeated anywhere.
 
-        `chosen` counts those that `suggest` chose. If the draw has unknown or missing classes or is imbalanced, also return these classes and the
-        unlabelled rows.
+        `chosen` counts those that `suggest` chose. If the draw has unknown or missing classes or is
+        imbalanced, also return these classes and the unlabelled rows.
         """
         rows, ids, names = self.split.labelled, self.data.train.ids, self.data.class_names
         record: dict[str, Any] = {"rows": rows.tolist(), "ids": [ids[row] for row in rows]}

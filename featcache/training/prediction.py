@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from featcache.cache.identity import require_same
 from featcache.cache.reader import CacheReader
-from featcache.errors import option
 from featcache.loading.store import FeatureStore
 from featcache.runs.run import RunFolder
 from featcache.training.calibration import scaled
@@ -96,13 +95,6 @@ class Predictor:
             by="in the cache of the run",
             hint=how_to_make(wanted),
         )
-
-    @property
-    def extraction(self) -> str:
-        """The options of an extraction whose cache fits the learner."""
-        wanted = self.learner.origin.features
-        asked = [option("model", wanted.encoder.name), option("tokens", wanted.tokens)]
-        return " ".join([*asked, option("layers", [wanted.layer])])
 
     def open_store(self, cache: CacheReader, split: str) -> FeatureStore:
         """Open a split of a cache at the layer that the learner reads."""

@@ -101,7 +101,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory, made: ModuleType) -> Path:
     label = np.arange(60) % 2
     values = np.random.default_rng(0).standard_normal((60, 8), "float32")
     values[:, 0] += 12 * label - 6
-    path = made.hdf5(folder / "mine", {"emb": values, "label": [made.NAMES[n] for n in label]})
+    path = made.hdf5(folder / "mine", {"emb": values[:40], "label": [made.NAMES[n] for n in label[:40]]})
     new = made.hdf5(folder / "new", {"emb": values[:7], "label": [made.NAMES[n] for n in label[:7]]})
     test = made.hdf5(folder / "test", {"emb": values[40:], "label": [made.NAMES[n] for n in label[40:]]})
     for place in (path, test):
@@ -133,7 +133,7 @@ def test_a_run_predicts_other_imports_of_the_same_model(objective: str, digits: 
 
 def test_a_projector_starts_as_the_identity_on_imported_embeddings(digits: Path) -> None:
     split = fc.Cache.open(digits / "named.zarr")["train"]
-    batch = next(iter(split.batches(60)))["eval"]
+    batch = next(iter(split.batches(40)))["eval"]
     projector = Projector(ProjectorOptions(), 8, 8, torch.Generator().manual_seed(0))
     assert isinstance(batch, Features)
     assert torch.equal(projector(batch), torch.from_numpy(split.embeddings()))

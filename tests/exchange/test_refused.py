@@ -230,3 +230,15 @@ def test_a_type_too_narrow_is_refused(tmp_path: Path, made: ModuleType, bring: B
     with pytest.raises(fc.FeatcacheError, match="float16 cannot hold"):
         bring(path, dtype="float16")
     assert bring(path).spec.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    "form", ["npy_folder", "npz", "hdf5", "pt", "safetensors", "parquet_lists", "saved", "zarr_3"]
+)
+def test_extract_says_how_embeddings_come_in(form: str, tmp_path: Path, made: ModuleType) -> None:
+    """Which a user tries first."""
+    arrays = {"ids": made.IDS, "labels": made.LABELS} if form == "safetensors" else {}
+    path = made.FORMATS[form](tmp_path / "mine", {"emb": made.pooled(), **arrays})
+    with pytest.raises(fc.FeatcacheError) as error:
+        fc.extract(path / "emb.npy" if form == "npy_folder" else path, "timm:test_vit/random", tmp_path / "c")
+    assert "`featcache import`" in str(error.value)

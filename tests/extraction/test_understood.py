@@ -135,7 +135,7 @@ def test_names_that_differ_in_form_only_are_named(write: Callable[..., str]) -> 
     found = look(write(["Type A/1.png", "type-a/2.png", "other/3.png", "nan/4.png"]))
     assert len(found.splits["train"].classes) == 4
     alike, missing = found.warnings
-    assert "`Type A`, `type-a`" in alike
+    assert "`Type A` and `type-a`" in alike
     assert "nan" in missing
 
 

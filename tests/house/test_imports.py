@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("encoders",),
     ("loading", "extraction", "runs"),
     ("training", "exchange"),
-    ("api", "report", "bench", "checking", "suggest", "filing"),
+    ("api", "report", "bench", "checking", "active", "filing"),
     ("stages",),
     ("commands",),
     ("cli",),
@@ -146,8 +146,8 @@ def run(code: str) -> str:
 def test_the_front_door_is_light(arguments: list[str]) -> None:
     """`import featcache` and asking for help load none of the heavy libraries."""
     heavy = {"torch", "zarr", "numpy", "pydantic", "sklearn", "PIL", "matplotlib"}
-    if "extract" in arguments:
-        heavy -= {"pydantic"}  # its flags are the fields of ExtractOptions
+    if {"extract", "import"} & set(arguments):
+        heavy -= {"pydantic"}  # their flags are the fields of options
     call = f"featcache.cli.main({arguments!r}, standalone_mode=False)" if arguments else "featcache.__all__"
     found = run(
         f"import sys, featcache{'.cli' if arguments else ''}\n{call}\n"

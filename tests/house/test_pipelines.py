@@ -15,6 +15,7 @@ from featcache.report.pipeline_file import ExtractTable, Pipeline, TrainTable, V
 from featcache.stages import pipeline
 from featcache.training.catalogue import all_objective_facts, training_options
 from featcache.training.options import TrainOptions
+from tools.pipeline_docs import filled
 
 FILES = sorted((Path(__file__).parents[2] / "pipelines").glob("*.toml"))
 
@@ -49,6 +50,10 @@ PAGE = (FILES[0].parents[1] / "docs" / "pipelines.md").read_text()
 def test_the_page_names_every_key_of_a_pipeline_file(table: type) -> None:
     names = [name for name in option_names(table) if not (table is Pipeline and name.startswith("train."))]
     assert [name for name in names if f"\n- `{name}`: " not in PAGE] == []
+
+
+def test_the_lists_of_keys_are_up_to_date() -> None:
+    assert filled(PAGE) == PAGE, "run python tools/pipeline_docs.py"
 
 
 def test_the_examples_of_the_page_are_accepted() -> None:

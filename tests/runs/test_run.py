@@ -68,6 +68,7 @@ def test_every_file_is_there(finished):
         "environment.json",
         "labels.json",
         "task.safetensors",
+        "reference.safetensors",
         "metrics.jsonl",
         "checkpoint.safetensors",
         "result.json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import h5py
 import numpy as np
 import pytest
 
@@ -145,3 +146,18 @@ def test_npy_has_no_label_column(make):
     np.save(make.path("a.npy"), images())
     with pytest.raises(SourceError, match=r"(?s)column.*label_column='y'.*x.npy and y.npy"):
         open_source(str(make.root / "a.npy"), label_column="y")
+
+
+def test_links_in_hdf5_are_followed(make):
+    pixels = np.ones((2, 4, 4, 3), np.uint8)
+    path = make.hdf5("a.h5", {"store/p": pixels, "store/l": np.array([0, 1])[:, None, None]})
+    with h5py.File(path, "a") as file:
+        file["images"], file["labels"] = h5py.SoftLink("/store/p"), h5py.SoftLink("/store/l")
+    source = open_source(path)["train"]
+    assert source.labels.tolist() == [0, 1]
+    assert np.asarray(source[1]).tolist() == pixels[1].tolist()
+    lost = make.hdf5("b.h5", {"images": pixels})
+    with h5py.File(lost, "a") as file:
+        file["labels"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(SourceError, match=r"(?s)leads nowhere.*labels"):
+        open_source(lost)

@@ -31,6 +31,20 @@ def test_keys_end_at_the_first_dot_and_keep_their_folder(make):
     assert list(open_source(make.tar("a.tar", members))["train"].ids) == ["a.tar/n01/a", "a.tar/n02/a"]
 
 
+def test_a_hard_link_is_the_file_it_names(make):
+    path = Path(make.tar("a.tar", {"a.png": make.png(), "a.cls": b"cat"}))
+    with tarfile.open(path, "a") as tar:
+        for name, target in (("b.png", "a.png"), ("b.cls", "a.cls"), ("c.png", "gone.png")):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.LNKTYPE, target
+            tar.addfile(member)
+    source = open_source(str(path))["train"]
+    assert source.labels.tolist() == [0, 0, -1]
+    assert source.content(1) == source.content(0) == make.png()
+    with pytest.raises(SampleError, match="no image"):
+        source[2]
+
+
 @pytest.mark.parametrize("key", ["label", "cls"])
 def test_labels_in_json(make, key):
     members = {"a.png": make.png(), "a.json": json.dumps({key: 2}).encode(), "b.png": make.png()}

@@ -72,6 +72,7 @@ def test_unknown_classes_leave_the_task_and_stay_in_the_unlabelled_set(cache, le
     assert result["num_labels"] == 8
     assert result["open_set"]["unknown"] == 10
     assert 0 <= result["open_set"]["auroc"] <= 1
+    assert 0 <= result["open_set"]["novelty_auroc"] <= 1
     summary = predict(tmp_path / "run", cache, tmp_path / "p.csv", split="test", device="cpu")["test"]
     assert summary.unknown == dict.fromkeys(labels["unknown"], 5)
     assert summary.right == round(20 * result["test"]["accuracy"])

@@ -1,5 +1,7 @@
 """Intervals against scipy's, by their properties, and by how often they hold for classes drawn by hand."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -207,3 +209,28 @@ def test_too_few_labels_give_no_figure():
     assert one_each["accuracy"] is None
     assert (one_each["low"], one_each["high"]) == (0, 1)
     assert "No class has two labels" in one_each["sentence"]
+
+
+def test_the_study_measures_and_goes_on_where_it_stopped(cache, tmp_path, capsys, monkeypatch):
+    from studies.estimate import main
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["estimate", *map(str, arguments)])
+        main()
+
+    out = tmp_path / "out.jsonl"
+    measure = ("measure", cache, "--out", out, "--labels", 6, "--options", '{"objective": {"C": 1}}')
+    call(*measure, "--repetitions", 1)
+    first = out.read_text()
+    call(*measure, "--repetitions", 2)
+    assert out.read_text().startswith(first)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["design"], line["seed"]) for line in lines] == [
+        ("random", 0),
+        ("even", 0),
+        ("random", 1),
+        ("even", 1),
+    ]
+    assert all(len(line["label"]) == 6 and 0 <= line["rest"] <= line["rest_seen"] <= 1 for line in lines)
+    call("table", out)
+    assert capsys.readouterr().out.count("| cache | 6 | 2 |") == 2

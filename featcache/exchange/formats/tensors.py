@@ -109,6 +109,8 @@ def _listed(value: Any, where: str) -> Column | None:
 
 
 def _kind(tensor: Any) -> str:
+    if str(tensor.layout) != "torch.strided":
+        return str(tensor.layout)
     kind = str(tensor.dtype).removeprefix("torch.")
     return "int" if kind in _KINDS else kind
 
