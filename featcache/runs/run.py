@@ -46,7 +46,7 @@ class RunFolder:
         """
         run = cls(path)
         if (path / CONFIG).is_file():
-            run._check(config, resume, flatten(defaults or {}))
+            _check(run, config, resume, flatten(defaults or {}))
         elif path.exists() and not _is_empty(path):
             raise TrainError(
                 f"{path} exists and is not a run; it is left as it is",
@@ -82,26 +82,6 @@ class RunFolder:
         self.write(CONFIG, config)
         self.write("environment.json", environment() | {"cache": str(cache)})
 
-    def _check(self, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
-        asked = flatten(config)
-        there = {key: defaults[key] for key in defaults if key in asked} | flatten(self.config())
-        for key in sorted({*there, *asked}):
-            mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
-            if mine != theirs:
-                raise TrainError(
-                    f"{self.path} holds another run: `{key}` differs",
-                    got=mine,
-                    expected=theirs,
-                    hint=f"choose another {option('out')}, or repeat that run's options",
-                )
-        if not resume:
-            done = self.result() is not None
-            what = "its result is there already; show it again" if done else "continue it"
-            raise TrainError(
-                f"{self.path} holds {'a finished' if done else 'an unfinished'} run of this configuration",
-                hint=f"{what} with {option('resume', True)}, or choose another {option('out')}",
-            )
-
     def config(self) -> dict[str, Any]:
         """Return the configuration; keys of earlier versions are renamed."""
         return _renamed(_read(self.path / CONFIG))
@@ -110,6 +90,21 @@ class RunFolder:
         """Return the result; None if the run is not finished."""
         path = self.path / RESULT
         return _renamed(_read(path)) if path.is_file() else None
+
+    def labelled(self) -> dict[str, str | None]:
+        """Return the class of each sample whose label the run has learned from, by id; empty if unknown.
+
+        Runs of earlier versions do not say the class.
+        """
+        found = _read(self.path / LABELS) if (self.path / LABELS).is_file() else {}
+        ids = found.get("ids", [])
+        return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
+
+    @property
+    def labels_at_random(self) -> bool:
+        """False if `suggest` chose some of the labelled samples, so they are not like the others."""
+        path = self.path / LABELS
+        return not (path.is_file() and _read(path).get("chosen", 0))
 
     @property
     def cache(self) -> Path | None:
@@ -134,24 +129,25 @@ class RunFolder:
             write_atomic(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def learned_labels(run: RunFolder) -> dict[str, str | None]:
-    """Return the class of each sample whose label a run has learned from, by id; empty if it is unknown.
-
-    Runs of earlier versions do not say the class.
-    """
-    found = _labels(run)
-    ids = found.get("ids", [])
-    return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
-
-
-def labels_at_random(run: RunFolder) -> bool:
-    """Return False if `suggest` chose some of the labelled samples, so that they are not like the others."""
-    return not _labels(run).get("chosen", 0)
-
-
-def _labels(run: RunFolder) -> dict[str, Any]:
-    path = run.path / LABELS
-    return _read(path) if path.is_file() else {}
+def _check(run: RunFolder, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
+    asked = flatten(config)
+    there = {key: defaults[key] for key in defaults if key in asked} | flatten(run.config())
+    for key in sorted({*there, *asked}):
+        mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
+        if mine != theirs:
+            raise TrainError(
+                f"{run.path} holds another run: `{key}` differs",
+                got=mine,
+                expected=theirs,
+                hint=f"choose another {option('out')}, or repeat that run's options",
+            )
+    if not resume:
+        done = run.result() is not None
+        what = "its result is there already; show it again" if done else "continue it"
+        raise TrainError(
+            f"{run.path} holds {'a finished' if done else 'an unfinished'} run of this configuration",
+            hint=f"{what} with {option('resume', True)}, or choose another {option('out')}",
+        )
 
 
 class MetricLog:

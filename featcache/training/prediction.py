@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.cache.identity import require_same
 from featcache.cache.reader import CacheReader
 from featcache.loading.store import FeatureStore
-from featcache.runs.run import RunFolder, labels_at_random, learned_labels
+from featcache.runs.run import RunFolder
 from featcache.training.calibration import scaled
 from featcache.training.conformal import calibrate, classes_within
 from featcache.training.fitting import how_to_make
@@ -72,9 +72,9 @@ class Predictor:
             temperature=float(result.get("temperature", 1.0)),
             reference=Reference.load(run),
             threshold=limit,
-            learned=learned_labels(run),
+            learned=run.labelled(),
             learned_split=str(data.get("train", "train")),
-            promised=labels_at_random(run),
+            promised=run.labels_at_random,
         )
 
     @property
