@@ -26,12 +26,13 @@ Floats = NDArray[np.float64]
 
 
 def confident_learning(log_probs: Floats, label: Ints) -> Ints:
-    """Return the positions off the diagonal of the confident joint."""
+    """Return the positions off the diagonal of the confident joint, as cleanlab does."""
     p = np.exp(log_probs)
     own, counts = p[np.arange(len(label)), label], np.bincount(label, minlength=p.shape[1])
     threshold = np.where(counts > 0, np.bincount(label, own, p.shape[1]) / np.maximum(counts, 1), np.inf)
     confident = np.where(p >= threshold, p, -1.0)
-    return np.flatnonzero((confident.max(1) > -1) & (confident.argmax(1) != label))
+    doubted = (confident.max(1) > -1) & (confident.argmax(1) != label) & (p.argmax(1) != label)
+    return np.flatnonzero(doubted)
 
 
 def trial(split: fc.Split, embeddings: NDArray[np.float32], labels: int, seed: int) -> list[float]:
@@ -46,7 +47,7 @@ def trial(split: fc.Split, embeddings: NDArray[np.float32], labels: int, seed: i
     own, values = label[kept], embeddings[rows[kept]]
     wrong = np.isin(kept, flips)
     found = held_out(lambda at: values[at], own, np.arange(len(own)), classes=classes, seed=seed)
-    first = doubts(found, own, odds=0.0).position[: len(flips)]
+    first = doubts(found, own, odds=1e-12).position[: len(flips)]
     figures = []
     for positions in (doubts(found, own).position, confident_learning(found, own)):
         hits = wrong[positions].sum()

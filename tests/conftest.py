@@ -158,7 +158,7 @@ def photos(tmp_path: Path) -> Path:
     for split, rows in (("train", 10), ("test", 4)):
         for row in range(rows):
             name = f"{'cat' if row < rows // 2 else 'dog'}/{row:02}.png"
-            photo(tmp_path / "photos" / split / name, row + len(split))
+            photo(tmp_path / "photos" / split / name, row + {"train": 5, "test": 24}[split])
     return tmp_path / "photos"
 
 

@@ -80,7 +80,7 @@ def command(
     from featcache.config import parse_overrides
     from featcache.progress import bar
     from featcache.stages import train as stage
-    from featcache.training.session import TrainRequest
+    from featcache.training.request import TrainRequest
 
     # First, because the file may replace what is in `request`.
     options = with_config(asked, parse_overrides(pairs), request)

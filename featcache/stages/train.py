@@ -20,7 +20,8 @@ from featcache.stages.label import class_text_of
 from featcache.training.config_file import options_for
 from featcache.training.data import DataPool, Say
 from featcache.training.journal import Watch
-from featcache.training.session import Training, TrainRequest
+from featcache.training.request import TrainRequest
+from featcache.training.session import Training
 
 
 def train(

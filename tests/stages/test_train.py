@@ -10,7 +10,7 @@ from featcache import plugins
 from featcache.errors import CacheError, ConfigError, TrainError
 from featcache.stages.extract import extract
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OBJECTIVES = plugins.names("objectives")
@@ -122,9 +122,9 @@ def test_residency_does_not_change_a_bit(cache, learn, tmp_path):
 
 
 def test_layers_and_other_splits(make_cache, learn, tmp_path):
-    splits = {"a": [0, 1, 2] * 4, "b": [0, 1, 2]}
+    splits = {"first": [0, 1, 2] * 4, "last": [0, 1, 2]}
     cache = make_cache(tmp_path / "c.zarr", splits=splits, layers=(-1, -2))
-    data = {"train": "a", "test": "b", "layer": -2}
+    data = {"train": "first", "test": "last", "layer": -2}
     assert learn(cache, set={"data": data})["test"]["samples"] == 3
 
 
