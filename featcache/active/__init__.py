@@ -1,1 +1,1 @@
-"""Which samples to label next, and what more labels would bring: arithmetic on arrays, no files."""
+"""Choose the samples to label next, and say what more labels would bring."""

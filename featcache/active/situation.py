@@ -1,4 +1,4 @@
-"""What is known when a batch is asked for: the rows of a split, their labels, and a model that predicts."""
+"""Find out what is known when a batch is asked for: rows of a split, their labels, and a model."""
 
 from __future__ import annotations
 

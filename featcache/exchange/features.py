@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.cache.codec import first_not_finite, to_storage
 from featcache.cache.spec import Shapes, TokenArray
-from featcache.errors import SourceError, option
+from featcache.errors import ConfigError, SourceError, option
 from featcache.exchange.columns import Column
 from featcache.exchange.options import ImportOptions
 from featcache.exchange.samples import Found, Samples, dtype_of
@@ -63,6 +63,9 @@ class Form:
         exact = options.dtype is None
         if first.tokens is None:
             assert first.pooled is not None
+            if options.max_tokens is not None:
+                got = f"{option('max_tokens', options.max_tokens)} and {first.pooled.describe()}"
+                raise ConfigError("there are no tokens to leave out", got=got, hint="leave the option out")
             width = cast(int, first.pooled.shape[0])
             return cls(1, width, width, False, dtype, None, 1, True, exact)
         columns = [cast(Column, split.tokens) for split in splits]

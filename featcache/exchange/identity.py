@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from featcache.errors import CacheMismatch, option
 from featcache.specs import NOT_KNOWN, SAID, EncoderSpec
 
 UNNAMED = "unknown model"
@@ -15,9 +16,19 @@ def encoder_of(model: str | None, content: str, *, mean: bool, existing: Encoder
     nothing verifies. If nothing is said, the identity holds the digest `content` of the first split: such a
     cache fits only itself, and embeddings that the user adds to the same cache.
 
+    Raise CacheMismatch if nothing is said of a cache whose `existing` model has a name.
+
     >>> encoder_of("UNI2-h", "", mean=False, existing=None).weights
     'said, not verified'
     """
+    if model is None and existing is not None and existing.weights == SAID:
+        raise CacheMismatch(
+            "the cache holds embeddings of a named model",
+            got=f"no {option('model')}",
+            expected=option("model", existing.name),
+            hint="name it, if the same model made these embeddings; else choose another "
+            f"{option('out')}, or replace the cache with {option('overwrite', True)}",
+        )
     weights = SAID if model else f"{NOT_KNOWN}; embeddings {content[:16]}"
     if model is None and existing is not None and existing.weights.startswith(NOT_KNOWN):
         weights = existing.weights

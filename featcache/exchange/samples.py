@@ -67,8 +67,9 @@ def read_place(place: Path, options: ImportOptions) -> Found:
     """
     asked, files = options.keys(), find.open_all(place)
     bags = all(roles.is_bag(opened, asked) for shards in files.values() for opened in shards)
-    if bags:
-        files = _by_folder([opened for shards in files.values() for opened in shards])
+    every = [opened for shards in files.values() for opened in shards]
+    bag_ids = _bag_ids([opened.name for opened in every])
+    files = _by_folder(every) if bags else files
     parts: dict[str, Part] = {}
     names: dict[str, tuple[str, ...]] = {}
     keys: dict[Role, str] = {}
@@ -77,7 +78,10 @@ def read_place(place: Path, options: ImportOptions) -> Found:
             found = roles.choose(opened, split, asked, bags)
             for own, chosen in found.items():
                 keys = keys or dict(chosen.keys)
-                _add(parts, own, opened, chosen, bags=bags, several=len(found) > 1)
+                if bags:
+                    _add_bag(parts.setdefault(own, Part()), bag_ids[opened.name], chosen)
+                else:
+                    _add(parts, own, opened, chosen, several=len(found) > 1)
                 if chosen.class_names is not None:
                     names[opened.name] = chosen.class_names
     if len(set(names.values())) > 1:
@@ -103,47 +107,52 @@ def _by_folder(bags: Sequence[Opened]) -> dict[str, list[Opened]]:
     return found
 
 
-def _add(
-    parts: dict[str, Part], split: str, opened: Opened, chosen: Chosen, *, bags: bool, several: bool
-) -> None:
+def _bag_ids(names: Sequence[str]) -> dict[str, str]:
+    """Return the id of each bag: the name of its file, with its folders only where two have the same.
+
+    >>> _bag_ids(["a/slide1.h5", "b/slide2.h5"])
+    {'a/slide1.h5': 'slide1', 'b/slide2.h5': 'slide2'}
+    """
+    stems = {name: Path(name).stem for name in names}
+    if len(set(stems.values())) == len(names):
+        return stems
+    return {name: Path(name).with_suffix("").as_posix() for name in names}
+
+
+def _add(parts: dict[str, Part], split: str, opened: Opened, chosen: Chosen, *, several: bool) -> None:
     """Add the samples of one file to their splits."""
-    features: dict[Role, Column] = {
-        role: chosen.columns[role] for role in ("pooled", "tokens", "mask") if role in chosen.columns
-    }
-    rows = 1 if bags else next(iter(features.values())).rows
+    roles_of_features: tuple[Role, ...] = ("pooled", "tokens", "mask")
+    features = {role: chosen.columns[role] for role in roles_of_features if role in chosen.columns}
+    rows = next(iter(features.values())).rows
     if not rows:
         raise SourceError(f"{opened.name} holds no samples", got="0 rows", expected="1 or more")
     for role, column in chosen.columns.items():
-        if not bags and column.rows != rows:
+        if column.rows != rows:
             raise SourceError(
                 f"{column.where} has another length than the embeddings",
                 got=f"{column.rows} {role}",
                 expected=f"{rows}, as in {next(iter(features.values())).where}",
             )
-    single: dict[Role, list[object]] = {
-        role: column.values() for role, column in chosen.columns.items() if role not in features and not bags
-    }
+    single = {role: column.values() for role, column in chosen.columns.items() if role not in features}
     where = f"{opened.name}:{split}" if several else opened.name
-    ids = (
-        [printable(str(value)) for value in single["ids"]]
-        if "ids" in single
-        else _ids(opened, where, rows, bags)
-    )
-    if "ids" in single and None in single["ids"]:
-        raise SourceError(
-            f"{chosen.columns['ids'].where} has a row without an id", got=f"row {single['ids'].index(None)}"
-        )
+    ids = [printable(str(value)) for value in single.get("ids", [f"{where}:{row}" for row in range(rows)])]
+    if None in single.get("ids", []):
+        got = f"row {single['ids'].index(None)}"
+        raise SourceError(f"{chosen.columns['ids'].where} has a row without an id", got=got)
     labels = single.get("labels", [None] * rows)
     for name, chosen_rows in _by_split(single.get("split"), split, rows).items():
         part = parts.setdefault(name, Part())
         part.ids += [ids[row] for row in chosen_rows]
         part.labels += [labels[row] for row in chosen_rows]
         for role, column in features.items():
-            part.features.setdefault(role, []).append(column if bags else columns.pick(column, chosen_rows))
+            part.features.setdefault(role, []).append(columns.pick(column, chosen_rows))
 
 
-def _ids(opened: Opened, where: str, rows: int, bags: bool) -> list[str]:
-    return [Path(opened.name).stem] if bags else [f"{where}:{row}" for row in range(rows)]
+def _add_bag(part: Part, sample_id: str, chosen: Chosen) -> None:
+    """Add a file that is one sample."""
+    part.ids.append(printable(sample_id))
+    part.labels.append(None)
+    part.features.setdefault("tokens", []).append(chosen.columns["tokens"])
 
 
 def _by_split(values: Sequence[object] | None, split: str, rows: int) -> dict[str, NDArray[np.int64]]:

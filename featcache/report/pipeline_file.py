@@ -21,7 +21,7 @@ from featcache.report.grid import GridCell, folder_of
 from featcache.report.rows import CONTROLS
 from featcache.training.options import TrainOptions
 from featcache.training.recipe import parse_options
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 CacheName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 """A name that can be used as a file name."""
@@ -98,12 +98,24 @@ class VariantTable(Config):
     objective: str
     """The name of the objective; never that of another variant."""
     options: Options = Field(default_factory=dict)
-    """Options of the objective; they override its `[objective.NAME]`."""
+    """Options of the objective; they override its `[objective.NAME]`. They may also be written as `--set`
+    takes them, such as `"optim.lr"`."""
 
     @model_validator(mode="before")
     @classmethod
     def _nested(cls, values: Any) -> Any:
-        return nest(values) if isinstance(values, Mapping) else values
+        if not isinstance(values, Mapping):
+            return values
+        tree = nest(values)
+        if not isinstance(tree.get("options"), Mapping):
+            return tree
+        own = tree["options"] = as_tree(tree["options"])
+        for key in TrainOptions.model_fields:
+            # `options = { "optim.lr" = 1e-3 }`: no objective has an option that is such a table.
+            if isinstance(found := own.get(key), Mapping):
+                del own[key]
+                merge(*((own, found) if key == "objective" else (tree, {key: found})))
+        return tree
 
     @property
     def training(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class RunFolder:
         """
         run = cls(path)
         if (path / CONFIG).is_file():
-            run._check(config, resume, flatten(defaults or {}))
+            _check(run, config, resume, flatten(defaults or {}))
         elif path.exists() and not _is_empty(path):
             raise TrainError(
                 f"{path} exists and is not a run; it is left as it is",
@@ -77,26 +77,6 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         self.write(CONFIG, config)
         self.write("environment.json", environment() | {"cache": str(cache)})
-
-    def _check(self, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
-        asked = flatten(config)
-        there = {key: defaults[key] for key in defaults if key in asked} | flatten(self.config())
-        for key in sorted({*there, *asked}):
-            mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
-            if mine != theirs:
-                raise TrainError(
-                    f"{self.path} holds another run: `{key}` differs",
-                    got=mine,
-                    expected=theirs,
-                    hint=f"choose another {option('out')}, or repeat that run's options",
-                )
-        if not resume:
-            done = self.result() is not None
-            what = "its result is there already; show it again" if done else "continue it"
-            raise TrainError(
-                f"{self.path} holds {'a finished' if done else 'an unfinished'} run of this configuration",
-                hint=f"{what} with {option('resume', True)}, or choose another {option('out')}",
-            )
 
     def config(self) -> dict[str, Any]:
         """Return the configuration; keys of earlier versions are renamed."""
@@ -136,6 +116,27 @@ class RunFolder:
         """Write one JSON file atomically."""
         with explained(self.path / name):
             write_atomic(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _check(run: RunFolder, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
+    asked = flatten(config)
+    there = {key: defaults[key] for key in defaults if key in asked} | flatten(run.config())
+    for key in sorted({*there, *asked}):
+        mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
+        if mine != theirs:
+            raise TrainError(
+                f"{run.path} holds another run: `{key}` differs",
+                got=mine,
+                expected=theirs,
+                hint=f"choose another {option('out')}, or repeat that run's options",
+            )
+    if not resume:
+        done = run.result() is not None
+        what = "its result is there already; show it again" if done else "continue it"
+        raise TrainError(
+            f"{run.path} holds {'a finished' if done else 'an unfinished'} run of this configuration",
+            hint=f"{what} with {option('resume', True)}, or choose another {option('out')}",
+        )
 
 
 class MetricLog:

@@ -18,7 +18,7 @@ from featcache.errors import CacheError, ConfigError, option
 from featcache.filing.sorter import Sorted, Sorter
 from featcache.filing.table import Table
 from featcache.location import Location
-from featcache.training.fitting import extraction_of, how_to_make
+from featcache.training.fitting import command_for
 from featcache.training.prediction import Predictor
 
 Place = str | os.PathLike[str] | Location
@@ -155,19 +155,16 @@ def _opened(place: Location, run: Location, predictor: Predictor) -> Cache:
         # A folder with zarr.json is a damaged cache, or one of another version.
         if not place.path.exists() or (place.path / "zarr.json").exists():
             raise
-        wanted = predictor.learner.origin.features
-        made, options = f"{place.path.name.partition('.')[0] or 'new'}.zarr", extraction_of(wanted)
-        extract = f"featcache extract {quote(str(place))} {options} --out {quote(made)}"
+        made = f"{place.path.name.partition('.')[0] or 'new'}.zarr"
+        first = command_for(predictor.learner.origin.features, str(place), made)
         again = f"featcache predict {quote(str(run))} {quote(made)} --out predictions.csv"
         raise CacheError(
             f"no featcache cache at {place}",
             got="a folder of something else" if place.path.is_dir() else "a file",
             expected="a cache, because a run predicts the samples of a cache",
             hint="\n            ".join(
-                ["make one with the model of the run, and predict that:", extract, again]
-            )
-            if options
-            else how_to_make(wanted),
+                ["make one with the model of the run, and predict that:", first, again]
+            ),
         ) from None
 
 

@@ -80,18 +80,26 @@ def test_a_split_can_be_added(tmp_path: Path, made: ModuleType, bring: Bring) ->
     assert set(cache) == {"train", "test"}
 
 
+def test_a_split_of_an_unnamed_model_does_not_join_a_named_one(
+    tmp_path: Path, made: ModuleType, bring: Bring
+) -> None:
+    bring(made.npz(tmp_path / "train", {"emb": made.pooled()}), model="mine")
+    with pytest.raises(fc.FeatcacheError, match="model='mine'"):
+        bring(made.npz(tmp_path / "test", {"emb": made.pooled(9)}))
+
+
 @pytest.mark.parametrize("form", ["npz_compressed", "hdf5"])
 def test_memory_is_flat(form: str, tmp_path: Path, made: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "_PIECE", 1 << 20)
     monkeypatch.setattr(features, "_PIECE", 1 << 20)
-    values = np.random.default_rng(0).standard_normal((12_000, 256), "float32")
+    values = np.random.default_rng(0).standard_normal((8_000, 256), "float32")
     path = made.FORMATS[form](tmp_path / "mine", {"emb": values})
     del values
     tracemalloc.start()
     run_import(path, tmp_path / "c.zarr", ImportOptions(), progress=silent)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 6 << 20
+    assert peak < 5 << 20
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +133,8 @@ def test_a_run_predicts_other_imports_of_the_same_model(objective: str, digits: 
     )
     found = fc.predict(tmp_path / "run", digits / "new-named.zarr", tmp_path / "p.csv")
     assert (found["train"].rows, found["train"].accuracy) == (7, 1.0)
+    with pytest.raises(fc.FeatcacheError, match=r"featcache import .*new.h5 .*model='mine'"):
+        fc.predict(tmp_path / "run", digits / "new.h5", tmp_path / "q.csv")
     with pytest.raises(fc.FeatcacheError, match="unknown model") as error:
         fc.predict(tmp_path / "run", digits / "new-unnamed.zarr", tmp_path / "q.csv")
     assert "import" in str(error.value.hint)

@@ -187,3 +187,16 @@ def test_what_is_named_wins_over_what_is_usual(tmp_path: Path, made: ModuleType,
     assert np.array_equal(cache["b"].embeddings(), made.pooled()[10:] + 1)
     assert cache["a"].ids == made.IDS[:10]
     assert cache.classes == ("0", "1")
+
+
+def test_the_split_of_a_bag_is_in_its_folder_and_not_in_its_name(
+    tmp_path: Path, made: ModuleType, bring: Bring
+) -> None:
+    for folder in ("train", "test"):
+        write_bags(tmp_path / "bags" / folder, made, [2, 3])
+    (tmp_path / "bags" / "train" / "slide0.h5").rename(tmp_path / "bags" / "train" / "val-7.h5")
+    cache = bring(tmp_path / "bags")
+    assert {split: cache[split].ids for split in cache} == {
+        "train": ["train/slide1", "train/val-7"],
+        "test": ["test/slide0", "test/slide1"],
+    }

@@ -210,6 +210,8 @@ def test_it_is_refused(
         ({"labels": "emb"}, ["mine.npz has no embeddings", "(30, 6) float32"]),
         ({"dtype": "float8"}, ["float8", "bfloat16"]),
         ({"max_tokens": 0}, ["max_tokens"]),
+        ({"max_tokens": 3}, ["max_tokens=3", "(30, 6) float32"]),
+        ({"labels": "labels.csv"}, ["`featcache train`", "labels='labels.csv'"]),
     ],
 )
 def test_a_wrong_option_is_refused(

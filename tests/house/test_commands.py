@@ -26,7 +26,8 @@ def test_a_command_and_its_options_have_help(command: click.Command) -> None:
     options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
     assert [option.name for option in options if not option.help] == []
     arguments = [parameter for parameter in parameters if isinstance(parameter, click.Argument)]
-    assert [argument.name for argument in arguments if str(argument.name).upper() not in command.help] == []
+    names = [name for one in arguments for name in (one.metavar or str(one.name).upper()).split("|")]
+    assert [name for name in names if name not in command.help] == []
 
 
 def example_lines(command: click.Command) -> list[list[str]]:

@@ -42,7 +42,7 @@ weight = 0.5
 [variant.quick]
 objective = "python:mine.py"
 optim.steps = 2
-options = { weight = 2.0 }
+options = { weight = 2.0, "log.every" = 3 }
 """
 
 
@@ -75,6 +75,7 @@ def test_a_cache_that_is_there_and_an_objective_of_ones_own(write, tmp_path, mon
     )
     options = [run.config()["options"] for run in (mine, quick)]
     assert [(o["optim"]["steps"], o["objective"]["weight"]) for o in options] == [(4, 0.5), (2, 2.0)]
+    assert [o["log"]["every"] for o in options] == [10, 3]
     (tmp_path / "mine.py").rename(tmp_path / "moved.py")
     for name in [name for name in sys.modules if name.startswith("featcache_own_")]:
         monkeypatch.delitem(sys.modules, name)

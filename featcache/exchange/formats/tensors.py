@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,24 +32,22 @@ def open_file(path: Path, name: str) -> Opened:
 def _torch(path: Path, name: str) -> Opened:
     import torch
 
+    mapped = zipfile.is_zipfile(path)  # unlike a file of before torch 1.6
+    piece = 1 << 25 if mapped else 0
+
     def make() -> dict[str, Any]:
-        for mapped in (True, False):  # files of before torch 1.6 cannot be mapped
-            try:
-                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-            except pickle.UnpicklingError as error:
-                raise SourceError(
-                    f"{name} holds more than tensors; it could run code and is not read",
-                    got=_asked(str(error)),
-                    expected="tensors, dicts and lists of them, numbers and texts",
-                    hint="save them again: torch.save({'pooled': tensor, 'ids': list_of_str}, PATH)",
-                ) from None
-            except (RuntimeError, OSError, EOFError, ValueError) as error:
-                if not mapped or path.stat().st_size == 0:
-                    got = str(error).partition("\n")[0] or "an empty file"
-                    raise SourceError(f"{name} cannot be read by torch", got=got) from None
-                continue
-            return dict(_leaves(loaded))
-        raise AssertionError
+        try:
+            return dict(_leaves(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)))
+        except pickle.UnpicklingError as error:
+            raise SourceError(
+                f"{name} holds more than tensors; it could run code and is not read",
+                got=_asked(str(error)),
+                expected="tensors, dicts and lists of them, numbers and texts",
+                hint="save them again: torch.save({'pooled': tensor, 'ids': list_of_str}, PATH)",
+            ) from None
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
+            got = str(error).partition("\n")[0] or "an empty file"
+            raise SourceError(f"{name} cannot be read by torch", got=got) from None
 
     handle = Handle(make)
     columns: dict[str, Column] = {}
@@ -56,7 +55,7 @@ def _torch(path: Path, name: str) -> Opened:
         where = f"`{key}` in {name}"
         if isinstance(value, torch.Tensor):
             if value.ndim:
-                columns[key] = _tensor(lambda key=key: handle(1 << 25)[key], value, where)  # type: ignore[misc]
+                columns[key] = _tensor(lambda key=key: handle(piece)[key], value, where)  # type: ignore[misc]
         elif (found := _listed(value, where)) is not None:
             columns[key] = found
     return Opened(name, columns)
