@@ -19,6 +19,9 @@ CONFIG, RESULT, METRICS, LABELS = "config.json", "result.json", "metrics.jsonl",
 TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
+Values = Mapping[str, Any]
+
+
 class RunFolder:
     """A folder with config.json, environment.json, labels.json, task.safetensors, reference.safetensors
     and, at the end, result.json.
@@ -30,14 +33,7 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def at(
-        cls,
-        path: Path,
-        config: Mapping[str, Any],
-        *,
-        resume: bool,
-        defaults: Mapping[str, Any] | None = None,
-    ) -> Self:
+    def at(cls, path: Path, config: Values, *, resume: bool, defaults: Values | None = None) -> Self:
         """Return the run at `path`, to be begun or resumed with this configuration. Write nothing.
 
         `defaults` hold for the keys that the run lacks, because an earlier version wrote it. Raises
@@ -105,13 +101,6 @@ class RunFolder:
         """False if `suggest` chose some of the labelled samples, so they are not like the others."""
         path = self.path / LABELS
         return not (path.is_file() and _read(path).get("chosen", 0))
-
-    @property
-    def cache(self) -> Path | None:
-        """The path of the cache that it was trained on, at that time; None if it is not recorded."""
-        file = self.path / "environment.json"
-        found = _read(file).get("cache") if file.is_file() else None
-        return None if found is None else Path(str(found))
 
     @property
     def checkpoint(self) -> Path:
@@ -197,6 +186,13 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in packages},
         "command": sys.argv,
     }
+
+
+def cache_of(run: RunFolder) -> Path | None:
+    """Return the path of the cache that a run was trained on, at that time; None if it is not recorded."""
+    file = run.path / "environment.json"
+    found = _read(file).get("cache") if file.is_file() else None
+    return None if found is None else Path(str(found))
 
 
 def _version(package: str) -> str | None:
