@@ -35,7 +35,7 @@ from featcache.loading.plan import ReadPlan
 from featcache.sources import open_source
 from featcache.stages.extract import extract
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 COUNTS = (1, 10, 100)
 BOUND = "trainings alone"

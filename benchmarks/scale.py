@@ -71,7 +71,7 @@ def extracting(folder: Path, samples: int) -> Measured:
 def training(folder: Path, samples: int) -> Measured:
     """Train one epoch over the unlabelled rows, streamed from disk."""
     from featcache.stages.train import run_training
-    from featcache.training.session import TrainRequest
+    from featcache.training.request import TrainRequest
 
     options = {"optim": {"steps": max(1, samples // ROWS_A_STEP)}, "data": {"residency": "stream"}}
     request = TrainRequest(folder / "cache.zarr", "twinturbo", labels_per_class=4, options=options)

@@ -29,7 +29,7 @@ from featcache.loading.store import FeatureStore, Residency, reside
 from featcache.report.statistics import paired
 from featcache.stages.extract import run_extraction
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 BOUND = "float16"
 BATCH = 32

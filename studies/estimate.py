@@ -34,7 +34,8 @@ from featcache.training.estimate import WIDEST, binomial_interval, cross_validat
 from featcache.training.held_out import HeldOut
 from featcache.training.outputs import pooled
 from featcache.training.recipe import objective_class
-from featcache.training.session import Training, TrainRequest
+from featcache.training.request import TrainRequest
+from featcache.training.session import Training
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

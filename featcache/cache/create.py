@@ -17,15 +17,16 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import ledger
-from featcache.cache.labels import LABELS
+from featcache.cache import labels, ledger
+from featcache.cache.identity import ELSEWHERE
+from featcache.cache.labels import LABELS, LabelTable
 from featcache.cache.layout import chunk_rows
-from featcache.cache.reader import read_attributes
+from featcache.cache.reader import read_attributes, read_labels
 from featcache.cache.schema import FeatureArray, feature_arrays
 from featcache.cache.spec import CLASS_TEXT, CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.storage import PARTIAL, Storage
 from featcache.cache.zarr_files import encode, group, under
-from featcache.errors import CacheError, option
+from featcache.errors import CacheError, CacheMismatch, option
 
 _VERSIONS = (
     "featcache",
@@ -137,17 +138,47 @@ def restore_rows(split: Storage, rows: SplitRows) -> None:
         ledger.write(split, {None: _row_entry(rows.spec.rows, written)})
 
 
-def create_class_text(
-    storage: Storage,
-    embedding: NDArray[np.float32],
-    *,
-    class_names: Sequence[str],
-    templates: Sequence[str],
+def replace_labels(storage: Storage, new: LabelTable) -> bool:
+    """Replace the labels of the splits in `new`; return True if a label has changed."""
+    try:
+        old = read_labels(storage)
+    except CacheError:  # damaged, and now written again
+        old = LabelTable()
+    merged = old.merged(new)
+    if changed := merged.digest() != old.digest():
+        labels.write(storage, merged)
+    return changed
+
+
+def needs_class_text(storage: Storage, names: Sequence[str], templates: Sequence[str]) -> bool:
+    """Return True if an embedding of a name is missing; raise CacheMismatch for other templates."""
+    texts = storage.below(CLASS_TEXT)
+    stored = read_attributes(texts)
+    if stored is not None and stored["templates"] != list(templates):
+        what = f"{texts} was made with other templates"
+        raise CacheMismatch(what, got=stored["templates"], expected=list(templates), hint=ELSEWHERE)
+    return stored is None or not {*names} <= {*stored["class_names"]}
+
+
+def write_class_text(
+    storage: Storage, embedding: NDArray[np.float32], class_names: Sequence[str], templates: Sequence[str]
 ) -> None:
-    """Create the group of class texts: `embedding` (class, P) float32; names and templates as attributes."""
+    """Write the group of class texts, unless it is there: `embedding` (class, P); names as attributes.
+
+    Raise CacheError if there are not as many names as embeddings, and CacheMismatch for other templates.
+    """
     shape = embedding.shape
+    if len(embedding) != len(class_names):
+        expected = f"{len(class_names)} class names"
+        raise CacheError("class texts do not fit", got=len(embedding), expected=expected)
+    if not needs_class_text(storage, class_names, templates):
+        return
     array = encode(
-        embedding, shape=shape, chunks=shape, dtype="float32", dimension_names=("class", "embedding")
+        np.asarray(embedding, np.float32),
+        shape=shape,
+        chunks=shape,
+        dtype="float32",
+        dimension_names=("class", "embedding"),
     )
     storage.delete(CLASS_TEXT)
     texts = storage.below(CLASS_TEXT)

@@ -11,18 +11,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec, create, labels, ledger
+from featcache.cache import codec, create, ledger
 from featcache.cache.commit import Committer, FullUnit
 from featcache.cache.create import SplitRows
-from featcache.cache.identity import ELSEWHERE, require_same
+from featcache.cache.identity import require_same
 from featcache.cache.labels import LabelTable
 from featcache.cache.layout import Unit
 from featcache.cache.quantise import require_std
-from featcache.cache.reader import FAILED, WRITTEN, CacheReader, SplitReader, read_attributes
-from featcache.cache.spec import CLASS_TEXT, CacheSpec, LayoutSpec, Shapes, SplitSpec
+from featcache.cache.reader import FAILED, WRITTEN, CacheReader, SplitReader
+from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.split_format import STATUS, SplitFormat
 from featcache.cache.storage import Place, Storage, explained, folder_of, storage_at
-from featcache.errors import CacheError, CacheMismatch
+from featcache.errors import CacheError
 
 
 class CacheWriter:
@@ -101,16 +101,8 @@ class CacheWriter:
 
         Splits keep their labels if `new` has no label at all. Return True if a label has changed.
         """
-        assert self._cache is not None
-        try:
-            old = self._cache.labels
-        except CacheError:  # damaged, and now written again
-            old = LabelTable()
-        merged = old.merged(new)
-        if changed := merged.digest() != old.digest():
-            with explained(self._storage, "the labels"):
-                labels.write(self._storage, merged)
-        return changed
+        with explained(self._storage, "the labels"):
+            return create.replace_labels(self._storage, new)
 
     def class_text(
         self, embedding: NDArray[np.float32], names: Sequence[str], templates: Sequence[str]
@@ -119,23 +111,12 @@ class CacheWriter:
 
         Raise CacheMismatch if the stored embeddings were made with other templates.
         """
-        if len(embedding) != len(names):
-            expected = f"{len(names)} class names"
-            raise CacheError("class texts do not fit", got=len(embedding), expected=expected)
-        if self.needs_class_text(names, templates):
-            with explained(self._storage, "the class texts"):
-                embedding = np.asarray(embedding, np.float32)
-                create.create_class_text(self._storage, embedding, class_names=names, templates=templates)
+        with explained(self._storage, "the class texts"):
+            create.write_class_text(self._storage, embedding, names, templates)
 
     def needs_class_text(self, names: Sequence[str], templates: Sequence[str]) -> bool:
         """Return True if an embedding of a name is missing; raise CacheMismatch as `class_text` does."""
-        texts = self._storage.below(CLASS_TEXT)
-        stored = read_attributes(texts)
-        if stored is not None and stored["templates"] != list(templates):
-            got, expected = stored["templates"], list(templates)
-            what = f"{texts} was made with other templates"
-            raise CacheMismatch(what, got=got, expected=expected, hint=ELSEWHERE)
-        return stored is None or not {*names} <= {*stored["class_names"]}
+        return create.needs_class_text(self._storage, names, templates)
 
     def close(self) -> None:
         """Wait for all commits and release the lock; raise the error of a failed commit."""

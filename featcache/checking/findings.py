@@ -63,7 +63,7 @@ class Failed:
 
 @dataclass(frozen=True, repr=False)
 class Findings:
-    """What `featcache check` found."""
+    """The findings of `featcache check`."""
 
     samples: int
     """Readable samples that were compared; 0 if there was no cache to compare."""

@@ -156,7 +156,7 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Scan:
-    """What one pass over all rows leaves in memory."""
+    """The results of one pass over all rows."""
 
     projected: NDArray[np.float64]
     """(N, k)."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         "featcache check photos.zarr", "featcache check runs/first --labels labels.csv --out doubtful.csv"
     ),
 )
-@click.argument("place", metavar="CACHE|RUN", type=PLACE)
+@click.argument("cache", metavar="CACHE|RUN", type=PLACE)
 @click.option(
     "--labels",
     multiple=True,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @json_option
 def command(
-    place: Location, labels: tuple[str, ...], out: Location | None, as_json: bool, **options: Any
+    cache: Location, labels: tuple[str, ...], out: Location | None, as_json: bool, **options: Any
 ) -> None:
     """Find doubtful labels, duplicates, leaks and failed rows in CACHE, or in the cache of RUN.
 
@@ -45,5 +45,5 @@ def command(
     """
     from featcache.stages.check import check
 
-    findings = check(place, labels=labels, out=out, **options)
+    findings = check(cache, labels=labels, out=out, **options)
     echo(findings.as_dict() if as_json else findings.describe())

@@ -78,9 +78,10 @@ def command(
     tests the run. Without one, cross-validation estimates its accuracy.
     """
     from featcache.config import parse_overrides
+    from featcache.errors import on_the_command_line
     from featcache.progress import bar
     from featcache.stages import train as stage
-    from featcache.training.session import TrainRequest
+    from featcache.training.request import TrainRequest
 
     # First, because the file may replace what is in `request`.
     options = with_config(asked, parse_overrides(pairs), request)
@@ -92,7 +93,7 @@ def command(
         class_text=class_text,
     )
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(f"warning: {on_the_command_line(warning)}", err=True)
     say = say_if_terminal()
     result = stage.run_training(training, out.path, device=device, resume=resume, say=say, show=bar)
     echo({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")

@@ -63,7 +63,9 @@ def plan(place: Path, options: ImportOptions, progress: MakeProgress) -> ImportP
         shapes=described.shapes,
         class_names=described.class_names,
         splits=splits,
-        provenance={key: value for key, value in described.provenance.items() if key != "versions"},
+        provenance={
+            key: value for key, value in described.provenance.items() if key not in ("versions", "date")
+        },
         keys={},
         longest=described.shapes.layers[0].tokens,
         class_text=class_text,

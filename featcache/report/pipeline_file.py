@@ -21,7 +21,7 @@ from featcache.report.grid import GridCell, folder_of
 from featcache.report.rows import CONTROLS
 from featcache.training.options import TrainOptions
 from featcache.training.recipe import parse_options
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 CacheName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
 """A name that can be used as a file name."""

@@ -19,6 +19,9 @@ CONFIG, RESULT, METRICS, LABELS = "config.json", "result.json", "metrics.jsonl",
 TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
 
 
+Values = Mapping[str, Any]
+
+
 class RunFolder:
     """A folder with config.json, environment.json, labels.json, task.safetensors, reference.safetensors
     and, at the end, result.json.
@@ -30,14 +33,7 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def at(
-        cls,
-        path: Path,
-        config: Mapping[str, Any],
-        *,
-        resume: bool,
-        defaults: Mapping[str, Any] | None = None,
-    ) -> Self:
+    def at(cls, path: Path, config: Values, *, resume: bool, defaults: Values | None = None) -> Self:
         """Return the run at `path`, to be begun or resumed with this configuration. Write nothing.
 
         `defaults` hold for the keys that the run lacks, because an earlier version wrote it. Raises
@@ -46,7 +42,7 @@ class RunFolder:
         """
         run = cls(path)
         if (path / CONFIG).is_file():
-            run._check(config, resume, flatten(defaults or {}))
+            _check(run, config, resume, flatten(defaults or {}))
         elif path.exists() and not _is_empty(path):
             raise TrainError(
                 f"{path} exists and is not a run; it is left as it is",
@@ -82,26 +78,6 @@ class RunFolder:
         self.write(CONFIG, config)
         self.write("environment.json", environment() | {"cache": str(cache)})
 
-    def _check(self, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
-        asked = flatten(config)
-        there = {key: defaults[key] for key in defaults if key in asked} | flatten(self.config())
-        for key in sorted({*there, *asked}):
-            mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
-            if mine != theirs:
-                raise TrainError(
-                    f"{self.path} holds another run: `{key}` differs",
-                    got=mine,
-                    expected=theirs,
-                    hint=f"choose another {option('out')}, or repeat that run's options",
-                )
-        if not resume:
-            done = self.result() is not None
-            what = "its result is there already; show it again" if done else "continue it"
-            raise TrainError(
-                f"{self.path} holds {'a finished' if done else 'an unfinished'} run of this configuration",
-                hint=f"{what} with {option('resume', True)}, or choose another {option('out')}",
-            )
-
     def config(self) -> dict[str, Any]:
         """Return the configuration; keys of earlier versions are renamed."""
         return _renamed(_read(self.path / CONFIG))
@@ -127,13 +103,6 @@ class RunFolder:
         return not (path.is_file() and _read(path).get("chosen", 0))
 
     @property
-    def cache(self) -> Path | None:
-        """The path of the cache that it was trained on, at that time; None if it is not recorded."""
-        file = self.path / "environment.json"
-        found = _read(file).get("cache") if file.is_file() else None
-        return None if found is None else Path(str(found))
-
-    @property
     def checkpoint(self) -> Path:
         """The path of the checkpoint."""
         return self.path / CHECKPOINT
@@ -147,6 +116,27 @@ class RunFolder:
         """Write one JSON file atomically."""
         with explained(self.path / name):
             write_atomic(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _check(run: RunFolder, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
+    asked = flatten(config)
+    there = {key: defaults[key] for key in defaults if key in asked} | flatten(run.config())
+    for key in sorted({*there, *asked}):
+        mine, theirs = _canonical(asked.get(key)), _canonical(there.get(key))
+        if mine != theirs:
+            raise TrainError(
+                f"{run.path} holds another run: `{key}` differs",
+                got=mine,
+                expected=theirs,
+                hint=f"choose another {option('out')}, or repeat that run's options",
+            )
+    if not resume:
+        done = run.result() is not None
+        what = "its result is there already; show it again" if done else "continue it"
+        raise TrainError(
+            f"{run.path} holds {'a finished' if done else 'an unfinished'} run of this configuration",
+            hint=f"{what} with {option('resume', True)}, or choose another {option('out')}",
+        )
 
 
 class MetricLog:
@@ -196,6 +186,13 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in packages},
         "command": sys.argv,
     }
+
+
+def cache_of(run: RunFolder) -> Path | None:
+    """Return the path of the cache that a run was trained on, at that time; None if it is not recorded."""
+    file = run.path / "environment.json"
+    found = _read(file).get("cache") if file.is_file() else None
+    return None if found is None else Path(str(found))
 
 
 def _version(package: str) -> str | None:

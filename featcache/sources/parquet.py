@@ -99,11 +99,13 @@ def _kind(arrow_type: Any) -> str | None:
     """Return `struct` (of an image), `bytes` or `text` for a column type, else None."""
     import pyarrow.types as types
 
+    if types.is_dictionary(arrow_type):  # as pandas writes categories
+        arrow_type = arrow_type.value_type
     if types.is_struct(arrow_type):
         return "struct" if arrow_type.get_field_index("bytes") >= 0 else None
-    if types.is_binary(arrow_type) or types.is_large_binary(arrow_type):
+    if str(arrow_type) in ("binary", "large_binary", "binary_view"):  # polars writes views
         return "bytes"
-    return "text" if types.is_string(arrow_type) or types.is_large_string(arrow_type) else None
+    return "text" if str(arrow_type) in ("string", "large_string", "string_view") else None
 
 
 def _choose(candidates: list[str], usual: Sequence[str], file: Path) -> str | None:

@@ -15,7 +15,7 @@ from featcache.files import explained, write_atomic
 from featcache.labels.table import LabelFiles, read_labels
 from featcache.location import HasPath, Location
 from featcache.progress import MakeProgress, bar, silent
-from featcache.runs.run import CONFIG, RunFolder
+from featcache.runs.run import CONFIG, RunFolder, cache_of
 from featcache.training.held_out import load_held_out
 from featcache.training.learners import class_names_of
 
@@ -79,7 +79,7 @@ def check(
 
 def _cache_of(run: RunFolder) -> CacheReader:
     """Open the cache that a run was trained on; raises CacheError if it is not there any more."""
-    path, hint = run.cache, "check the cache itself: `featcache check CACHE`"
+    path, hint = cache_of(run), "check the cache itself: `featcache check CACHE`"
     if path is None or not path.exists():
         raise CacheError(f"the cache of the run {run.path} is gone", got=path, hint=hint)
     cache = CacheReader.open(path)

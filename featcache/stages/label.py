@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from featcache.api.cache import Cache
@@ -48,7 +49,7 @@ def label(
     ...     label(cache, table).classes
     ('round', 'straight')
     """
-    write_labels(
+    own = write_labels(
         cache,
         labels,
         update=update,
@@ -56,6 +57,8 @@ def label(
         label_column=label_column,
         class_text=class_text,
     )
+    for warning in own.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return Cache.open(Location.of(cache).path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 from featcache.api.run import Run
 from featcache.cache.reader import CacheReader
 from featcache.devices import resolve
-from featcache.errors import option
+from featcache.errors import in_python, option
 from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, silent
@@ -20,7 +21,8 @@ from featcache.stages.label import class_text_of
 from featcache.training.config_file import options_for
 from featcache.training.data import DataPool, Say
 from featcache.training.journal import Watch
-from featcache.training.session import Training, TrainRequest
+from featcache.training.request import TrainRequest
+from featcache.training.session import Training
 
 
 def train(
@@ -78,7 +80,9 @@ def train(
         order_seed,
         holdout=holdout,
     )
-    request, _ = with_labels(request, labels, label_column, ignore_unmatched, class_text=class_text)
+    request, warnings = with_labels(request, labels, label_column, ignore_unmatched, class_text=class_text)
+    for warning in warnings if progress else ():
+        print(f"warning: {in_python(warning)}", file=sys.stderr)
     run_training(request, out, device=device, resume=resume, show=bar if progress else silent)
     return Run.open(out)
 

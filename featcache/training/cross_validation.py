@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,16 @@ def estimate_folds(labels: Ints, wanted: int, seed: int, *, cheap: bool) -> Repe
     count = wanted or (CHEAP_FOLDS if thorough else FOLDS)
     drawn = [deal(labels, count, [seed, number]) for number in range(CHEAP_REPEATS if thorough else 1)]
     return [parts for parts in drawn if parts]
+
+
+def folds_of(draw: Draw, learner: Learner, cv: int | Literal["off"], *, estimated: bool) -> Repeats:
+    """Draw the folds of a training: none for `cv` "off", and those of an estimate if it is asked for."""
+    if cv == "off":
+        return []
+    label = draw.known.label
+    if estimated:
+        return estimate_folds(label, cv, draw.seed, cheap=not learner.trains_steps)
+    return selection_folds(label, cv or learner.default_folds, draw.seed)
 
 
 def cross_validate(

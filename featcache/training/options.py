@@ -85,7 +85,7 @@ class TrainOptions(Config):
 
     cv: Literal[0, "off"] | Annotated[int, Field(ge=2)] = 0
     """Folds of cross-validation over the labelled samples; each is one more training. 0: as many as an
-    estimate needs, where there is no labelled test split or all labels are used; probes use 5 in any case."""
+    estimate needs, without a labelled test split or without a budget; else 5 for probes, none for others."""
     objective: dict[str, Any] = Field(default_factory=dict)
     projector: ProjectorOptions = Field(default_factory=ProjectorOptions)
     optim: OptimOptions = Field(default_factory=OptimOptions)

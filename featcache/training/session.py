@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from featcache.cache.labels import LabelTable
-from featcache.cache.reader import CacheReader
-from featcache.config import whole_number
 from featcache.loading.replay import ReplayCache
 from featcache.plugins import portable_name
 from featcache.progress import MakeProgress, silent
 from featcache.runs.run import RunFolder
-from featcache.training.checks import refuse_missing_cls, refuse_seed, refuse_share
-from featcache.training.cross_validation import Repeats, cross_validate, estimate_folds, selection_folds
+from featcache.training.checks import refuse_missing_cls
+from featcache.training.cross_validation import cross_validate, folds_of
 from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
 from featcache.training.held_out import FILE
 from featcache.training.journal import RunJournal, Watch
@@ -31,29 +23,8 @@ from featcache.training.novelty import Reference
 from featcache.training.options import TrainOptions
 from featcache.training.own_objective import keep, recorded
 from featcache.training.recipe import Recipe, parse_options
+from featcache.training.request import TrainRequest, checked
 from featcache.training.self_report import self_report
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """One training: the same request on the same machine gives the same result."""
-
-    cache: str | os.PathLike[str] | CacheReader
-    objective: str
-    seed: int = 0
-    """Seed of the draw of labels and of the training."""
-    labels_per_class: int | None = None
-    num_labels: int | None = None
-    options: Mapping[str, Any] | None = None
-    """Nested overrides of TrainOptions, for example {"optim": {"steps": 500}}."""
-    order_seed: int | None = None
-    """Seed of the order of samples; None: the same as `seed`."""
-    labels: LabelTable | None = None
-    """Labels to learn from; None: those of the cache."""
-    class_text: NDArray[np.float32] | None = None
-    """(C, P) embeddings of the class names; None: those of the cache, if it has them."""
-    holdout: float = 0.0
-    """Share of the labelled samples to set aside, which test the model in the end."""
 
 
 @dataclass(frozen=True)
@@ -82,41 +53,15 @@ class Training:
 
         `say` receives messages, `watch` every logged step, and `show` makes the progress bar.
         """
-        request = _checked(request)
+        request = checked(request)
         options = parse_options(request.objective, request.options or {})
         data = pool.data(request.cache, options.data, request.labels, request.class_text)
         refuse_missing_cls(data.cache, options)
         return cls(request, options, data, pool.replay(data, options.data), say, watch, show)
 
-    @property
-    def order_seed(self) -> int:
-        """The seed of the order of samples."""
-        asked = self.request.order_seed
-        return self.request.seed if asked is None else asked
-
     def config(self) -> dict[str, Any]:
         """Return everything that the result depends on; two equal configurations are the same run."""
-        request, options = self.request, self.options.model_dump(mode="json")
-        # A cache is identified by its content, not by its path. What is accepted changes no result.
-        options["data"]["replay"] = None
-        del options["data"]["allow_leaks"]
-        return {
-            **recorded(request.objective),
-            "seed": request.seed,
-            "labels_per_class": request.labels_per_class,
-            "num_labels": request.num_labels,
-            "cache": self.data.cache.fingerprint,
-            "splits": {
-                s.name: s.spec.model_dump() for s in (self.data.train, self.data.test) if s is not None
-            },
-            "device": self.data.device.type,
-            "options": options,
-            **({"replay": self.replay.record()} if self.replay else {}),
-            **({} if request.order_seed is None else {"order_seed": request.order_seed}),
-            **({} if (digest := self.data.labels_digest()) is None else {"labels": digest}),
-            **({} if request.class_text is None else {"class_text": True}),
-            **({"holdout": request.holdout} if request.holdout else {}),
-        }
+        return _config(self)
 
     def defaults(self) -> dict[str, Any]:
         """Return what `config` holds where a run of an earlier version lacks an option."""
@@ -161,7 +106,9 @@ class Training:
             self.show(f"{name} {run.path.name}", left, "steps") as bar,
             RunJournal(run, learner, self.watch, bar) as learner.journal,
         ):
-            train_learner(learner, draw, self.options, order_seed=self.order_seed, replay=self.replay)
+            train_learner(
+                learner, draw, self.options, order_seed=self.request.seed_of_order, replay=self.replay
+            )
 
     def train_fold(self, number: int, draw: Draw, run: RunFolder) -> Learner:
         """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
@@ -171,20 +118,10 @@ class Training:
         self.learn(learner, draw, folder)
         return learner
 
-    def estimated(self, draw: Draw) -> bool:
-        """Return True if the accuracy is to be estimated: without a test, and where all labels are used."""
-        budget = self.request.labels_per_class or self.request.num_labels
-        return self.options.cv != "off" and (draw.test is None or budget is None)
-
     def result(self, learner: Learner, draw: Draw, run: RunFolder) -> dict[str, Any]:
-        """Evaluate the trained learner, with cross-validation if the options ask for it."""
-        estimated, labels, cv = self.estimated(draw), draw.known.label, self.options.cv
-        if cv == "off":
-            repeats: Repeats = []
-        elif estimated:
-            repeats = estimate_folds(labels, cv, draw.seed, cheap=not learner.trains_steps)
-        else:
-            repeats = selection_folds(labels, cv or learner.default_folds, draw.seed)
+        """Evaluate the trained learner, with cross-validation if an estimate or the options ask for it."""
+        estimated = self.options.cv != "off" and (draw.test is None or self.request.takes_all_labels)
+        repeats = folds_of(draw, learner, self.options.cv, estimated=estimated)
         held_out = cross_validate(draw, repeats, lambda number, part: self.train_fold(number, part, run))
         if held_out is not None:
             held_out.save(run.path / FILE)
@@ -209,6 +146,30 @@ class Training:
         }
 
 
+def _config(training: Training) -> dict[str, Any]:
+    request, options = training.request, training.options.model_dump(mode="json")
+    # A cache is identified by its content, not by its path. What is accepted changes no result.
+    options["data"]["replay"] = None
+    del options["data"]["allow_leaks"]
+    return {
+        **recorded(request.objective),
+        "seed": request.seed,
+        "labels_per_class": request.labels_per_class,
+        "num_labels": request.num_labels,
+        "cache": training.data.cache.fingerprint,
+        "splits": {
+            s.name: s.spec.model_dump() for s in (training.data.train, training.data.test) if s is not None
+        },
+        "device": training.data.device.type,
+        "options": options,
+        **({"replay": training.replay.record()} if training.replay else {}),
+        **({} if request.order_seed is None else {"order_seed": request.order_seed}),
+        **({} if (digest := training.data.labels_digest()) is None else {"labels": digest}),
+        **({} if request.class_text is None else {"class_text": True}),
+        **({"holdout": request.holdout} if request.holdout else {}),
+    }
+
+
 def _load(training: Training) -> None:
     """Load what the steps read to the place that `data.residency` names."""
     options, device, say = training.options.data, training.data.device, training.say
@@ -216,16 +177,3 @@ def _load(training: Training) -> None:
     # Test rows are streamed, because a training reads them only a few times.
     if training.replay is not None:
         load_once(training.replay.store, options, device, lambda where: say(f"replay features: {where}"))
-
-
-def _checked(request: TrainRequest) -> TrainRequest:
-    """Turn the numbers of a request into plain integers; raises ConfigError for anything else."""
-    checked: dict[str, Any] = {
-        name: whole_number(name, value)
-        for name in ("seed", "labels_per_class", "num_labels", "order_seed")
-        if (value := getattr(request, name)) is not None
-    }
-    for name in ("seed", "order_seed"):
-        refuse_seed(name, checked.get(name, 0))
-    refuse_share("holdout", request.holdout)
-    return replace(request, **checked)

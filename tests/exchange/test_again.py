@@ -92,14 +92,14 @@ def test_a_split_of_an_unnamed_model_does_not_join_a_named_one(
 def test_memory_is_flat(form: str, tmp_path: Path, made: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columns, "_PIECE", 1 << 20)
     monkeypatch.setattr(features, "_PIECE", 1 << 20)
-    values = np.random.default_rng(0).standard_normal((12_000, 256), "float32")
+    values = np.random.default_rng(0).standard_normal((8_000, 256), "float32")
     path = made.FORMATS[form](tmp_path / "mine", {"emb": values})
     del values
     tracemalloc.start()
     run_import(path, tmp_path / "c.zarr", ImportOptions(), progress=silent)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 6 << 20
+    assert peak < 5 << 20
 
 
 @pytest.fixture(scope="module")

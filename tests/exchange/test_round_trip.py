@@ -91,7 +91,7 @@ def write(folder: Path, made: ModuleType, case: dict[str, Any]) -> Path:
     return folder / "c.zarr"
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=caches(), to=st.sampled_from(FORMATS))
 def test_any_small_cache(case: dict[str, Any], to: str, made: ModuleType) -> None:
     with TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STORED = Path(__file__).with_name("golden.json")

@@ -17,7 +17,7 @@ from featcache.stages.pipeline import run_pipeline
 from featcache.stages.train import run_training
 from featcache.training.data import DataPool
 from featcache.training.options import DataOptions
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = {"projector": {"heads": 2}, "optim": {"steps": 2, "batch_size": 4}}

@@ -12,7 +12,7 @@ from tensorboardX.record_writer import masked_crc32c
 from featcache.errors import FeatcacheError, FileError, TrainError
 from featcache.runs.run import MetricLog, RunFolder
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = {

@@ -153,3 +153,15 @@ def test_only_the_last_groups_stay_in_memory(make, monkeypatch):
     assert groups.value(7) == bytes([7]) * 500
     assert sum(kept.nbytes for kept in groups._groups.values()) <= 3000
     assert 3 in groups._groups
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string_view(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_types_that_other_writers_use(make, kind):
+    text = pa.array(["one", "two", "one"]).cast(kind)
+    source = open_source(make.parquet("a.parquet", {"text": text, "label": pa.array(["x", None, "y"])}))[
+        "train"
+    ]
+    assert [source[row] for row in range(3)] == ["one", "two", "one"]
+    assert source.labels.tolist() == [0, -1, 1]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.cache.reader import CacheReader
 from featcache.config import merge
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from featcache.specs import ViewSpec
 from featcache.stages.extract import extract
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 PIXELS = Path(__file__).parents[2] / "examples" / "pixels.py"
 SEEDS = (0, 1, 2)

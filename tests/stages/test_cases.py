@@ -12,7 +12,7 @@ from featcache.errors import ConfigError, TrainError
 from featcache.stages.predict import predict
 from featcache.stages.train import run_training
 from featcache.training.metrics import open_set
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OBJECTIVES = plugins.names("objectives")

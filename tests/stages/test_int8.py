@@ -20,7 +20,7 @@ from featcache.stages.extract import extract
 from featcache.stages.info import info
 from featcache.stages.predict import predict
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

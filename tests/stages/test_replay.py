@@ -12,7 +12,7 @@ from featcache.errors import CacheMismatch, TrainError
 from featcache.stages.pipeline import Pipeline
 from featcache.stages.predict import predict
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = {

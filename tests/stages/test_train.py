@@ -10,7 +10,7 @@ from featcache import plugins
 from featcache.errors import CacheError, ConfigError, TrainError
 from featcache.stages.extract import extract
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OBJECTIVES = plugins.names("objectives")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 TWINTURBO = {
     "objective": {"w_y": 0.0, "w_critic": 1.0, "critic_penalty": 0.0, "w_kz": 0.1},

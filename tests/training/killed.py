@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 
 def die() -> None:

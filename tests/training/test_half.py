@@ -10,7 +10,7 @@ import pytest
 from featcache import plugins
 from featcache.objectives.base import Probe
 from featcache.stages.train import run_training
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 TRAINED = [
     name

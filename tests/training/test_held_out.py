@@ -11,7 +11,7 @@ from featcache.runs.run import RunFolder
 from featcache.stages.train import run_training
 from featcache.training.calibration import COLDEST, fit_temperature
 from featcache.training.held_out import FILE, HeldOut, load_held_out
-from featcache.training.session import TrainRequest
+from featcache.training.request import TrainRequest
 
 
 def test_a_file_comes_back_as_it_was(tmp_path):
