@@ -128,7 +128,7 @@ def ratios(mine: Floats, random: Floats, budgets: Sequence[float], at: int) -> t
 
 
 def table(asked: argparse.Namespace) -> None:
-    """Print mean accuracies, paired differences to random labels, and the labels needed."""
+    """Print accuracies, their mean over all budgets, paired differences to random labels, and ratios."""
     found: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(dict)
     budgets: list[int] = []
     for line in _lines(asked.file):
@@ -138,7 +138,8 @@ def table(asked: argparse.Namespace) -> None:
     heads = [
         "data",
         "strategy",
-        "n",
+        "runs",
+        "mean",
         *(f"{at} labels" for at in shown),
         *(f"ratio at {at}" for at in shown[1:]),
     ]
@@ -148,7 +149,8 @@ def table(asked: argparse.Namespace) -> None:
         base, mine = found[cache, "random"], found[cache, name]
         common = sorted({*base} & {*mine})
         a, b = (np.array([one[repeat] for repeat in common]) for one in (mine, base))
-        print("| " + " | ".join([cache, name, str(len(common)), *_cells(a, b, budgets, shown, name)]) + " |")
+        head = [cache, name, str(len(common)), f"{100 * a.mean():.1f}"]
+        print("| " + " | ".join([*head, *_cells(a, b, budgets, shown, name)]) + " |")
 
 
 def _cells(mine: Floats, random: Floats, budgets: list[int], shown: list[int], name: str) -> list[str]:
