@@ -128,6 +128,8 @@ def open_situation(
     known = _labels_of(predictor, opened, part, taken)
     label = known.of(part.name, part.rows)
     names = known.class_names
+    aside = run.aside
+    taken |= np.array([sample in aside for sample in part.ids], bool)
     if files is not None:
         names = (*names, *(name for name in files.class_names if name not in names))
         new = renumbered(files.of(part.name, part.rows), files.class_names, names)

@@ -82,8 +82,12 @@ def _cache_of(run: RunFolder) -> CacheReader:
     path, hint = cache_of(run), "check the cache itself: `featcache check CACHE`"
     if path is None or not path.exists():
         raise CacheError(f"the cache of the run {run.path} is gone", got=path, hint=hint)
-    cache = CacheReader.open(path)
-    if cache.fingerprint != run.config()["cache"]:
+    cache, config = CacheReader.open(path), run.config()
+    same = all(
+        name in cache.split_names and cache.split(name).spec.model_dump() == spec
+        for name, spec in config["splits"].items()
+    )
+    if cache.fingerprint != config["cache"] or not same:
         raise CacheError(f"{path} is another cache than the run {run.path} was trained on", hint=hint)
     return cache
 

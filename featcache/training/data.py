@@ -225,14 +225,17 @@ class Draw:
     def record(self, options: DataOptions) -> dict[str, Any]:
         """Return the labelled samples by row, id and class, so that the draw can be repeated anywhere.
 
-        `chosen` counts those that `suggest` chose. If the draw has unknown or missing classes or is
-        imbalanced, also return these classes and the unlabelled rows.
+        `chosen` counts those that `suggest` chose, and `aside` has the ids of those that are set aside. If
+        the draw has unknown or missing classes or is imbalanced, also return these classes and the unlabelled
+        rows.
         """
         rows, ids, names = self.split.labelled, self.data.train.ids, self.data.class_names
         record: dict[str, Any] = {"rows": rows.tolist(), "ids": [ids[row] for row in rows]}
         record["classes"] = [self.class_names[c] for c in self.train_labels[rows]]
         if self.data.labels.chosen:
             record["chosen"] = self.data.labels.chosen
+        if len(self.aside):
+            record["aside"] = [ids[row] for row in self.aside]
         if options.imbalance > 1 or options.unknown_classes or options.missing_classes:
             record["unknown"] = [names[c] for c in self.classes.unknown]
             record["missing"] = [names[c] for c in self.classes.missing]
