@@ -46,14 +46,17 @@ class Run(RunFolder):
     def accuracy(self) -> float:
         """The share of samples that are predicted right: test samples, those set aside, or an estimate.
 
-        Raises TrainError if there are too few labels for an estimate.
+        Raises TrainError if there is none of these, or if there are too few labels for an estimate.
         """
         figures = self.figures
         found = next(
             (figures[name]["accuracy"] for name in ("test", "holdout", "estimate") if name in figures), None
         )
         if found is None:
-            raise TrainError(f"the labels of {self.path} are too few to estimate its accuracy")
+            raise TrainError(
+                f"the accuracy of {self.path} is not known",
+                got="no test, and too few labels or no cross-validation to estimate it",
+            )
         return float(found)
 
     def __repr__(self) -> str:

@@ -156,10 +156,10 @@ def _add_bag(part: Part, sample_id: str, chosen: Chosen) -> None:
 
 
 def _by_split(values: Sequence[object] | None, split: str, rows: int) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of each split."""
+    """Return the rows of each split; a row that names none is of `split`."""
     if values is None:
         return {split: np.arange(rows)}
-    names = [str(value) for value in values]
+    names = [split if value in (None, "") else str(value) for value in values]
     known = {name: split_name(name) or name for name in dict.fromkeys(names)}
     of_row = np.array([known[name] for name in names])
     return {name: np.flatnonzero(of_row == name) for name in dict.fromkeys(known.values())}

@@ -24,7 +24,7 @@ from featcache.active.space import directions, draw, stands_for
 from featcache.active.table import Suggestion, Suggestions
 from featcache.config import did_you_mean, whole_number
 from featcache.devices import resolve
-from featcache.errors import ConfigError, TrainError, option
+from featcache.errors import ConfigError, TrainError, in_python, option
 from featcache.location import HasPath, Location
 
 TAKEN = 20_000
@@ -151,7 +151,7 @@ def _described(known: Situation, choice: Choice, model: Model | None) -> tuple[S
 
 def _notes(known: Situation, rows: Rowset, choice: Choice, count: int) -> tuple[str, ...]:
     free = len(np.setdiff1d(known.readable, known.taken))
-    notes = []
+    notes = [in_python(f"Warning: {warning}.") for warning in known.warnings]
     if len(rows.candidates) < free:
         notes.append(f"Chosen from {len(rows.candidates):,} of {free:,} unlabelled samples, drawn at random.")
     if len(choice.rows) < count:

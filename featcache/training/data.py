@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
 from featcache.checking.neighbours import Twins, rounding_of
+from featcache.errors import TrainError, option
 from featcache.loading.replay import ReplayCache
 from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, held_out, long_tail
 from featcache.loading.store import FeatureStore, reside
@@ -141,13 +142,19 @@ class TrainingData:
         """Draw the classes and the labelled rows of one training: all labelled rows without a budget.
 
         The options `imbalance`, `unknown_classes` and `missing_classes` change the task. `holdout` is the
-        share of the labelled samples to set aside. Raises TrainError if there are too few labels.
+        share of the labelled samples to set aside. Raises TrainError if there are too few labels for either.
         """
         names, labels = self.class_names, self.train_labels
         unknown, missing = options.unknown_classes, options.missing_classes
         classes = choose_classes(len(names), unknown=unknown, missing=missing, seed=seed)
         known = np.where(self.usable, classes.numbered(labels), UNLABELLED)
         aside = held_out(self.train.ids, known, holdout) if holdout else np.zeros(len(labels), bool)
+        if holdout and not aside.any():
+            raise TrainError(
+                "no labelled sample is set aside",
+                got=f"{option('holdout', holdout)} of {(known >= 0).sum()} labels",
+                hint="ask for a larger share, or leave it out: cross-validation sets none aside",
+            )
         drawn = draw_labels(
             labels,
             names,
