@@ -155,8 +155,10 @@ def _notes(known: Situation, rows: Rowset, choice: Choice, count: int) -> tuple[
     if len(rows.candidates) < free:
         notes.append(f"Chosen from {len(rows.candidates):,} of {free:,} unlabelled samples, drawn at random.")
     if len(choice.rows) < count:
-        notes.append(
-            f"Only {len(choice.rows)} of {count}: "
-            "the other samples are near-identical to these or to labelled ones."
-        )
+        why = "no other sample is left to label"
+        if len(choice.rows) < len(rows.candidates):
+            why = "the other samples are near-identical to these or to labelled ones"
+        elif len(rows.candidates) < free:
+            why = "label these first, and ask again"
+        notes.append(f"Only {len(choice.rows)} of {count}: {why}.")
     return tuple(notes)

@@ -84,6 +84,7 @@ def test_from_no_labels_to_a_run_and_on(
     assert {sample["id"] for sample in shown["samples"]} == rest
     assert shown["forecast"]["labels"] == len(known | more)
     assert shown["notes"]
+    assert "near-identical" not in str(shown["notes"]), "there are no more"
 
     label(third)
     with pytest.raises(TrainError, match="left to label"):
