@@ -48,8 +48,8 @@ def extract(featcache: Command, photos: Path, frozen: Model, tmp_path: Path) -> 
 
 
 def _parts(result: Result) -> dict[str, str]:
-    """The message's parts; nothing but the message may have been printed."""
-    assert result.stdout == ""
+    """The message's parts, on stderr; before it, `extract` says on stdout how it understood the source."""
+    assert "error" not in result.stdout
     first, *others = result.stderr.splitlines()
     assert first.startswith("error: ")
     parts = {"what": first.removeprefix("error: ")}
