@@ -80,11 +80,11 @@ class TrainingData:
         ConfigError if the cache does not hold the layer.
         """
         refuse_leak(options.train, options.test)
-        test = test_split(cache, options.test)
+        train, test = whole_split(cache, "train", options.train), test_split(cache, options.test)
         return cls(
             cache,
             cache.labels if labels is None else labels,
-            whole_split(cache, "train", options.train),
+            train,
             test,
             FeatureStore.open(cache, options.train, options.layer),
             None if test is None else FeatureStore.open(cache, test.name, options.layer),
