@@ -63,11 +63,14 @@ class ExtractionPlan:
     """Digest and number of rows by split, in the order of the extraction; empty in a draft."""
     class_names: tuple[str, ...] = ()
     """Classes of the source, whose names are embedded if the model has a text tower."""
+    text_tower: bool = False
+    """True if it has one, so that names that come later can be embedded too."""
 
     @property
     def provenance(self) -> dict[str, Any]:
         """The origin of the cache; without the path of the cache, so that equal caches have equal bytes."""
-        return {"source": self.source, "model": self.model, "options": self.options.content()}
+        made = {"source": self.source, "model": self.model, "options": self.options.content()}
+        return {**made, **({"text_tower": True} if self.text_tower else {})}
 
     def blocks(self, cache: CacheReader) -> list[Block]:
         """List the blocks with a unit that is not in the ledger, or whose files are missing or truncated."""
@@ -156,6 +159,7 @@ def draft(
         batch_size=auto_batch(opened.forward, opened.first) if auto else int(options.batch_size),
         splits={},
         class_names=opened.first.class_names,
+        text_tower=bool(opened.encoder.templates),
     )
     _require_room(plan, opened)
     return plan

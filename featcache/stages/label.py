@@ -83,8 +83,9 @@ def write_labels(
 
 
 def unused_names(cache: CacheReader, table: LabelTable) -> list[str]:
-    """Return a warning if a cache has embeddings of class names, but not of all in `table`."""
-    if not cache.has_class_text or cache.text_of(table.class_names) is not None:
+    """Return a warning if the model of a cache can embed class names, but not all of `table` are embedded."""
+    able = cache.has_class_text or cache.provenance.get("text_tower", False)
+    if not able or not table.class_names or cache.text_of(table.class_names) is not None:
         return []
     return [f"class names are not used: embed them with {option('class_text', True)}"]
 

@@ -146,6 +146,17 @@ def test_every_row_labelled(cache, tmp_path) -> None:
     assert result["num_labels"] == 30
 
 
+def test_names_that_a_text_tower_could_embed_are_spoken_of(clip, featcache, tmp_path) -> None:
+    """Also where no sample had a label at the extraction."""
+    np.save(tmp_path / "images.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    cache = fc.extract(tmp_path / "images.npy", clip, tmp_path / "c.zarr", tokens="pooled", num_workers=0)
+    mine = table(tmp_path, dict(zip(cache["train"].ids, "ab", strict=False)))
+    assert "--class-text" in featcache("label", cache.path, "--from", mine).output
+    said = featcache("label", cache.path, "--from", mine, "--class-text").output
+    assert "--class-text" not in said
+    assert fc.Cache.open(cache.path).class_text is not None
+
+
 def test_extracting_again_without_labels_keeps_mine(tmp_path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"number {row}\n" for row in range(6)))
