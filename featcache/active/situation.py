@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from featcache.loading.store import FeatureStore
 from featcache.location import Location
 from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
-from featcache.runs.run import CONFIG, RunFolder
+from featcache.runs.run import CONFIG, RunFolder, cache_of
 from featcache.training.outputs import pooled
 from featcache.training.prediction import ROWS, Predictor
 
@@ -49,6 +48,8 @@ class Situation:
     class_names: tuple[str, ...]
     predictor: Predictor | None = None
     """The model of the run."""
+    warnings: tuple[str, ...] = ()
+    """What is to be said about the files of labels."""
 
     @property
     def readable(self) -> Rows:
@@ -118,27 +119,34 @@ def open_situation(
     opened = CacheReader.open(_cache_of(run, cache) if run else place.path)
     part = opened.split(split or _split_of(run))
     part.check()
-    files = read_labels([file.path for file in labels], opened).table if labels else None
+    own = read_labels([file.path for file in labels], opened) if labels else None
+    files, warnings = (own.table, own.warnings) if own else (None, ())
     if run is None:
         table = opened.labels if files is None else files
         label = table.of(part.name, part.rows)
-        return Situation(opened, part, label, np.flatnonzero(label >= 0), table.class_names)
+        taken = np.flatnonzero(label >= 0)
+        return Situation(opened, part, label, taken, table.class_names, warnings=warnings)
     predictor = Predictor.open(run, device)
-    taken = np.array([sample in predictor.learned for sample in part.ids], bool)
-    known = _labels_of(predictor, opened, part, taken)
+    learned = np.array([sample in predictor.learned for sample in part.ids], bool)
+    known = _labels_of(predictor, opened, part, learned)
     label = known.of(part.name, part.rows)
     names = known.class_names
+    aside = run.aside
+    taken = learned | np.array([sample in aside for sample in part.ids], bool)
     if files is not None:
         names = (*names, *(name for name in files.class_names if name not in names))
         new = renumbered(files.of(part.name, part.rows), files.class_names, names)
         label = np.where(new >= 0, new, label)
-    return Situation(opened, part, label, np.flatnonzero(taken | (label >= 0)), names, predictor)
+    return Situation(opened, part, label, np.flatnonzero(taken | (label >= 0)), names, predictor, warnings)
 
 
 def _labels_of(
-    predictor: Predictor, cache: CacheReader, split: SplitReader, taken: NDArray[np.bool_]
+    predictor: Predictor, cache: CacheReader, split: SplitReader, mine: NDArray[np.bool_]
 ) -> LabelTable:
-    """Return the labels that a run learned from: as it says, or as its cache has them."""
+    """Return the labels that a run learned from: as it says, or as its cache has them.
+
+    `mine` (N,) is True for their rows.
+    """
     names, learned = predictor.class_names, predictor.learned
     if all(name is not None for name in learned.values()):
         place = {name: index for index, name in enumerate(names)}
@@ -146,12 +154,12 @@ def _labels_of(
         return LabelTable(names, {split.name: label})
     # A cache may have more labels than the run was given.
     table = cache.labels
-    return LabelTable(table.class_names, {split.name: np.where(taken, table.of(split.name, split.rows), -1)})
+    return LabelTable(table.class_names, {split.name: np.where(mine, table.of(split.name, split.rows), -1)})
 
 
 def _cache_of(run: RunFolder, cache: Location | None) -> Path:
-    path = cache.path if cache else Path(json.loads((run.path / "environment.json").read_text())["cache"])
-    if cache is None and not path.exists():
+    path = cache.path if cache else cache_of(run)
+    if path is None or (cache is None and not path.exists()):
         raise ConfigError(
             f"the cache of the run {run.path} is not where it was",
             got=f"nothing at {path}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.vectors import at_length_one
+
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
@@ -17,8 +19,8 @@ def directions(pooled: Vectors) -> Vectors:
     >>> (directions(np.array([[2.0, 0.0], [0.0, 3.0]], np.float32)) * 2**0.5).round().tolist()
     [[1.0, -1.0], [-1.0, 1.0]]
     """
-    centred = _unit(pooled)
-    return _unit(centred - centred.mean(0, dtype=np.float64).astype(np.float32))
+    centred = at_length_one(pooled)
+    return at_length_one(centred - centred.mean(0, dtype=np.float64).astype(np.float32))
 
 
 def squared_distances(a: Vectors, b: Vectors) -> Vectors:
@@ -45,8 +47,3 @@ def draw(rows: Rows, most: int, rng: np.random.Generator) -> Rows:
     if len(rows) <= most:
         return rows
     return np.sort(rng.choice(rows, most, replace=False))
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)

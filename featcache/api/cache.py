@@ -75,11 +75,6 @@ class Split(SplitReader):
     def __reduce__(self) -> tuple[Any, ...]:
         return Split, (self.cache, self.name)
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The class names, by label."""
-        return self.cache.class_names
-
     def __len__(self) -> int:
         return self.rows
 

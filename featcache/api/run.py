@@ -46,14 +46,17 @@ class Run(RunFolder):
     def accuracy(self) -> float:
         """The share of samples that are predicted right: test samples, those set aside, or an estimate.
 
-        Raises TrainError if there are too few labels for an estimate.
+        Raises TrainError if there is none of these, or if there are too few labels for an estimate.
         """
         figures = self.figures
         found = next(
             (figures[name]["accuracy"] for name in ("test", "holdout", "estimate") if name in figures), None
         )
         if found is None:
-            raise TrainError(f"the labels of {self.path} are too few to estimate its accuracy")
+            raise TrainError(
+                f"the accuracy of {self.path} is not known",
+                got="no test, and too few labels or no cross-validation to estimate it",
+            )
         return float(found)
 
     def __repr__(self) -> str:
@@ -169,15 +172,18 @@ def _filled(
 def _labels(predictor: Predictor, split: Split) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
     """Return (N,) names of classes or None, and (N,) True for the samples that the run has learned from.
 
-    These have the label that the run has learned, which may come from a table of labels and not be in the
-    cache. They are found by their ids.
+    They are found by their ids. If these are the samples of the training, they have the label that the run
+    has learned, which may come from a table of labels and not be in the cache. In other samples, an id such
+    as `IMG_0001.png` may be another photo, so only the label of the cache counts.
     """
     names = np.array([*split.class_names, None], object)[split.labels]
     if split.name != predictor.learned_split:
         return names, np.zeros(split.rows, bool)
+    learned = np.array([name in predictor.learned for name in split.ids], bool)
+    if split.spec.model_dump() != predictor.learned_spec:
+        return names, learned
     own = [predictor.learned.get(name) for name in split.ids]
-    truth = np.array([b if a is None else a for a, b in zip(own, names, strict=True)], object)
-    return truth, np.array([name in predictor.learned for name in split.ids], bool)
+    return np.array([b if a is None else a for a, b in zip(own, names, strict=True)], object), learned
 
 
 def _share(name: str, value: object) -> float:

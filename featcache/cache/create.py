@@ -6,11 +6,9 @@ The `zarr.json` of a group is written last, so that the group is either absent o
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -24,7 +22,7 @@ from featcache.cache.layout import chunk_rows
 from featcache.cache.reader import read_attributes, read_labels
 from featcache.cache.schema import FeatureArray, feature_arrays
 from featcache.cache.spec import CLASS_TEXT, CacheSpec, LayoutSpec, Shapes, SplitSpec
-from featcache.cache.storage import PARTIAL, Storage
+from featcache.cache.storage import PARTIAL, Storage, now
 from featcache.cache.zarr_files import encode, group, under
 from featcache.errors import CacheError, CacheMismatch, option
 
@@ -103,7 +101,7 @@ def create_cache(storage: Storage, spec: CacheSpec, shapes: Shapes, provenance: 
         "fingerprint": spec.fingerprint(),
         "spec": spec.model_dump(mode="json"),
         "shapes": shapes.model_dump(mode="json"),
-        "provenance": {**provenance, "date": _now(), "versions": _versions()},
+        "provenance": {**provenance, "date": now(), "versions": _versions()},
     }
     storage.write(group(described))
 
@@ -212,13 +210,6 @@ def _row_entry(rows: int, written: Mapping[str, bytes]) -> ledger.Entry:
         if not key.endswith("zarr.json")
     }
     return ledger.Entry(rows=rows, failed={}, files=records)
-
-
-def _now() -> str:
-    """Return the date and time in UTC; that of SOURCE_DATE_EPOCH, if it is set, for reproducible bytes."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
-    return now.isoformat(timespec="seconds")
 
 
 def _versions() -> dict[str, str]:

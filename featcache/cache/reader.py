@@ -150,9 +150,19 @@ class SplitReader:
         return self.spec.rows
 
     @functools.cached_property
+    def _label_table(self) -> LabelTable:
+        """Read once, as another process may replace it between names and numbers."""
+        return read_labels(self._cache)
+
+    @property
     def labels(self) -> NDArray[np.int64]:
         """(N,) class index, or -1: the labels of the cache when this split was first asked for them."""
-        return read_labels(self._cache).of(self.name, self.rows)
+        return self._label_table.of(self.name, self.rows)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by label, of the same time as `labels`."""
+        return self._label_table.class_names
 
     @functools.cached_property
     def ids(self) -> list[str]:

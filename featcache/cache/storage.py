@@ -10,6 +10,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -84,6 +85,13 @@ class Storage(Protocol):
 
 Place = str | os.PathLike[str] | Location
 """A folder, as users name it."""
+
+
+def now() -> str:
+    """Return the date and time in UTC; that of SOURCE_DATE_EPOCH, if it is set, for reproducible bytes."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    time = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    return time.isoformat(timespec="seconds")
 
 
 def storage_at(place: Place | Storage) -> Storage:

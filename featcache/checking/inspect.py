@@ -33,22 +33,26 @@ class Judged:
     """(k,) class indices of the columns."""
 
 
-def inspect(samples: Samples, held: Judged | None, *, near: float, show: MakeProgress) -> Findings:
-    """Check samples and their labels; without `held`, the linear probe is cross-validated for it."""
-    notes, labels = [], samples.label[samples.label >= 0]
+def inspect(
+    samples: Samples, held: Judged | None, *, near: float, notes: tuple[str, ...] = (), show: MakeProgress
+) -> Findings:
+    """Check samples and their labels; without `held`, the linear probe is cross-validated for it.
+
+    `notes` are sentences on how the labels were read.
+    """
+    labels = samples.label[samples.label >= 0]
     with show("comparing", len(samples)) as bar:
         dtype = samples.splits[0].array("pooled")
         rounding = rounding_of("bfloat16" if dtype.bfloat16 else str(dtype.dtype))
         pairs = near_pairs(samples.read, len(samples), near=near, rounding=rounding, done=bar.update)
-    member = _components(pairs, len(samples))
+    member = _linked(pairs, len(samples))
     if held is None:
         held = _cross_validated(samples, member, show)
     if held is None:
-        notes.append(
-            f"labels were not judged: that takes {LEAST} of them, and two classes with two different samples"
-        )
+        few = f"that takes {LEAST} of them, and two classes with two different samples"
+        notes = (*notes, f"labels were not judged: {few}")
     counts = Counter(labels.tolist())
-    few = {name: counts[c] for c, name in enumerate(samples.class_names) if counts[c] < 2}
+    single = {name: counts[c] for c, name in enumerate(samples.class_names) if counts[c] < 2}
     return Findings(
         samples=len(samples),
         labelled=len(labels),
@@ -60,9 +64,9 @@ def inspect(samples: Samples, held: Judged | None, *, near: float, show: MakePro
             for part in samples.splits
             for row, reason in part.failures().items()
         ),
-        few=few,
+        few=single,
         alike=alike(samples.class_names),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -121,7 +125,7 @@ def _doubtful(samples: Samples, held: Judged) -> tuple[Doubtful, ...]:
     return tuple(listed)
 
 
-def _components(pairs: Pairs, count: int) -> Ints:
+def _linked(pairs: Pairs, count: int) -> Ints:
     """Number the groups of linked samples: (N,) the number of the group of each."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.vectors import at_length_one
+
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Read = Callable[[Rows], Floats]
@@ -147,11 +149,11 @@ class _Frame:
         sample = np.sort(generator.choice(rows, min(rows, SAMPLED), replace=False))
         values = read(sample)
         center = values.mean(0)
-        points = _at_length_one(values - center)
+        points = at_length_one(values - center)
         return cls(center, _components(points), sample, points)
 
     def place(self, values: Floats) -> Floats:
-        return _at_length_one(values - self.center)
+        return at_length_one(values - self.center)
 
 
 @dataclass(frozen=True)
@@ -222,11 +224,6 @@ def _compare(read: Read, pairs: Rows, frame: _Frame, rounding: float) -> tuple[F
 def _same(a: Floats, b: Floats, rounding: float) -> NDArray[np.bool_]:
     size = np.maximum(np.linalg.norm(a, axis=-1), np.linalg.norm(b, axis=-1))
     return np.asarray(np.linalg.norm(a - b, axis=-1) <= rounding * size)
-
-
-def _at_length_one(values: Floats) -> Floats:
-    size = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.asarray(values / np.maximum(size, np.finfo(np.float32).tiny), np.float32)
 
 
 def _components(values: Floats) -> Floats:

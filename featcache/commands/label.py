@@ -39,7 +39,7 @@ def command(cache: Location, labels: tuple[str, ...], as_json: bool, **options: 
     A line of the table names a sample by its id, file name or path, and its class. An empty class takes the
     label back.
     """
-    from featcache.cache.reader import CacheReader
+    from featcache.errors import on_the_command_line
     from featcache.stages import label as stage
 
     own = stage.write_labels(cache, labels, **options)
@@ -48,6 +48,6 @@ def command(cache: Location, labels: tuple[str, ...], as_json: bool, **options: 
         "cache": str(cache),
         "classes": list(table.class_names),
         "splits": {split: table.counts(split) for split in table.by_split},
-        "warnings": list(own.warnings),
+        "warnings": [on_the_command_line(warning) for warning in own.warnings],
     }
-    echo(content if as_json else stage.describe(CacheReader.open(cache.path), own))
+    echo(content if as_json else stage.describe(own))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from featcache.cache.array import ShardedArray
 from featcache.cache.codec import from_bfloat16
+from featcache.cache.labels import LabelTable
 from featcache.cache.quantise import dequantise
 from featcache.cache.reader import CacheReader, SplitReader
 from featcache.cache.spec import array_name, scale_name
@@ -17,7 +18,7 @@ from featcache.exchange.columns import Column, Handle, kind_of
 from featcache.exchange.described import array_names, key_of
 
 
-def columns_of(cache: CacheReader, split: SplitReader) -> dict[str, Column]:
+def columns_of(cache: CacheReader, split: SplitReader, labels: LabelTable) -> dict[str, Column]:
     """Return ids, labels and status of a split, and its features in every view.
 
     int8 tokens are given as the float32 values that a training sees.
@@ -25,7 +26,7 @@ def columns_of(cache: CacheReader, split: SplitReader) -> dict[str, Column]:
     rows = split.rows
     found = {
         "ids": Column("ids", rows, (), "string", lambda start, stop: split.ids[start:stop]),
-        "labels": _single("labels", split.labels),
+        "labels": _single("labels", labels.of(split.name, rows)),
         "status": Column("status", rows, (len(split.views),), "int", _Read(split.status)),
     }
     for view, name in enumerate(split.views):

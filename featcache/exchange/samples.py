@@ -17,6 +17,7 @@ from featcache.exchange.options import ImportOptions
 from featcache.exchange.roles import Chosen, Role
 from featcache.sources._files import printable
 from featcache.sources._labels import encode
+from featcache.sources._samples import require_unique
 from featcache.sources._splits import in_order, split_name
 
 
@@ -88,7 +89,7 @@ def read_place(place: Path, options: ImportOptions) -> Found:
         got = ", ".join(f"{len(found)} in {file}" for file, found in list(names.items())[:3])
         raise SourceError("the files do not agree on the class names", got=got)
     for name, part in parts.items():
-        _require_unique(name, part.ids)
+        require_unique(name, part.ids, hint=f"name another array by {option('ids')}")
     labels, classes = encode(
         {name: (part.ids, part.labels) for name, part in parts.items()}, next(iter(names.values()), None)
     )
@@ -156,10 +157,10 @@ def _add_bag(part: Part, sample_id: str, chosen: Chosen) -> None:
 
 
 def _by_split(values: Sequence[object] | None, split: str, rows: int) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of each split."""
+    """Return the rows of each split; a row that names none is of `split`."""
     if values is None:
         return {split: np.arange(rows)}
-    names = [str(value) for value in values]
+    names = [split if value in (None, "") else str(value) for value in values]
     known = {name: split_name(name) or name for name in dict.fromkeys(names)}
     of_row = np.array([known[name] for name in names])
     return {name: np.flatnonzero(of_row == name) for name in dict.fromkeys(known.values())}
@@ -198,21 +199,6 @@ def _require_same(splits: Sequence[Samples]) -> None:
                     for column, split in ((mine, first), (theirs, other))
                 )
                 raise SourceError(f"the splits differ in {role}", got=got, expected="the same width in all")
-
-
-def _require_unique(split: str, ids: Sequence[str]) -> None:
-    if len(set(ids)) == len(ids):
-        return
-    first: dict[str, int] = {}
-    for row, name in enumerate(ids):
-        if name in first:
-            raise SourceError(
-                f"two samples of split `{split}` have the same id",
-                got=f"`{name}` in rows {first[name]} and {row}",
-                expected="one row for each id",
-                hint=f"name another array by {option('ids')}",
-            )
-        first[name] = row
 
 
 def dtype_of(splits: Sequence[Samples]) -> str:

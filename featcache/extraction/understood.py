@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import in_python, on_the_command_line, option
 from featcache.extraction.levels import Level, deeper_level, is_generic
-from featcache.labels.files import unlike
+from featcache.labels.files import spelling_warnings
 from featcache.sources._origin import Origin
 from featcache.sources.base import UNLABELLED, Source
 
@@ -211,7 +211,7 @@ def _foreign(
 def _names(every: Mapping[str, SplitClasses]) -> Iterator[str]:
     """Warn of class names that differ in spelling only, or that look like no label."""
     names = sorted({name for split in every.values() for name in split.classes})
-    yield from unlike(names)
+    yield from spelling_warnings(names)
     if missing := [name for name in names if name.casefold() in _MISSING]:
         yield f"a class is called {listed(missing)}; leave the label empty if that means unlabelled"
     if len(names) == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 from featcache.errors import LabelError, option
 from featcache.labels.names import alike
-from featcache.sources._labels import LABEL_COLUMNS, label_column_of
-from featcache.sources._splits import split_name
-from featcache.sources._table import PATH_COLUMNS, SPLIT_COLUMNS, Table, is_table
+from featcache.sources._labels import LABEL_COLUMNS, label_column_of, usual
+from featcache.sources._labels import class_name as name_of
+from featcache.sources._table import PATH_COLUMNS, Table, is_table, split_of_record
 
 ID_COLUMNS = ("id", "sample_id", "sample", "key", "name", *PATH_COLUMNS)
 CHOSEN_COLUMN = "chosen_by"
@@ -45,15 +44,15 @@ def read_given(path: Path, label_column: str | None = None) -> list[Given]:
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     if not rows:
         raise LabelError(f"{path} has no row", expected="a header, and a line for each labelled sample")
-    key = next((name for name in ID_COLUMNS if name in columns), None)
+    key = usual(columns, ID_COLUMNS)
     label = label_column_of(columns, label_column, path.name)
     if key is None or label is None:
-        missing, usual = ("of samples", ID_COLUMNS[:8]) if key is None else ("of labels", LABEL_COLUMNS)
+        missing, names = ("of samples", ID_COLUMNS[:8]) if key is None else ("of labels", LABEL_COLUMNS)
         hint = f"rename it, or name it with {option('label_column')}" if key else "rename it"
         raise LabelError(
             f"{path.name} has no column {missing}",
             got=f"columns {', '.join(columns)}",
-            expected=f"one of {', '.join(usual)}",
+            expected=f"one of {', '.join(names)}",
             hint=hint,
         )
     found = []
@@ -61,8 +60,7 @@ def read_given(path: Path, label_column: str | None = None) -> list[Given]:
         where = f"row {number + 1} of {path.name}"
         if (sample := _text(row.get(key))) is None:
             raise LabelError("a row names no sample", got=where, expected=f"a sample in the column `{key}`")
-        split = next((text for name in SPLIT_COLUMNS if (text := _text(row.get(name)))), None)
-        split = None if split is None else split_name(split) or split
+        split = split_of_record(row, "") or None
         name, chosen = class_name(row.get(label)), _text(row.get(CHOSEN_COLUMN)) is not None
         found.append(Given(sample, name, split, chosen, where))
     _refuse_two_labels(found)
@@ -70,13 +68,13 @@ def read_given(path: Path, label_column: str | None = None) -> list[Given]:
 
 
 def class_name(value: object) -> str | None:
-    """Return a class name: text without spaces around it, in Unicode form NFC; None for no label.
+    """Return the class name in a cell, as sources read it; None for no label.
 
     >>> class_name(" cat "), class_name(3.0), class_name(float("nan")), class_name("")
     ('cat', '3', None, None)
     """
     text = _text(value)
-    return None if text in (None, "-1") else unicodedata.normalize("NFC", str(text))
+    return None if text is None else name_of(text)
 
 
 def _text(value: object) -> str | None:
@@ -117,18 +115,23 @@ def _refuse_two_labels(rows: Sequence[Given]) -> None:
     for row in rows:
         first = seen.setdefault((row.key, row.split), row)
         if first.name != row.name:
-            raise LabelError(
-                f"two labels for one sample: `{row.key}`",
-                got=f"`{first.name}` in {first.where}, `{row.name}` in {row.where}",
-                expected="one label for each sample of a file",
-                hint="delete one; in several files, the label of the last file is used",
-            )
+            raise two_labels(first, row)
 
 
-def unlike(names: Sequence[str]) -> list[str]:
+def two_labels(first: Given, second: Given) -> LabelError:
+    """Return the error for two lines of one file that give a sample different labels."""
+    return LabelError(
+        f"two labels for one sample: `{second.key}`",
+        got=f"`{first.name}` in {first.where}, `{second.name}` in {second.where}",
+        expected="one label for each sample of a file",
+        hint="delete one; in several files, the label of the last file is used",
+    )
+
+
+def spelling_warnings(names: Sequence[str]) -> list[str]:
     """Return warnings for class names that differ only in case, spaces or signs between words.
 
-    >>> unlike(["cat", "Cat", "dog", "fire truck", "fire_truck"])
+    >>> spelling_warnings(["cat", "Cat", "dog", "fire truck", "fire_truck"])
     ['the classes `Cat` and `cat` differ only in spelling', \
 'the classes `fire truck` and `fire_truck` differ only in spelling']
     """

@@ -12,7 +12,7 @@ import numpy as np
 from featcache.cache.labels import LabelTable, renumbered
 from featcache.cache.reader import CacheReader
 from featcache.errors import LabelError, option
-from featcache.labels.files import Given, read_given, unlike
+from featcache.labels.files import Given, read_given, spelling_warnings, two_labels
 from featcache.labels.match import Matcher, Row
 from featcache.location import Location
 
@@ -42,16 +42,17 @@ def read_labels(
     label back. The classes are those of the labels, numbers in numerical order, else sorted by name. With
     `update`, the cache's own labels stay where the files say nothing.
 
-    Raise LabelError if a name fits no sample or several (`ignore_unmatched` leaves these out), or if nothing
-    is labelled.
+    Raise LabelError if a name fits no sample or several (`ignore_unmatched` leaves these out), if a file
+    gives a sample two labels, or if nothing is labelled.
     """
     paths = [files] if isinstance(files, str | os.PathLike) else list(files)
-    given = [line for path in paths for line in read_given(Location.of(path).path, label_column)]
+    given = [read_given(Location.of(path).path, label_column) for path in paths]
     splits = {name: cache.split(name) for name in cache.split_names}
     matched, strange = _matched(given, Matcher({name: split.ids for name, split in splits.items()}))
+    lines = sum(map(len, given))
     known = [key for split in splits.values() for key in split.ids[:10_000]]
     if strange and not ignore_unmatched:
-        raise _unmatched(strange, len(given), known)
+        raise _unmatched(strange, lines, known)
     old = cache.labels if update else LabelTable()
     names = _ordered(line.name for line in matched.values() if line.name is not None)
     names = (*old.class_names, *(name for name in names if name not in old.class_names))
@@ -62,24 +63,32 @@ def read_labels(
     chosen = sum(line.chosen and line.name is not None for line in matched.values())
     table = _without_unused(LabelTable(names, labels, chosen + old.chosen))
     if not table.class_names:
-        got = f"{len(given)} lines without a class name" if matched else "no line that fits a sample"
+        got = f"{lines} lines without a class name" if matched else "no line that fits a sample"
         raise LabelError("the files label no sample", got=got, expected="at least one sample with a class")
-    warnings = unlike(table.class_names)
+    warnings = spelling_warnings(table.class_names)
     if strange:
-        warnings.append(f"{len(strange)} of {len(given)} labels fit no sample, or several, and are left out")
+        warnings.append(f"{len(strange)} of {lines} labels fit no sample, or several, and are left out")
     return OwnLabels(table, tuple(warnings))
 
 
-def _matched(given: Sequence[Given], matcher: Matcher) -> tuple[dict[Row, Given], list[tuple[Given, int]]]:
-    """Return the line of each row, and the lines that fit no row or several, with the number of rows."""
+def _matched(
+    given: Sequence[Sequence[Given]], matcher: Matcher
+) -> tuple[dict[Row, Given], list[tuple[Given, int]]]:
+    """Return the line of each row, and the lines that fit no row or several, with the number of rows.
+
+    `given` are the lines of each file.
+    """
     matched: dict[Row, Given] = {}
     strange = []
-    for line in given:
-        rows = matcher.find(line.key, line.split)
-        if len(rows) == 1:
-            matched[rows[0]] = line
-        else:
-            strange.append((line, len(rows)))
+    for lines in given:
+        own: dict[Row, Given] = {}
+        for line in lines:
+            rows = matcher.find(line.key, line.split)
+            if len(rows) != 1:
+                strange.append((line, len(rows)))
+            elif (first := own.setdefault(rows[0], line)).name != line.name:
+                raise two_labels(first, line)  # named in two ways: by file name and by path, say
+        matched |= own
     return matched, strange
 
 

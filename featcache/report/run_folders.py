@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from featcache.errors import TrainError
 from featcache.location import Location
 from featcache.report.rows import Result
-from featcache.runs.run import CONFIG, RESULT, RunFolder
+from featcache.runs.run import CONFIG, RESULT, RunFolder, cache_of
 
 FIGURES = ("accuracy", "nll", "ece", "nll_scaled", "ece_scaled")
 """Test figures that a row needs."""
@@ -115,7 +114,7 @@ def _read(folder: Path) -> FinishedRun:
         raise TrainError("no test: its cache has no labelled test split")
     _require(RESULT, result, _RESULT_KEYS)
     _require(RESULT, result["test"], FIGURES)
-    return FinishedRun(folder, config, result, _place_of_cache(folder))
+    return FinishedRun(folder, config, result, _place_of_cache(run))
 
 
 def _require(name: str, content: Any, keys: Iterable[str]) -> None:
@@ -124,10 +123,9 @@ def _require(name: str, content: Any, keys: Iterable[str]) -> None:
         raise TrainError(f"{name} lacks `{missing[0]}`")
 
 
-def _place_of_cache(folder: Path) -> str | None:
-    # Runs made before the place was recorded have none, and their results count all the same.
+def _place_of_cache(run: RunFolder) -> str | None:
     try:
-        place = json.loads((folder / "environment.json").read_bytes())["cache"]
-    except (OSError, ValueError, TypeError, KeyError):
+        place = cache_of(run)
+    except TrainError:  # damaged, but the result counts all the same
         return None
-    return place if isinstance(place, str) else None
+    return None if place is None else str(place)

@@ -92,15 +92,23 @@ class RunFolder:
 
         Runs of earlier versions do not say the class.
         """
-        found = _read(self.path / LABELS) if (self.path / LABELS).is_file() else {}
+        found = self._labels()
         ids = found.get("ids", [])
         return dict(zip(ids, found.get("classes", [None] * len(ids)), strict=True))
 
     @property
+    def aside(self) -> frozenset[str]:
+        """The ids of the labelled samples that were set aside to test the run."""
+        return frozenset(self._labels().get("aside", ()))
+
+    @property
     def labels_at_random(self) -> bool:
         """False if `suggest` chose some of the labelled samples, so they are not like the others."""
+        return not self._labels().get("chosen", 0)
+
+    def _labels(self) -> dict[str, Any]:
         path = self.path / LABELS
-        return not (path.is_file() and _read(path).get("chosen", 0))
+        return _read(path) if path.is_file() else {}
 
     @property
     def checkpoint(self) -> Path:

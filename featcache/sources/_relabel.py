@@ -50,8 +50,6 @@ def relabel(splits: Mapping[str, Source], label_from: str | None, no_labels: boo
     """
     if label_from is not None and no_labels:
         raise ConfigError(f"{option('label_from')} and {option('no_labels')} exclude each other")
-    if label_from is None and not no_labels:
-        return dict(splits)
     if label_from is None:
         return {name: _without(source) for name, source in splits.items()}
     match = compile_pattern(label_from)

@@ -97,7 +97,7 @@ def assemble(
             raise SourceError(
                 f"split `{split}` holds no samples", got=f"0 rows in {path}", expected="1 or more"
             )
-        _check_unique(split, part.ids)
+        require_unique(split, part.ids)
     labels, names = encode({split: (part.ids, part.labels) for split, part in parts.items()}, class_names)
     origin = _with_merged(origin, parts)
     splits: dict[str, Source] = {
@@ -137,7 +137,7 @@ class Lazy(Generic[T]):
         return Lazy, (self._make, *self._args)
 
 
-def _check_unique(split: str, ids: Sequence[str]) -> None:
+def require_unique(split: str, ids: Sequence[str], hint: str | None = None) -> None:
     """Raise SourceError for an id that occurs twice."""
     if len(set(ids)) == len(ids):
         return
@@ -148,6 +148,7 @@ def _check_unique(split: str, ids: Sequence[str]) -> None:
                 f"two samples of split `{split}` have the same id",
                 got=f"`{name}` in rows {first[name]} and {row}",
                 expected="one row for each id",
+                hint=hint,
             )
         first[name] = row
 

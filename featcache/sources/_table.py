@@ -93,8 +93,9 @@ def label_columns(found: Sequence[Table], asked: str | None) -> tuple[list[str |
 
 def split_of_record(record: Record, default: str) -> str:
     """Return the split in a record's split column, else `default`."""
-    value = next((value for name in SPLIT_COLUMNS if (value := record.get(name)) not in (None, "")), None)
-    return default if value is None else split_name(str(value)) or str(value)
+    values = ("" if (value := record.get(name)) is None else str(value).strip() for name in SPLIT_COLUMNS)
+    named = next(filter(None, values), None)
+    return default if named is None else split_name(named) or named
 
 
 @dataclass(frozen=True)

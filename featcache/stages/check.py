@@ -61,15 +61,15 @@ def check(
     folder = Location.of(place).path
     run = RunFolder.finished(folder) if (folder / CONFIG).is_file() else None
     cache = CacheReader.open(folder) if run is None else _cache_of(run)
-    known = cache.labels
+    known, notes = cache.labels, tuple[str, ...]()
     if labels:
         own = read_labels(labels, cache, label_column=label_column, ignore_unmatched=ignore_unmatched)
-        known = own.table
+        known, notes = own.table, own.warnings
     samples, held = Samples.of(cache, known), None
     if run is not None and not labels and (predicted := load_held_out(run)) is not None:
         split = str(run.config()["options"]["data"]["train"])
         samples, held = from_run(samples, split, predicted, class_names_of(run))
-    findings = inspect(samples, held, near=near, show=show)
+    findings = inspect(samples, held, near=near, notes=notes, show=show)
     if table is not None:
         with explained(table):
             table.parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,12 @@ def _cache_of(run: RunFolder) -> CacheReader:
     path, hint = cache_of(run), "check the cache itself: `featcache check CACHE`"
     if path is None or not path.exists():
         raise CacheError(f"the cache of the run {run.path} is gone", got=path, hint=hint)
-    cache = CacheReader.open(path)
-    if cache.fingerprint != run.config()["cache"]:
+    cache, config = CacheReader.open(path), run.config()
+    same = all(
+        name in cache.split_names and cache.split(name).spec.model_dump() == spec
+        for name, spec in config["splits"].items()
+    )
+    if cache.fingerprint != config["cache"] or not same:
         raise CacheError(f"{path} is another cache than the run {run.path} was trained on", hint=hint)
     return cache
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader, SplitReader, read_attributes
 from featcache.cache.spec import CLASS_TEXT
 from featcache.config import did_you_mean
@@ -58,10 +59,11 @@ def run_export(
         raise CacheError(f"the cache {opened.path} has no split yet", hint="extract or import it first")
     for part in splits:
         part.check()
-    tables: dict[str, dict[str, Column]] = {part.name: columns_of(opened, part) for part in splits}
+    labels = opened.labels  # once, as another process may replace them
+    tables: dict[str, dict[str, Column]] = {part.name: columns_of(opened, part, labels) for part in splits}
     rows = sum(column.rows for columns in tables.values() for column in columns.values())
     with progress("checking", rows, "values") as shown:
-        described = _description(opened, splits, tables, shown.update)
+        described = _description(opened, splits, labels, tables, shown.update)
     if described.class_text is not None:
         tables[CLASS_TEXT] = {"embedding": _whole(opened.text_of(described.class_text.names))}
     unfinished = partial(target)
@@ -84,11 +86,13 @@ def describe(path: Path) -> str:
     return f"export: {path} ({size}{f', {len(files)} files' if len(files) > 1 else ''})"
 
 
-def _description(cache: CacheReader, splits: list[SplitReader], tables: Tables, done: Any) -> Description:
+def _description(
+    cache: CacheReader, splits: list[SplitReader], labels: LabelTable, tables: Tables, done: Any
+) -> Description:
     """Return what the export says of itself."""
     spec = cache.spec.model_dump(mode="json")
     layers = tuple(layer.model_copy(update={"std": ()}) for layer in cache.shapes.layers)
-    texts, labels = read_attributes(cache.storage.below(CLASS_TEXT)), cache.labels
+    texts = read_attributes(cache.storage.below(CLASS_TEXT))
     return Description(
         spec={**spec, "dtype": "float32" if cache.spec.dtype == "int8" else cache.spec.dtype},
         shapes=cache.shapes.model_copy(update={"layers": layers}),

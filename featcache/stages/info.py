@@ -43,7 +43,7 @@ def _content(cache: CacheReader) -> dict[str, Any]:
 
 def _split(cache: CacheReader, name: str) -> dict[str, Any]:
     split = cache.split(name)
-    labels = SplitClasses.of(cache.class_names, split.labels)
+    labels = SplitClasses.of(split.class_names, split.labels)
     return {
         "rows": split.rows,
         "labelled": labels.rows - labels.unlabelled,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featcache.api.cache import Cache
 from featcache.cache.reader import CacheReader
 from featcache.cache.writer import CacheWriter
-from featcache.errors import CacheError
+from featcache.errors import CacheError, in_python, on_the_command_line, option
 from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import Location
 
@@ -58,7 +59,7 @@ def label(
         class_text=class_text,
     )
     for warning in own.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {in_python(warning)}", file=sys.stderr)
     return Cache.open(Location.of(cache).path)
 
 
@@ -71,14 +72,21 @@ def write_labels(
 ) -> OwnLabels:
     """Do what `label` does; return the labels and what is to be said about them."""
     opened = CacheReader.open(Location.of(cache).path)
-    own = read_labels(labels, opened, **options)
-    text = class_text_of(opened, own.table) if class_text else None
+    # The lock is taken first, since an update keeps what it reads.
     with CacheWriter(opened.path, opened.spec) as writer:
-        writer.label(own.table)
-        if text is not None:
-            embedding, templates = text
+        own = read_labels(labels, opened, **options)
+        if class_text:
+            embedding, templates = class_text_of(opened, own.table)
             writer.class_text(embedding, own.table.class_names, templates)
-    return own
+        writer.label(own.table)
+    return replace(own, warnings=(*own.warnings, *unused_names(opened, own.table)))
+
+
+def unused_names(cache: CacheReader, table: LabelTable) -> list[str]:
+    """Return a warning if a cache has embeddings of class names, but not of all in `table`."""
+    if not cache.has_class_text or cache.text_of(table.class_names) is not None:
+        return []
+    return [f"class names are not used: embed them with {option('class_text', True)}"]
 
 
 def class_text_of(cache: CacheReader, table: LabelTable) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -101,8 +109,8 @@ def class_text_of(cache: CacheReader, table: LabelTable) -> tuple[NDArray[np.flo
     return embedding.numpy(), tuple(encoder.templates)
 
 
-def describe(cache: CacheReader, own: OwnLabels) -> str:
-    """Describe the labels of a cache: the number of samples by class in each split, and warnings."""
+def describe(own: OwnLabels) -> str:
+    """Describe for the command line the labels of a cache by split and class, and what is to be said."""
     table, lines = own.table, []
     for split, labels in table.by_split.items():
         counts = ", ".join(f"{name} {count}" for name, count in table.counts(split).items() if count)
@@ -110,4 +118,4 @@ def describe(cache: CacheReader, own: OwnLabels) -> str:
             f"{split}: {int((labels >= 0).sum())} of {len(labels)} labelled"
             + (f": {counts}" if counts else "")
         )
-    return "\n".join([*lines, *(f"warning: {warning}" for warning in own.warnings)])
+    return "\n".join([*lines, *(f"warning: {on_the_command_line(warning)}" for warning in own.warnings)])

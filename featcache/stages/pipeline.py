@@ -103,11 +103,7 @@ def run_pipeline(
         for key, table in pipeline.extract.items()
         if table.cache is None
     ]
-    labels = {
-        key: read_labels(table.labels, CacheReader.open(caches[key])).table
-        for key, table in pipeline.extract.items()
-        if table.labels
-    }
+    labels = _own_labels(pipeline, caches, say)
     trained = []
     requests = list(pipeline.requests(caches, _with_text(caches, labels), labels))
     # Trainings on the same rows share them, so that a cache is opened and loaded once.
@@ -137,6 +133,18 @@ def _check_files(pipeline: Pipeline, caches: Mapping[str, Path]) -> None:
             cache = CacheReader.open(caches[key])
             if table.labels:
                 read_labels(table.labels, cache)
+
+
+def _own_labels(pipeline: Pipeline, caches: Mapping[str, Path], say: Say) -> dict[str, LabelTable]:
+    """Return the labels that are not the caches' own, by the name of the cache."""
+    found = {}
+    for key, table in pipeline.extract.items():
+        if table.labels:
+            own = read_labels(table.labels, CacheReader.open(caches[key]))
+            found[key] = own.table
+            for warning in own.warnings:
+                say(f"warning: {key}: {warning}")
+    return found
 
 
 def _with_text(caches: Mapping[str, Path], labels: Mapping[str, LabelTable]) -> list[str]:

@@ -25,7 +25,7 @@ from featcache.active.table import Suggestion, Suggestions
 from featcache.active.texts import texts_of
 from featcache.config import did_you_mean, whole_number
 from featcache.devices import resolve
-from featcache.errors import ConfigError, TrainError, option
+from featcache.errors import ConfigError, TrainError, in_python, option
 from featcache.location import HasPath, Location
 
 TAKEN = 20_000
@@ -156,12 +156,14 @@ def _described(known: Situation, choice: Choice, model: Model | None) -> tuple[S
 
 def _notes(known: Situation, rows: Rowset, choice: Choice, count: int) -> tuple[str, ...]:
     free = len(np.setdiff1d(known.readable, known.taken))
-    notes = []
+    notes = [in_python(f"Warning: {warning}.") for warning in known.warnings]
     if len(rows.candidates) < free:
         notes.append(f"Chosen from {len(rows.candidates):,} of {free:,} unlabelled samples, drawn at random.")
     if len(choice.rows) < count:
-        notes.append(
-            f"Only {len(choice.rows)} of {count}: "
-            "the other samples are near-identical to these or to labelled ones."
-        )
+        why = "no other sample is left to label"
+        if len(choice.rows) < len(rows.candidates):
+            why = "the other samples are near-identical to these or to labelled ones"
+        elif len(rows.candidates) < free:
+            why = "label these first, and ask again"
+        notes.append(f"Only {len(choice.rows)} of {count}: {why}.")
     return tuple(notes)

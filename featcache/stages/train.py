@@ -12,12 +12,12 @@ from typing import Any
 from featcache.api.run import Run
 from featcache.cache.reader import CacheReader
 from featcache.devices import resolve
-from featcache.errors import in_python, option
+from featcache.errors import in_python
 from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, human_time, silent
 from featcache.runs.run import RESULT, RunFolder
-from featcache.stages.label import class_text_of
+from featcache.stages.label import class_text_of, unused_names
 from featcache.training.config_file import options_for
 from featcache.training.data import DataPool, Say
 from featcache.training.journal import Watch
@@ -96,17 +96,13 @@ def with_labels(
     class_text: bool = False,
 ) -> tuple[TrainRequest, tuple[str, ...]]:
     """Add a user's own labels to a request, and embeddings of the class names; also return warnings."""
-    if not files and not class_text:
-        return request, ()
     cache = request.cache
     opened = cache if isinstance(cache, CacheReader) else CacheReader.open(Location.of(cache).path)
     own = OwnLabels(opened.labels, ())
     if files:
         own = read_labels(files, opened, label_column=label_column, ignore_unmatched=ignore_unmatched)
     text = class_text_of(opened, own.table)[0] if class_text else None
-    warnings = list(own.warnings)
-    if text is None and opened.has_class_text and opened.text_of(own.table.class_names) is None:
-        warnings.append(f"class names are not used: embed them with {option('class_text', True)}")
+    warnings = [*own.warnings, *([] if class_text else unused_names(opened, own.table))]
     labels = own.table if files else None
     return replace(request, cache=opened, labels=labels, class_text=text), tuple(warnings)
 
@@ -159,6 +155,7 @@ def describe(result: Mapping[str, Any]) -> str:
             lines.append(
                 f"accuracy {100 * figures['accuracy']:.2f} %{within}, NLL {figures['nll']:.3f}, "
                 f"ECE {figures['ece']:.3f} on {figures['samples']} {what}"
+                + (", not drawn at random: no more than a hint" if figures.get("chosen") else "")
             )
     if (estimate := result.get("estimate")) is not None:
         lines.append(estimate["sentence"])

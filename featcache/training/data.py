@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
 from featcache.checking.neighbours import Twins, rounding_of
+from featcache.errors import TrainError, option
 from featcache.loading.replay import ReplayCache
 from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, held_out, long_tail
 from featcache.loading.store import FeatureStore, reside
@@ -79,11 +80,11 @@ class TrainingData:
         ConfigError if the cache does not hold the layer.
         """
         refuse_leak(options.train, options.test)
-        test = test_split(cache, options.test)
+        train, test = whole_split(cache, "train", options.train), test_split(cache, options.test)
         return cls(
             cache,
             cache.labels if labels is None else labels,
-            whole_split(cache, "train", options.train),
+            train,
             test,
             FeatureStore.open(cache, options.train, options.layer),
             None if test is None else FeatureStore.open(cache, test.name, options.layer),
@@ -141,13 +142,19 @@ class TrainingData:
         """Draw the classes and the labelled rows of one training: all labelled rows without a budget.
 
         The options `imbalance`, `unknown_classes` and `missing_classes` change the task. `holdout` is the
-        share of the labelled samples to set aside. Raises TrainError if there are too few labels.
+        share of the labelled samples to set aside. Raises TrainError if there are too few labels for either.
         """
         names, labels = self.class_names, self.train_labels
         unknown, missing = options.unknown_classes, options.missing_classes
         classes = choose_classes(len(names), unknown=unknown, missing=missing, seed=seed)
         known = np.where(self.usable, classes.numbered(labels), UNLABELLED)
         aside = held_out(self.train.ids, known, holdout) if holdout else np.zeros(len(labels), bool)
+        if holdout and not aside.any():
+            raise TrainError(
+                "no labelled sample is set aside",
+                got=f"{option('holdout', holdout)} of {(known >= 0).sum()} labels",
+                hint="ask for a larger share, or leave it out: cross-validation sets none aside",
+            )
         drawn = draw_labels(
             labels,
             names,
@@ -225,14 +232,17 @@ class Draw:
     def record(self, options: DataOptions) -> dict[str, Any]:
         """Return the labelled samples by row, id and class, so that the draw can be repeated anywhere.
 
-        `chosen` counts those that `suggest` chose. If the draw has unknown or missing classes or is
-        imbalanced, also return these classes and the unlabelled rows.
+        `chosen` counts those that `suggest` chose, and `aside` has the ids of those that are set aside. If
+        the draw has unknown or missing classes or is imbalanced, also return these classes and the unlabelled
+        rows.
         """
         rows, ids, names = self.split.labelled, self.data.train.ids, self.data.class_names
         record: dict[str, Any] = {"rows": rows.tolist(), "ids": [ids[row] for row in rows]}
         record["classes"] = [self.class_names[c] for c in self.train_labels[rows]]
         if self.data.labels.chosen:
             record["chosen"] = self.data.labels.chosen
+        if len(self.aside):
+            record["aside"] = [ids[row] for row in self.aside]
         if options.imbalance > 1 or options.unknown_classes or options.missing_classes:
             record["unknown"] = [names[c] for c in self.classes.unknown]
             record["missing"] = [names[c] for c in self.classes.missing]

@@ -31,6 +31,7 @@ from featcache.files import explained, write_atomic
 from featcache.runs.run import RunFolder
 from featcache.training.data import Draw
 from featcache.training.outputs import pooled
+from featcache.vectors import at_length_one
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -62,7 +63,7 @@ class Reference:
     @classmethod
     def like(cls, embedding: Floats, label: Ints) -> Self:
         """Keep (n, P) pooled embeddings and their labels, -1 for none."""
-        return cls(_unit(embedding).astype(np.float16), label.astype(np.int64))
+        return cls(at_length_one(embedding).astype(np.float16), label.astype(np.int64))
 
     @classmethod
     def load(cls, run: RunFolder) -> Self | None:
@@ -99,7 +100,9 @@ class Reference:
         """
         if len(self.embedding) < 2:
             return np.zeros(len(embedding))
-        parts = [_unit(embedding[start : start + _AT_ONCE]) for start in range(0, len(embedding), _AT_ONCE)]
+        parts = [
+            at_length_one(embedding[start : start + _AT_ONCE]) for start in range(0, len(embedding), _AT_ONCE)
+        ]
         found = [self._score(self._to_class(part), self._to_sample(part)) for part in parts]
         usual = self._score(*self._usual)
         return share_below(usual, np.concatenate([np.zeros(0), *found]))
@@ -111,7 +114,7 @@ class Reference:
         return np.asarray(1 - np.minimum(by_class, WEIGHT * by_sample))
 
     def _to_class(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(1 - (unit @ _unit(self._sums).T).max(1))
+        return np.asarray(1 - (unit @ at_length_one(self._sums).T).max(1))
 
     def _to_sample(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
         return _kth(unit @ self._samples.T, min(K, len(self._samples)))
@@ -132,11 +135,11 @@ class Reference:
         cosine = self._samples @ self._samples.T
         np.fill_diagonal(cosine, -np.inf)
         to_sample = _kth(cosine, min(K, len(cosine) - 1))
-        to_class = self._samples @ _unit(self._sums).T
+        to_class = self._samples @ at_length_one(self._sums).T
         labelled = np.flatnonzero(self.label >= 0)
         place = np.searchsorted(np.unique(self.label[labelled]), self.label[labelled])
         rest = self._sums[place] - self._samples[labelled]
-        own = (self._samples[labelled] * _unit(rest)).sum(1)
+        own = (self._samples[labelled] * at_length_one(rest)).sum(1)
         # A class of one sample has no mean without it.
         to_class[labelled, place] = np.where(np.linalg.norm(rest, axis=1) > 1e-3, own, -1)
         return 1 - to_class.max(1), to_sample
@@ -172,11 +175,6 @@ def reference_rows(label: Ints, labelled: Ints, usable: Ints, seed: int) -> Ints
     room = max(ROWS - len(kept), 0)
     drawn = others if len(others) <= room else rng.choice(others, room, replace=False)
     return np.sort(np.concatenate([kept, drawn]))
-
-
-def _unit(rows: Floats) -> NDArray[np.float32]:
-    length = np.linalg.norm(rows.astype(np.float32), axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, 1e-12), np.float32)
 
 
 def _kth(cosine: NDArray[np.float32], k: int) -> NDArray[np.float32]:

@@ -54,6 +54,8 @@ class Predictor:
     """The class of each sample whose label the run has learned from, by id; None if the run does not say."""
     learned_split: str
     """The split of these samples."""
+    learned_spec: Mapping[str, Any] | None
+    """The identity of that split; None if the run does not say."""
     promised: bool
     """False if the coverage is no promise, as the labels were not drawn at random."""
 
@@ -66,14 +68,15 @@ class Predictor:
         learner, config, result = load_learner(run, device), run.config(), run.result() or {}
         names = learner.origin.class_names
         limit = None if coverage is None else calibrate(load_held_out(run), names, coverage, run.path)
-        data: dict[str, Any] = config["options"].get("data", {})
+        split = str(config["options"].get("data", {}).get("train", "train"))
         return cls(
             learner=learner,
             temperature=float(result.get("temperature", 1.0)),
             reference=Reference.load(run),
             threshold=limit,
             learned=run.labelled(),
-            learned_split=str(data.get("train", "train")),
+            learned_split=split,
+            learned_spec=config.get("splits", {}).get(split),
             promised=run.labels_at_random,
         )
 

@@ -55,7 +55,8 @@ def self_report(
     if holdout is not None and len(holdout.rows):
         figures = _evaluated(learner, holdout, draw, temperature)[1]
         right = round(figures["accuracy"] * figures["samples"])
-        report["holdout"] = figures | holdout_interval(right, figures["samples"])
+        chosen = {} if random else {"chosen": True}
+        report["holdout"] = figures | holdout_interval(right, figures["samples"]) | chosen
     if estimated:
         report["estimate"] = estimate(held_out, known.label, draw.class_names, random=random)
     if (projector := learner.probed) is not None:

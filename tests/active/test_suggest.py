@@ -84,6 +84,7 @@ def test_from_no_labels_to_a_run_and_on(
     assert {sample["id"] for sample in shown["samples"]} == rest
     assert shown["forecast"]["labels"] == len(known | more)
     assert shown["notes"]
+    assert "near-identical" not in str(shown["notes"]), "there are no more"
 
     label(third)
     with pytest.raises(TrainError, match="left to label"):
@@ -110,6 +111,15 @@ def test_a_moved_cache_is_asked_for(make_cache: Callable[..., Path], tmp_path: P
     assert fc.suggest(run, 4, cache=tmp_path / "moved.zarr") == here
     assert here.forecast.gain is None
     assert str(here).count("\n") == 5
+
+
+def test_samples_set_aside_are_not_suggested(make_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "c.zarr", splits={"train": [row % 3 for row in range(12)]})
+    options = {"cv": "off"}
+    run = fc.train(cache, "linear", holdout=0.5, options=options, out=tmp_path / "run", progress=False)
+    assert run.aside
+    with pytest.raises(TrainError, match="left to label"):
+        fc.suggest(run, 4)
 
 
 def test_nothing_is_written_when_something_is_wrong(unlabelled: Path, tmp_path: Path) -> None:

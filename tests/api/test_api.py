@@ -251,7 +251,7 @@ def test_a_cache_that_was_replaced_is_not_read_as_the_old_one(make_cache, tmp_pa
     cache = fc.Cache.open(place)
     split = cache["train"]
     shutil.rmtree(place)
-    make_cache(place, classes=("x", "y"), splits={"train": [0, 1] * 4, "test": [0, 1]})
+    make_cache(place, dtype="float16", splits={"train": [0, 1] * 4, "test": [0, 1]})
     with pytest.raises(CacheError, match="replaced"):
         cache["train"]
     with pytest.raises(CacheError, match="replaced"):

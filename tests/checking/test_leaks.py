@@ -39,10 +39,14 @@ def test_a_leak_may_be_accepted(leaky: Path, tmp_path: Path) -> None:
 
 
 def test_a_row_without_a_label_is_no_leak(leaky: Path, tmp_path: Path) -> None:
-    split = fc.Cache.open(leaky)["train"]
-    lines = [f"{name},{row % 2}\n" for row, name in enumerate(split.ids) if row != 5]
-    (tmp_path / "labels.csv").write_text("id,label\n" + "".join(lines))
-    assert fc.train(leaky, "knn", labels=tmp_path / "labels.csv", out=tmp_path / "run", **QUICK)
+    cache, own = fc.Cache.open(leaky), tmp_path / "labels.csv"
+    ids = {*cache["train"].ids, *cache["test"].ids} - {"tr005.png", "te002.png"}
+    own.write_text("id,label\n" + "".join(f"{name},{int(name[2:5]) % 2}\n" for name in sorted(ids)))
+    run = fc.train(leaky, "knn", labels=own, out=tmp_path / "run", **QUICK)
+    assert run.figures["test"]["samples"] == 9
+    own.write_text(own.read_text() + "tr005.png,1\n")
+    with pytest.raises(TrainError, match=r"tr005\.png = te001\.png"):
+        fc.train(leaky, "knn", labels=own, out=tmp_path / "again", **QUICK)
 
 
 def test_a_run_from_before_an_option_is_resumed(leaky: Path, tmp_path: Path) -> None:

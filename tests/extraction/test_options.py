@@ -44,7 +44,12 @@ def test_a_field_is_a_flag_and_a_key_with_one_default(name: str) -> None:
     default = getattr(ExtractOptions(), name)
     assert getattr(ExtractOptions.of({name: flag.default}), name) == default
     assert getattr(ExtractTable(source="digits", model="m"), name) == default
-    assert ExtractTable.model_fields.keys() - ExtractOptions.model_fields.keys() == {"source", "model"}
+    assert ExtractTable.model_fields.keys() - ExtractOptions.model_fields.keys() == {
+        "source",
+        "model",
+        "cache",
+        "labels",
+    }
 
 
 @pytest.mark.parametrize("name", ExtractOptions.model_fields)

@@ -18,7 +18,7 @@ ROOT = Path(featcache.__file__).parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("nearest",),
+    ("nearest", "vectors"),
     ("config", "files", "randomness", "progress"),
     ("plugins", "devices", "location", "specs", "batch"),
     ("sources.base", "cache.layout", "loading.plan", "checking.neighbours", "flags"),

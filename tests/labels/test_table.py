@@ -55,6 +55,20 @@ def test_a_later_file_wins_and_takes_back(cache, table) -> None:
     assert own.table.class_names == ("a", "c"), "a class without a sample is no class"
 
 
+def test_one_file_gives_a_sample_one_label(cache, table) -> None:
+    """Also where it names the sample in two ways."""
+    with pytest.raises(LabelError, match="two labels") as caught:
+        read_labels(table("id,label\ntrain/000.png,a\nphotos/train/000.png,b\n"), cache)
+    assert "row 1" in str(caught.value)
+    assert "row 2" in str(caught.value)
+
+
+def test_columns_are_found_as_sources_find_them(cache, table) -> None:
+    own = read_labels(table("File Name,Class,split\n000.png, a ,train \n000.png,-1.0,test\n"), cache)
+    assert named(cache, own) == {"train/000.png": "a"}
+    assert named(cache, own, "test") == {}
+
+
 def test_update_keeps_the_rest(cache, table) -> None:
     own = read_labels(table("id,label\ntrain/000.png,emu\ntrain/001.png,\n"), cache, update=True)
     assert own.table.class_names == ("cat", "dog", "owl", "emu")

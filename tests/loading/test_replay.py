@@ -49,7 +49,13 @@ def loader(target, second, *, ratio=0.25, residency="stream", seed=3, views=VIEW
     )
     reside(second.store, residency, CPU)
     data = TrainingData.open(CacheReader.open(target), options.data, CPU)
-    draw = Draw(data, choose_classes(3, seed=0), LabelSplit(np.arange(30)[::3], np.arange(30)), seed=0)
+    draw = Draw(
+        data,
+        choose_classes(3, seed=0),
+        LabelSplit(np.arange(30)[::3], np.arange(30)),
+        seed=0,
+        aside=np.empty(0, int),
+    )
     learner = SimpleNamespace(views=lambda available: views)
     return make_loader(learner, draw, options, order_seed=seed, replay=second)
 

@@ -81,7 +81,7 @@ def test_their_content(finished, cache):
     assert (config["objective"], config["seed"], config["labels_per_class"]) == ("supervised", 0, 2)
     assert config["options"]["optim"]["steps"] == 6
     assert config["options"]["objective"] == {"label_smoothing": 0.0}
-    assert config["splits"]["train"] == {"source": "digest of train", "rows": 30}
+    assert config["splits"]["train"] == {"content": "digest of train", "rows": 30}
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["packages"]["numpy"] == np.__version__
     assert {"python", "platform", "cpus", "command"} < environment.keys()

@@ -84,7 +84,7 @@ CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("views.seed", {"views": ViewSpec(seed=3)}, "0", "3"),
     ("dtype", {"dtype": "float32"}, "float16", "float32"),
     ("amp", {"amp": "bfloat16"}, "float32", "bfloat16"),
-    ("source", {"limit": 3}, "", ""),
+    ("content", {"limit": 3}, "", ""),
 ]
 
 
@@ -113,7 +113,7 @@ def test_a_cache_of_something_else_is_refused_by_field_and_replaced_on_request(
 def test_changed_content_is_refused(request_of: Request, photos: Path) -> None:
     extract(**request_of())
     shutil.copy(photos / "train" / "cat" / "01.png", photos / "train" / "cat" / "00.png")
-    with pytest.raises(CacheMismatch, match="train was made with another `source`"):
+    with pytest.raises(CacheMismatch, match="train was made with another `content`"):
         extract(**request_of())
 
 

@@ -44,6 +44,7 @@ def test_labels_are_replaced_and_nothing_else_is_touched(cache, featcache, tmp_p
     assert opened.split("train").labels.tolist() == [1, 0] * 6 + [-1] * 18
     assert (opened.split("test").labels == -1).all()
     assert opened.class_text is None, "no class of these has an embedding"
+    assert "warning: class names are not used: embed them with --class-text" in said
     assert sorted(file.name for file in (cache / "labels").iterdir()) == sorted(
         [
             "zarr.json",
@@ -57,6 +58,13 @@ def test_an_update_keeps_names_and_their_embeddings(cache, tmp_path) -> None:
     assert found.classes == ("cat", "dog", "owl")
     assert found["train"].labels[:3].tolist() == [2, 1, 2]
     assert found.class_text is not None
+
+
+def test_names_and_numbers_of_a_split_are_of_the_same_time(cache, tmp_path) -> None:
+    split = fc.Cache.open(cache)["train"]
+    before = [split.class_names[c] for c in split.labels]
+    fc.label(cache, table(tmp_path, two_classes()))
+    assert [split.class_names[c] for c in split.labels] == before
 
 
 def test_a_label_that_fits_nothing_changes_nothing(cache, featcache, tmp_path) -> None:
@@ -115,8 +123,9 @@ def test_samples_set_aside_are_not_trained_on(cache, tmp_path) -> None:
         cache, "linear", holdout=0.4, seed=5, out=tmp_path / "again", options={"data.test": "none"}
     )
     assert again.figures["holdout"]["samples"] == figures["samples"]
-    with pytest.raises(TrainError, match="holdout"):
-        fc.train(cache, "linear", holdout=1.0, out=tmp_path / "none")
+    for share in (1.0, 0.001):
+        with pytest.raises(TrainError, match="holdout"):
+            fc.train(cache, "linear", holdout=share, out=tmp_path / "none")
 
 
 def test_one_label_per_class_and_one_class(make_cache, tmp_path) -> None:
@@ -124,7 +133,7 @@ def test_one_label_per_class_and_one_class(make_cache, tmp_path) -> None:
     ones = table(tmp_path, {"train/000.png": "a", "train/001.png": "b"})
     run = fc.train(path, "linear", labels=ones, out=tmp_path / "run")
     assert run.figures["estimate"]["accuracy"] is None
-    with pytest.raises(TrainError, match="too few"):
+    with pytest.raises(TrainError, match="not known"):
         _ = run.accuracy
     single = table(tmp_path, {"train/000.png": "a", "train/001.png": "a"}, "one.csv")
     with pytest.raises(TrainError, match="only one class"):

@@ -205,6 +205,13 @@ def test_other_photos_in_another_cache(photos, frozen, learned, tmp_path):
     assert summaries["test"].unknown == {"a,\nb": 2}
 
 
+def test_the_same_file_names_in_another_cache_are_other_photos(run, make_cache, tmp_path):
+    other = make_cache(tmp_path / "b.zarr", splits={"train": [-1] * 31})
+    summaries, rows = predict(run, other, tmp_path / "p.csv")
+    assert {row["label"] for row in rows} == {""}
+    assert summaries["train"].judged == 0
+
+
 def test_the_public_name_and_the_command(run, cache, featcache, tmp_path):
     command = ("predict", run, cache, "--device", "cpu", "--out")
     told = featcache(*command, tmp_path / "a.csv").stdout.splitlines()
