@@ -12,7 +12,7 @@ from featcache.active.curve import Forecast
 from featcache.errors import ConfigError, option
 from featcache.files import explained, write_atomic
 
-COLUMNS = ("id", "label", "split", "prediction", "confidence", "second", "why", "chosen_by")
+COLUMNS = ("id", "label", "split", "prediction", "confidence", "second", "why", "chosen_by", "text")
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class Suggestion:
     """What a label of it would be good for."""
     chosen_by: str
     """`cover` or `cover uncertain`, and empty at random: a sample that was chosen is no fair test."""
+    text: str | None = None
+    """What is to be labelled, if it is a text and its source is at hand."""
 
     def line(self) -> list[str]:
         """Return the line of the table, with an empty label."""
         confidence = "" if self.confidence is None else f"{self.confidence:.4f}"
         known = (self.prediction or "", confidence, self.second or "", self.why, self.chosen_by)
-        return [self.id, "", self.split, *known]
+        return [self.id, "", self.split, *known, self.text or ""]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def refuse_foreign(out: Path) -> None:
         if not out.exists():
             return
         lines = _lines(out) if out.is_file() else None
-    if lines is None or (lines and tuple(lines[0]) != COLUMNS):
+    if lines is None or (lines and tuple(lines[0]) not in (COLUMNS, COLUMNS[:-1])):
         raise ConfigError(
             f"{out} exists and is not a table of suggestions; it is left as it is",
             got="a folder" if lines is None else f"a file that begins with {','.join(lines[0])[:60]!r}",
@@ -106,10 +108,15 @@ def _lines(path: Path) -> list[list[str]]:
 
 def _aligned(samples: Sequence[Suggestion]) -> list[str]:
     """Return lines of aligned columns, for a person."""
-    lines = [("id", "prediction", "confidence", "why")]
+    lines = [("id", "prediction", "confidence", "why", "text")]
     for sample in samples:
         share = "" if sample.confidence is None else f"{100 * sample.confidence:.1f} %"
-        lines.append((sample.id, sample.prediction or "", share, sample.why))
+        lines.append((sample.id, sample.prediction or "", share, sample.why, _short(sample.text)))
     kept = [column for column in zip(*lines, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in kept]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in zip(*kept, strict=True)]
+
+
+def _short(text: str | None, most: int = 60) -> str:
+    """Return the beginning of a text."""
+    return "" if text is None else text if len(text) <= most else f"{text[: most - 3]}..."

@@ -98,7 +98,9 @@ class Split(SplitReader):
         """Return the number of a view; raises ConfigError, listing the views, for another name."""
         found = name if name in self.views else f"{name}0"
         if found not in self.views:
-            raise ConfigError("the cache holds no such view", got=name, hint=did_you_mean(name, self.views))
+            raise ConfigError(
+                "the cache holds no such view", got=name, hint=did_you_mean(str(name), self.views)
+            )
         return self.views.index(found)
 
     def embeddings(self, view: str = "eval") -> NDArray[np.float32]:

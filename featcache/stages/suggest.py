@@ -22,6 +22,7 @@ from featcache.active.curve import FEWEST, MOST, Forecast, forecast, linear_prob
 from featcache.active.situation import Model, Situation, open_situation
 from featcache.active.space import directions, draw, stands_for
 from featcache.active.table import Suggestion, Suggestions
+from featcache.active.texts import texts_of
 from featcache.config import did_you_mean, whole_number
 from featcache.devices import resolve
 from featcache.errors import ConfigError, TrainError, in_python, option
@@ -130,7 +131,10 @@ def _described(known: Situation, choice: Choice, model: Model | None) -> tuple[S
         log_probs = np.empty((len(order), len(model.class_names)))
         log_probs[order] = model.log_probs(choice.rows[order])
     found = []
-    for row, share, probs in zip(choice.rows.tolist(), choice.share.tolist(), np.exp(log_probs), strict=True):
+    texts = texts_of(known.cache, known.split.name, [known.split.ids[row] for row in choice.rows.tolist()])
+    for row, share, probs, text in zip(
+        choice.rows.tolist(), choice.share.tolist(), np.exp(log_probs), texts, strict=True
+    ):
         names = [model.class_names[c] for c in np.argsort(-probs)[:2]] if model else []
         why = "drawn at random" if np.isnan(share) else f"stands for {100 * share:.1f} % of the samples"
         if choice.chosen_by == "cover uncertain":
@@ -144,6 +148,7 @@ def _described(known: Situation, choice: Choice, model: Model | None) -> tuple[S
                 second=names[1] if len(names) > 1 else None,
                 why=why,
                 chosen_by=choice.chosen_by,
+                text=text,
             )
         )
     return tuple(found)

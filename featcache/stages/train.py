@@ -15,7 +15,7 @@ from featcache.devices import resolve
 from featcache.errors import in_python
 from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import Location
-from featcache.progress import MakeProgress, bar, silent
+from featcache.progress import MakeProgress, bar, human_time, silent
 from featcache.runs.run import RESULT, RunFolder
 from featcache.stages.label import class_text_of, unused_names
 from featcache.training.config_file import options_for
@@ -136,6 +136,7 @@ def run_training(
     training.learn(learner, draw, run)
     seconds = time.perf_counter() - start
     result = training.result(learner, draw, run) | {"seconds": round(seconds, 3)}
+    result["seconds_in_all"] = round(time.perf_counter() - start, 3)
     run.write(RESULT, result)
     return result
 
@@ -144,6 +145,8 @@ def describe(result: Mapping[str, Any]) -> str:
     """Describe the result of a run in a few lines: its test, its held-out samples and its estimate."""
     head = f"{result['objective']}, {result['num_labels']} labels, seed {result['seed']}"
     seconds = f"{result['seconds']:.1f} s"
+    if (in_all := result.get("seconds_in_all", 0.0)) > 1.2 * result["seconds"] + 1:
+        seconds = f"{human_time(in_all)}, of which {seconds} for the final training"
     lines = []
     for name, what in (("test", "test samples"), ("holdout", "samples set aside")):
         if (figures := result.get(name)) is not None:

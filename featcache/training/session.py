@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from featcache.loading.replay import ReplayCache
 from featcache.plugins import portable_name
-from featcache.progress import MakeProgress, silent
+from featcache.progress import MakeProgress, Progress, silent
 from featcache.runs.run import RunFolder
 from featcache.training.checks import refuse_missing_cls
 from featcache.training.cross_validation import cross_validate, folds_of
@@ -93,36 +94,47 @@ class Training:
         Reference.of(draw).save(run)
         learner.save_task(run.task)
 
-    def learn(self, learner: Learner, draw: Draw, run: RunFolder) -> None:
-        """Train the learner to its last step, from its checkpoint if there is one."""
+    def learn(self, learner: Learner, draw: Draw, run: RunFolder, bar: Progress | None = None) -> None:
+        """Train the learner to its last step, from its checkpoint if there is one.
+
+        `bar` counts the steps, also those of the checkpoint; without it, the training shows a bar of its own.
+        """
         if not learner.steps:
             return
         if run.checkpoint.exists():
             learner.resume(run.checkpoint)
             self.say(f"resumed at step {learner.steps_done}")
+            if bar is not None:
+                bar.update(learner.steps_done)
         _load(self)
-        name, left = portable_name(self.request.objective), learner.steps - learner.steps_done
+        title = f"{portable_name(self.request.objective)} {run.path.name}"
+        left = learner.steps - learner.steps_done
         with (
-            self.show(f"{name} {run.path.name}", left, "steps") as bar,
-            RunJournal(run, learner, self.watch, bar) as learner.journal,
+            self.show(title, left, "steps") if bar is None else nullcontext(bar) as shown,
+            RunJournal(run, learner, self.watch, shown) as learner.journal,
         ):
             train_learner(
                 learner, draw, self.options, order_seed=self.request.seed_of_order, replay=self.replay
             )
 
-    def train_fold(self, number: int, draw: Draw, run: RunFolder) -> Learner:
+    def train_fold(self, number: int, draw: Draw, run: RunFolder, bar: Progress) -> Learner:
         """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
         learner, folder = self.create(draw), RunFolder(run.path / f"fold={number}")
         if learner.steps:
             folder.begin(self.config(), self.data.cache.path)
-        self.learn(learner, draw, folder)
+        self.learn(learner, draw, folder, bar)
         return learner
 
     def result(self, learner: Learner, draw: Draw, run: RunFolder) -> dict[str, Any]:
         """Evaluate the trained learner, with cross-validation if an estimate or the options ask for it."""
         estimated = self.options.cv != "off" and (draw.test is None or self.request.takes_all_labels)
         repeats = folds_of(draw, learner, self.options.cv, estimated=estimated)
-        held_out = cross_validate(draw, repeats, lambda number, part: self.train_fold(number, part, run))
+        # One bar for all folds, since it is their sum that takes long.
+        steps = learner.steps * sum(map(len, repeats))
+        with self.show(f"cross-validation {run.path.name}", steps, "steps") as bar:
+            held_out = cross_validate(
+                draw, repeats, lambda number, part: self.train_fold(number, part, run, bar)
+            )
         if held_out is not None:
             held_out.save(run.path / FILE)
         report = self_report(

@@ -18,9 +18,12 @@ def test_an_earlier_table_is_replaced_until_a_label_is_filled_in(tmp_path: Path)
     write(out, [ONE])
     assert out.read_text().splitlines() == [
         ",".join(COLUMNS),
-        '"a,b.png",,train,cat,0.5000,dog,cat or dog?,cover',
+        '"a,b.png",,train,cat,0.5000,dog,cat or dog?,cover,',
     ]
     refuse_foreign(out)
+    out.write_text("id,label,split,prediction,confidence,second,why,chosen_by\na,,train,,,,,\n")
+    refuse_foreign(out)  # a table of before there were texts
+    write(out, [ONE])
     filled = out.read_text().replace(",,train", ",cat,train")
     for text in (filled, "\ufeff" + filled, filled.replace(",", ";").replace("a;b", "a,b")):
         out.write_text(text)
