@@ -129,10 +129,12 @@ def main() -> None:
     if options.runs:
         test = fc.Cache.open(options.caches[0])["test"]
         said = [fc.Run.open(run).predict(test, coverage=options.coverage) for run in options.runs]
-        pairs = [
-            (np.mean([b in held for b, held in zip(s.truth, s.sets, strict=True)]), s.within.sum(1).mean())
-            for s in said
-        ]
+        pairs = []
+        for found in said:
+            assert found.sets is not None
+            assert found.within is not None
+            held = [truth in (of or ()) for truth, of in zip(found.truth, found.sets, strict=True)]
+            pairs.append((float(np.mean(held)), float(found.within.sum(1).mean())))
         print(row(f"{len(said)} runs", pairs))
         return
     for path in options.caches:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from featcache.loading.splits import LabelSplit
 from featcache.loading.store import FeatureStore
 from featcache.objectives.base import Probe, ProbeData
+from featcache.progress import silent
 from featcache.runs.run import RunFolder
 from featcache.training.cross_validation import cross_validate, estimate_folds, hold_out
 from featcache.training.data import DataPool, Draw, TrainingData
@@ -90,7 +91,8 @@ def with_training(training: Training, folds: int) -> Callable[[Draw, int], Resul
             training.begin(learner, draw, run)
             training.learn(learner, draw, run)
             repeats = estimate_folds(draw.known.label, folds, seed, cheap=False)
-            found = cross_validate(draw, repeats, lambda n, part: training.train_fold(n, part, run))
+            with silent("folds", 0) as bar:
+                found = cross_validate(draw, repeats, lambda n, part: training.train_fold(n, part, run, bar))
         train, test = (learner.predict(*part).log_probs.double().numpy() for part in _parts(data))
         return found, train, test
 

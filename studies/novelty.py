@@ -80,13 +80,14 @@ def mahalanobis(pool: Floats, predicted: NDArray[np.int64]) -> Callable[[Floats]
 
     def score(x: Floats) -> Floats:
         y = x @ root
-        return ((y**2).sum(1)[:, None] - 2 * y @ whitened.T + (whitened**2).sum(1)).min(1)
+        distances = (y**2).sum(1)[:, None] - 2 * y @ whitened.T + (whitened**2).sum(1)
+        return np.asarray(distances.min(1))
 
     return score
 
 
 def unit(x: Floats) -> Floats:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
 
 
 def means(x: Floats, label: NDArray[np.int64]) -> Floats:
