@@ -130,11 +130,11 @@ def main() -> None:
         test = fc.Cache.open(options.caches[0])["test"]
         said = [fc.Run.open(run).predict(test, coverage=options.coverage) for run in options.runs]
         pairs = []
-        for found in said:
-            assert found.sets is not None
-            assert found.within is not None
-            held = [truth in (of or ()) for truth, of in zip(found.truth, found.sets, strict=True)]
-            pairs.append((float(np.mean(held)), float(found.within.sum(1).mean())))
+        for one in said:
+            assert one.sets is not None
+            assert one.within is not None
+            held = [truth in (of or ()) for truth, of in zip(one.truth, one.sets, strict=True)]
+            pairs.append((float(np.mean(held)), float(one.within.sum(1).mean())))
         print(row(f"{len(said)} runs", pairs))
         return
     for path in options.caches:
