@@ -51,6 +51,21 @@ class LabelTable:
         found = np.bincount(labels[labels >= 0], minlength=len(self.class_names))
         return dict(zip(self.class_names, found.tolist(), strict=True))
 
+    def changes(self, other: LabelTable, split: str) -> int:
+        """Count the samples of a split whose class name differs in `other`; 0 if a table lacks the split.
+
+        >>> old = LabelTable(("a", "b"), {"train": np.array([0, 1, -1])})
+        >>> old.changes(LabelTable(("b",), {"train": np.array([-1, 0, 0])}), "train")
+        2
+        """
+        if split not in self.by_split or split not in other.by_split:
+            return 0
+        # The last name is where the index -1 leads.
+        mine, theirs = (
+            np.array([*table.class_names, None], object)[table.by_split[split]] for table in (self, other)
+        )
+        return int((mine != theirs).sum())
+
     def merged(self, new: LabelTable) -> LabelTable:
         """Return this table with the splits of `new` instead of its own.
 

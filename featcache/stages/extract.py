@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.api.cache import Cache
-from featcache.cache.reader import CacheReader
+from featcache.cache.labels import LabelTable
+from featcache.cache.reader import CacheReader, read_attributes
 from featcache.cache.spec import Shapes
 from featcache.errors import CacheError, option
 from featcache.extraction.block import BlockReport, begun, run_here
@@ -48,6 +49,8 @@ class SplitSummary:
     bound_by: str
     at_once: int | None
     """Most views that the model was given, where memory did not suffice for a whole batch."""
+    relabelled: int
+    """Samples whose label in the cache was replaced by that of the source."""
 
 
 def extract(
@@ -107,9 +110,10 @@ def run_extraction(
     opened = Opened.of(source, model, options, device)
     tell(opened.understood)
     plan = prepare(opened, place, overwrite=overwrite)
+    before = LabelTable() if overwrite else _labels_at(place)
     with begun(plan, opened) as cache:
         reports = run_here(plan, plan.blocks(cache), opened, progress)
-        summaries = {name: _summary(cache, report) for name, report in reports.items()}
+        summaries = {name: _summary(cache, report, before) for name, report in reports.items()}
     for name, summary in summaries.items():
         _require_some(name, summary)
     return summaries
@@ -171,6 +175,8 @@ def describe(name: str, summary: SplitSummary) -> str:
     ]
     if summary.at_once:
         lines.append(f"  memory did not suffice for whole batches: at most {summary.at_once} views at once")
+    if summary.relabelled:
+        lines.append(f"  labels of {summary.relabelled} samples in the cache replaced by those of the source")
     lines += [f"  failed: {key}: {reason}" for key, reason in list(summary.failed.items())[:10]]
     if len(summary.failed) > 10:
         lines.append(f"  and {len(summary.failed) - 10} more")
@@ -193,7 +199,17 @@ def describe_dry_run(dry: DryRun) -> str:
     return "\n".join(lines)
 
 
-def _summary(cache: CacheReader, report: BlockReport) -> SplitSummary:
+def _labels_at(place: Location) -> LabelTable:
+    """Return the labels of the cache at a place; none if there is no cache, or if they are damaged."""
+    if read_attributes(place.path) is None:
+        return LabelTable()
+    try:
+        return CacheReader.open(place.path).labels
+    except CacheError:
+        return LabelTable()
+
+
+def _summary(cache: CacheReader, report: BlockReport, before: LabelTable) -> SplitSummary:
     split, clock = cache.split(report.split), report.clock
     failed = split.failures()
     return SplitSummary(
@@ -205,6 +221,7 @@ def _summary(cache: CacheReader, report: BlockReport) -> SplitSummary:
         stages={"read": clock.read, "wait": clock.wait, "forward": clock.forward, "write": clock.write},
         bound_by=clock.bound_by(),
         at_once=report.at_once,
+        relabelled=before.changes(cache.labels, report.split),
     )
 
 

@@ -157,6 +157,17 @@ def test_names_that_a_text_tower_could_embed_are_spoken_of(clip, featcache, tmp_
     assert fc.Cache.open(cache.path).class_text is not None
 
 
+def test_extracting_again_with_labels_replaces_mine_and_says_so(photos, frozen, featcache, tmp_path) -> None:
+    command = ["extract", photos, "--model", frozen("tiny"), "--out", tmp_path / "c.zarr", "--num-workers", 0]
+    assert "replaced" not in featcache(*command).output
+    names = CacheReader.open(tmp_path / "c.zarr").class_names
+    first = CacheReader.open(tmp_path / "c.zarr").split("train").ids[0]
+    (tmp_path / "mine.csv").write_text(f"id,label,split\n{first},emu,train\n")
+    fc.label(tmp_path / "c.zarr", tmp_path / "mine.csv", update=True)
+    assert "labels of 1 samples in the cache replaced" in featcache(*command).output
+    assert CacheReader.open(tmp_path / "c.zarr").class_names == names
+
+
 def test_extracting_again_without_labels_keeps_mine(tmp_path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"number {row}\n" for row in range(6)))
