@@ -104,12 +104,6 @@ class ShardedArray:
             self._asked = False
         return out
 
-    def __array__(self, *args: Any, **kwargs: Any) -> NDArray[Any]:
-        """Raise TypeError, where NumPy would wrap this object in an array of shape ()."""
-        raise TypeError(
-            "read the rows of one view with gather(rows, view), or all with cache.interop.to_xarray"
-        )
-
     def read_ahead(self, rows: NDArray[np.int64], view: int) -> None:
         """Request the rows of a later `gather` from disk if the last one read from disk; return at once."""
         if self._cold:

@@ -117,14 +117,6 @@ class Training:
                 learner, draw, self.options, order_seed=self.request.seed_of_order, replay=self.replay
             )
 
-    def train_fold(self, number: int, draw: Draw, run: RunFolder, bar: Progress) -> Learner:
-        """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
-        learner, folder = self.create(draw), RunFolder(run.path / f"fold={number}")
-        if learner.steps:
-            folder.begin(self.config(), self.data.cache.path)
-        self.learn(learner, draw, folder, bar)
-        return learner
-
     def result(self, learner: Learner, draw: Draw, run: RunFolder) -> dict[str, Any]:
         """Evaluate the trained learner, with cross-validation if an estimate or the options ask for it."""
         estimated = self.options.cv != "off" and (draw.test is None or self.request.takes_all_labels)
@@ -133,7 +125,7 @@ class Training:
         steps = learner.steps * sum(map(len, repeats))
         with self.show(f"cross-validation {run.path.name}", steps, "steps") as bar:
             held_out = cross_validate(
-                draw, repeats, lambda number, part: self.train_fold(number, part, run, bar)
+                draw, repeats, lambda number, part: _train_fold(self, number, part, run, bar)
             )
         if held_out is not None:
             held_out.save(run.path / FILE)
@@ -156,6 +148,15 @@ class Training:
             "encoder": self.data.cache.spec.encoder.name,
             "fingerprint": self.data.cache.fingerprint,
         }
+
+
+def _train_fold(training: Training, number: int, draw: Draw, run: RunFolder, bar: Progress) -> Learner:
+    """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
+    learner, folder = training.create(draw), RunFolder(run.path / f"fold={number}")
+    if learner.steps:
+        folder.begin(training.config(), training.data.cache.path)
+    training.learn(learner, draw, folder, bar)
+    return learner
 
 
 def _config(training: Training) -> dict[str, Any]:
