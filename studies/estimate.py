@@ -36,7 +36,7 @@ from featcache.training.held_out import HeldOut
 from featcache.training.outputs import pooled
 from featcache.training.recipe import objective_class
 from featcache.training.request import TrainRequest
-from featcache.training.session import Training
+from featcache.training.session import Training, train_fold
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -92,7 +92,7 @@ def with_training(training: Training, folds: int) -> Callable[[Draw, int], Resul
             training.learn(learner, draw, run)
             repeats = estimate_folds(draw.known.label, folds, seed, cheap=False)
             with silent("folds", 0) as bar:
-                found = cross_validate(draw, repeats, lambda n, part: training.train_fold(n, part, run, bar))
+                found = cross_validate(draw, repeats, lambda n, part: train_fold(training, n, part, run, bar))
         train, test = (learner.predict(*part).log_probs.double().numpy() for part in _parts(data))
         return found, train, test
 

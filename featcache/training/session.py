@@ -125,7 +125,7 @@ class Training:
         steps = learner.steps * sum(map(len, repeats))
         with self.show(f"cross-validation {run.path.name}", steps, "steps") as bar:
             held_out = cross_validate(
-                draw, repeats, lambda number, part: _train_fold(self, number, part, run, bar)
+                draw, repeats, lambda number, part: train_fold(self, number, part, run, bar)
             )
         if held_out is not None:
             held_out.save(run.path / FILE)
@@ -150,7 +150,7 @@ class Training:
         }
 
 
-def _train_fold(training: Training, number: int, draw: Draw, run: RunFolder, bar: Progress) -> Learner:
+def train_fold(training: Training, number: int, draw: Draw, run: RunFolder, bar: Progress) -> Learner:
     """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
     learner, folder = training.create(draw), RunFolder(run.path / f"fold={number}")
     if learner.steps:
