@@ -12,6 +12,8 @@ import featcache as fc
 from featcache.cache.reader import CacheReader
 from featcache.errors import LabelError, TrainError
 
+OFF = {"cv": "off"}
+"""No folds, where a test is not about the estimate."""
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -94,11 +96,11 @@ def test_training_on_own_labels_without_a_test_split(make_cache, tmp_path, objec
 
 def test_labels_belong_to_the_configuration(cache, tmp_path) -> None:
     labels = table(tmp_path, two_classes())
-    fc.train(cache, "linear", labels=labels, out=tmp_path / "run")
-    fc.train(cache, "linear", labels=labels, out=tmp_path / "run", resume=True)
+    fc.train(cache, "linear", labels=labels, out=tmp_path / "run", options=OFF)
+    fc.train(cache, "linear", labels=labels, out=tmp_path / "run", options=OFF, resume=True)
     corrected = table(tmp_path, two_classes() | {"train/000.png": "even"})
     with pytest.raises(TrainError, match="`labels` differs"):
-        fc.train(cache, "linear", labels=corrected, out=tmp_path / "run", resume=True)
+        fc.train(cache, "linear", labels=corrected, out=tmp_path / "run", options=OFF, resume=True)
 
 
 def test_own_labels_of_the_test_split_test(cache, tmp_path) -> None:
@@ -113,14 +115,14 @@ def test_own_labels_of_the_test_split_test(cache, tmp_path) -> None:
 
 
 def test_samples_set_aside_are_not_trained_on(cache, tmp_path) -> None:
-    run = fc.train(cache, "linear", holdout=0.4, out=tmp_path / "run", options={"data.test": "none"})
+    run = fc.train(cache, "linear", holdout=0.4, out=tmp_path / "run", options=OFF | {"data.test": "none"})
     record = json.loads((tmp_path / "run" / "labels.json").read_text())
     figures = run.figures["holdout"]
     assert figures["samples"] + len(record["rows"]) == 30
     assert figures["low"] <= figures["accuracy"] <= figures["high"]
     assert "test" not in run.figures
     again = fc.train(
-        cache, "linear", holdout=0.4, seed=5, out=tmp_path / "again", options={"data.test": "none"}
+        cache, "linear", holdout=0.4, seed=5, out=tmp_path / "again", options=OFF | {"data.test": "none"}
     )
     assert again.figures["holdout"]["samples"] == figures["samples"]
     for share in (1.0, 0.001):
@@ -142,7 +144,9 @@ def test_one_label_per_class_and_one_class(make_cache, tmp_path) -> None:
 
 def test_every_row_labelled(cache, tmp_path) -> None:
     every = {f"train/{row:03}.png": ("a", "b")[row % 2] for row in range(30)}
-    result = fc.train(cache, "linear", labels=table(tmp_path, every), out=tmp_path / "run").figures
+    result = fc.train(
+        cache, "linear", labels=table(tmp_path, every), out=tmp_path / "run", options=OFF
+    ).figures
     assert result["num_labels"] == 30
 
 
