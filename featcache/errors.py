@@ -74,7 +74,7 @@ def option(name: str, value: object = None) -> str:
     >>> error.hint, error.text(command_line=True).splitlines()[1]
     ("pass options={'optim.steps': 9}", '  next:     pass --set optim.steps=9')
     """
-    return f"\x02{json.dumps([name, value])}\x03"
+    return f"\x02{json.dumps([name, value], default=str)}\x03"
 
 
 def in_python(text: str) -> str:

@@ -34,7 +34,12 @@ def write_all(contents: Mapping[Path, bytes], folders: Iterable[Path] = ()) -> N
 
     `folders` are others in which names have been added, to be made durable as well.
     """
-    at_once([functools.partial(_write_synced, partial(path), data) for path, data in contents.items()])
+    try:
+        at_once([functools.partial(_write_synced, partial(path), data) for path, data in contents.items()])
+    except BaseException:
+        for path in contents:
+            partial(path).unlink(missing_ok=True)
+        raise
     for path in contents:
         os.replace(partial(path), path)
     sync({path.parent for path in contents}.union(folders))
@@ -80,6 +85,11 @@ def existing(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
+def free_bytes(path: Path) -> int:
+    """Return the bytes that are free on the disk which holds `path`, or will hold it."""
+    return shutil.disk_usage(existing(path)).free
+
+
 def human_bytes(count: float) -> str:
     """Format a number of bytes for people.
 
@@ -113,7 +123,7 @@ def explained(
         what = what or str(path)
         got = f"{problem.strerror or problem} ({problem.filename or path})"
         if problem.errno in _FULL:
-            free = shutil.disk_usage(existing(path)).free
+            free = free_bytes(path)
             raise error(
                 f"the disk (or a quota or file-size limit) is full while writing {what}",
                 got=f"{got}; {free:,} bytes free",

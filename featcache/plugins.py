@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Literal
 
 from featcache.config import did_you_mean
-from featcache.errors import ConfigError
+from featcache.errors import ConfigError, FeatcacheError
 
 Kind = Literal["sources", "encoders", "objectives"]
 _OWN_FILE = "python:"
@@ -89,24 +89,35 @@ def import_file(path: Path) -> ModuleType:
     key = f"featcache_own_{file_digest(path)[:16]}"
     if key in sys.modules:
         return sys.modules[key]
-    spec = importlib.util.spec_from_file_location(key, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError("the file is not a Python file", got=path, expected="a name that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    # Classes of the module find it by its name, for example to read their annotations.
-    sys.modules[key] = module
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[key]
-        if not isinstance(error, Exception):
-            raise
+        return execute_file(path, key)
+    except ConfigError:
+        raise
+    except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)]
         at = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         where = f" (line {at})" if at else ""
         raise ConfigError(
             f"{path} cannot be imported", got=f"{type(error).__name__}: {error}{where}"
         ) from error
+
+
+def execute_file(path: Path, key: str, *, error: type[FeatcacheError] = ConfigError) -> ModuleType:
+    """Execute a Python file as the module `key`; raises `error` if its name does not end in .py.
+
+    An error of the file itself is raised as it is.
+    """
+    spec = importlib.util.spec_from_file_location(key, path)
+    if spec is None or spec.loader is None:
+        raise error("the file is not a Python file", got=path, expected="a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    # Classes of the module find it by its name, for example to read their annotations.
+    sys.modules[key] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[key]
+        raise
     return module
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 Model = Callable[[str], str]
 Command = Callable[..., Result]
+FileLimit = Callable[[int], AbstractContextManager[None]]
 Tree = Callable[[Path], Mapping[str, bytes]]
 
 
@@ -206,26 +206,15 @@ def test_a_place_that_cannot_be_written(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@contextmanager
-def _file_limit(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes: what a full disk does, without filling one."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_loses_nothing_and_the_rerun_goes_on(
-    extract: Callable[..., Result], tmp_path: Path, tree: Tree
+    extract: Callable[..., Result], tmp_path: Path, tree: Tree, file_limit: FileLimit
 ) -> None:
     extract(model="wide")
     whole = tree(tmp_path / "c.zarr")
     shutil.rmtree(tmp_path / "c.zarr")
     extract("--split", "test", model="wide")
     before, labels = tree(tmp_path / "c.zarr"), CacheReader.open(tmp_path / "c.zarr").split("test").labels
-    with _file_limit(100_000):
+    with file_limit(100_000):
         parts = _parts(extract(model="wide", code=1))
     assert parts["what"].startswith("the disk (or a quota or file-size limit) is full while writing")
     assert "File too large" in parts["got"]

@@ -143,7 +143,8 @@ def replace_labels(storage: Storage, new: LabelTable) -> bool:
     except CacheError:  # damaged, and now written again
         old = LabelTable()
     merged = old.merged(new)
-    if changed := merged.digest() != old.digest():
+    changed = merged.digest() != old.digest()
+    if changed or merged.chosen != old.chosen:
         labels.write(storage, merged)
     return changed
 

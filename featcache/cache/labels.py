@@ -31,7 +31,8 @@ class LabelTable:
     by_split: Mapping[str, Labels] = field(default_factory=dict)
     """(N,) class index or -1, by split."""
     chosen: int = 0
-    """Number of labels whose samples were chosen by `suggest`, and not drawn at random."""
+    """Number of labels whose samples were chosen by `suggest`, and not drawn at random; at least so many
+    after an update."""
 
     def digest(self, splits: Iterable[str] | None = None) -> str:
         """Return the SHA-256 (hex) of class names and labels, of some splits or of all."""

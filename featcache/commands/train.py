@@ -80,6 +80,7 @@ def command(
     from featcache.config import parse_overrides
     from featcache.errors import on_the_command_line
     from featcache.progress import bar
+    from featcache.runs.run import RunFolder
     from featcache.stages import train as stage
     from featcache.training.request import TrainRequest
 
@@ -96,4 +97,6 @@ def command(
         click.echo(f"warning: {on_the_command_line(warning)}", err=True)
     say = say_if_terminal()
     result = stage.run_training(training, out.path, device=device, resume=resume, say=say, show=bar)
+    if asked is not None and asked.labels not in (None, RunFolder(out.path).config().get("labels")):
+        click.echo("warning: the labels are not those that the run of --config learned from", err=True)
     echo({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")

@@ -21,9 +21,7 @@ factory.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import pickle
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +44,7 @@ from featcache.encoders.base import (
     weights_digest,
 )
 from featcache.errors import EncoderError
+from featcache.plugins import execute_file
 from featcache.randomness import seeded
 from featcache.specs import EncoderSpec, Modality
 
@@ -86,17 +85,7 @@ def _import(path: Path, digest: str) -> ModuleType:
     """Import the file as a module whose name holds its digest."""
     import cloudpickle
 
-    key = f"featcache_user_{digest[:16]}"
-    spec = importlib.util.spec_from_file_location(key, path)
-    if spec is None or spec.loader is None:
-        raise EncoderError("the file is not a Python file", got=path, expected="a name that ends in .py")
-    user = importlib.util.module_from_spec(spec)
-    sys.modules[key] = user
-    try:
-        spec.loader.exec_module(user)
-    except BaseException:
-        del sys.modules[key]
-        raise
+    user = execute_file(path, f"featcache_user_{digest[:16]}", error=EncoderError)
     # A worker process cannot import the file by this name, so its objects are pickled by value.
     cloudpickle.register_pickle_by_value(user)
     return user

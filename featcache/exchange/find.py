@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from featcache.exchange.columns import Opened
 from featcache.exchange.described import FILE
 from featcache.exchange.formats import arrow, hdf5, numpy_, tensors, zarr_
 from featcache.sources._files import printable
-from featcache.sources._paths import expand_braces
-from featcache.sources._splits import group_files, in_order, split_name
+from featcache.sources._paths import spelled
+from featcache.sources._splits import group_files, in_order, split_name, split_of_file
 
 _BY_SUFFIX: dict[str, Callable[[Path, str], Opened]] = {
     suffix: module.open_file for module in (numpy_, hdf5, tensors, arrow) for suffix in module.SUFFIXES
@@ -58,8 +57,7 @@ def _files(place: Path) -> tuple[Path, list[Path]]:
         if (place / FILE).is_file():  # an export that was changed: its class texts are no samples
             files = [file for file in files if CLASS_TEXT not in (file.stem, file.parent.name)]
     else:
-        spelled = (sorted(glob.glob(word)) or [word] for word in expand_braces(str(place)))
-        files = [Path(name) for names in spelled for name in names]
+        files = spelled(place)
     missing = [str(file) for file in files if not file.exists()]
     if missing:
         raise SourceError(
@@ -111,7 +109,7 @@ def _arrays(root: Path, files: Sequence[Path], *, alone: bool) -> dict[str, list
         files = [files[0], *(file for file in others if roles.of_key(file.stem) in roles.BESIDE)]
     groups: dict[tuple[Path, str | None], list[Path]] = {}
     for file in files:
-        groups.setdefault((file.parent, _split(root, file)), []).append(file)
+        groups.setdefault((file.parent, split_of_file(root, file)), []).append(file)
     found: dict[str, list[Opened]] = {}
     for (_, split), own in groups.items():
         keyed = {roles.base(file.stem): file for file in own}
@@ -125,11 +123,6 @@ def _columns(root: Path, files: Mapping[str, Path]) -> Opened:
     first = next(iter(files.values()))
     columns = {key: numpy_.column(file, _name(root, file)) for key, file in files.items()}
     return Opened(_name(root, first), columns, table=True)
-
-
-def _split(root: Path, file: Path) -> str | None:
-    names = [file.stem, *reversed(file.relative_to(root).parts[:-1])]
-    return next((split for name in names if (split := split_name(name))), None)
 
 
 def _name(root: Path, file: Path) -> str:

@@ -152,7 +152,15 @@ def _require_complete(
 def _labels(column: Column, names: tuple[str, ...]) -> NDArray[np.int64]:
     """Return class indices from indices, or from names as Parquet has them."""
     if column.kind != "string":
-        return np.asarray(column.values(), np.int64)
+        found = np.asarray(column.values(), np.int64)
+        outside = found[(found < -1) | (found >= len(names))]
+        if len(outside):
+            raise SourceError(
+                f"{column.where} has a class that the export does not name",
+                got=int(outside[0]),
+                expected=f"-1, or the index of one of {len(names)} classes",
+            )
+        return found
     index = {name: number for number, name in enumerate(names)}
     values = column.values()
     unknown = [value for value in values if value is not None and value not in index]

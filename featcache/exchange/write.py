@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader, read_attributes
 from featcache.cache.schema import view_bytes
 from featcache.cache.writer import CacheWriter, SplitWriter
-from featcache.errors import CacheError, option
+from featcache.errors import option
 from featcache.exchange.plan import ImportedSplit, ImportPlan
-from featcache.files import existing, human_bytes
+from featcache.extraction.estimate import require_room
 from featcache.progress import MakeProgress
 
 
@@ -58,10 +57,4 @@ def _require_room(plan: ImportPlan, out: Path, overwrite: bool) -> None:
     needed = rows * len(plan.spec.views.names()) * view_bytes(plan.shapes, plan.spec.dtype)
     if read_attributes(out) is not None and not overwrite:
         needed -= CacheReader.open(out).nbytes()
-    if needed > (free := shutil.disk_usage(existing(out)).free):
-        raise CacheError(
-            f"the disk cannot hold the cache {out}",
-            got=f"{human_bytes(free)} free",
-            expected=human_bytes(needed),
-            hint=f"choose another disk ({option('out')}), or fewer tokens ({option('max_tokens')})",
-        )
+    require_room(out, needed, f"or fewer tokens ({option('max_tokens')})")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,10 +17,12 @@ from featcache.cache.codec import to_storage
 from featcache.errors import FileError, option
 from featcache.exchange.columns import Column, Columns
 from featcache.exchange.described import FILE, Description
+from featcache.files import free_bytes
 
 Tables = Mapping[str, Columns]
 """Columns by split, and those of the class texts."""
 Done = Callable[[int], object]
+_H5_OVERHEAD = 1 << 16
 _CODES = {
     "float16": "F16",
     "bfloat16": "BF16",
@@ -34,6 +38,8 @@ def write_h5(path: Path, tables: Tables, described: Description, done: Done) -> 
     import h5py
 
     _require_no_nul(tables, described, "h5")
+    columns_of_all = (column for columns in tables.values() for column in columns.values())
+    _reserve(path, _H5_OVERHEAD + sum(map(_nbytes, columns_of_all)))
     with h5py.File(path, "w") as file:
         file.create_dataset("featcache", data=described.text())
         if described.class_names:
@@ -46,6 +52,25 @@ def write_h5(path: Path, tables: Tables, described: Description, done: Done) -> 
                 for start, stop in column.pieces():
                     dataset[start:stop] = column.read(start, stop)
                     done(stop - start)
+
+
+def _reserve(path: Path, nbytes: int) -> None:
+    """Raise OSError if the disk, a quota or a limit does not allow a file of so many bytes.
+
+    HDF5 crashes the process when it finds this out while it closes a file.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        elif free_bytes(path) < nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _nbytes(column: Column) -> int:
+    """Return the bytes of a column, about so for texts."""
+    if column.kind == "string":
+        return sum(len(str(value).encode()) + 32 for value in column.values())
+    return column.rows * math.prod(n or column.longest for n in column.shape) * _dtype(column).itemsize
 
 
 def write_npy(path: Path, tables: Tables, described: Description, done: Done) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from featcache.errors import CacheError, option
 from featcache.extraction.feed import ViewDataset, feed
 from featcache.extraction.forward import Forward
 from featcache.extraction.walk import Clock
-from featcache.files import existing, human_bytes
+from featcache.files import free_bytes, human_bytes
 from featcache.sources.base import Source, digest_samples, limit
 from featcache.specs import StoredType
 
@@ -74,11 +73,14 @@ def digest_seconds(source: Source) -> float:
     return (time.perf_counter() - start) * len(source) / len(part)
 
 
-def require_room(path: Path, nbytes: int) -> None:
-    """Raise CacheError when the disk that holds `path` has less than `nbytes` free."""
-    free = shutil.disk_usage(existing(path)).free
+def require_room(path: Path, nbytes: int, smaller: str | None = None) -> None:
+    """Raise CacheError when the disk that holds `path` has less than `nbytes` free.
+
+    `smaller` says how to make the cache smaller; by default, with the options of an extraction.
+    """
+    free = free_bytes(path)
     if nbytes > free:
-        smaller = f"fewer {option('views')}, {option('tokens', 'grid:4x4')}, or {option('limit')}"
+        smaller = smaller or f"fewer {option('views')}, {option('tokens', 'grid:4x4')}, or {option('limit')}"
         raise CacheError(
             f"the disk cannot hold the cache {path}",
             got=f"{human_bytes(free)} free",

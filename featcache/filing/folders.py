@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from featcache.errors import ConfigError, FileError, option
-from featcache.files import explained, human_bytes, partial, sync, write_atomic
+from featcache.files import explained, free_bytes, human_bytes, partial, sync, write_atomic
 
 MANIFEST = ".featcache.json"
 """The list of what belongs into the folder. It tells an earlier folder of ours from any other."""
 _AT_ONCE = 64
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP}
+"""Errors of file systems without symbolic links, or of users who may not make them."""
 Kind = Literal["links", "copies"]
 
 
@@ -100,8 +103,7 @@ class Folder:
         if self.kind == "links":
             return
         needed = sum(source.stat().st_size for name, source in self.files.items() if self._lacks(name))
-        above = next(place for place in (self.path, *self.path.parents) if place.exists())
-        if (free := shutil.disk_usage(above).free) < needed:
+        if (free := free_bytes(self.path)) < needed:
             raise FileError(
                 "the disk cannot hold the copies",
                 got=f"{human_bytes(free)} free",
@@ -113,7 +115,9 @@ class Folder:
 def _link(target: Path, source: Path) -> None:
     try:
         os.symlink(source, target)
-    except (NotImplementedError, PermissionError, OSError) as error:
+    except (NotImplementedError, OSError) as error:
+        if getattr(error, "errno", errno.EPERM) not in _NO_LINKS:
+            raise
         raise FileError(
             "this place takes no symbolic links",
             got=f"{getattr(error, 'strerror', None) or error} ({target})",

@@ -61,7 +61,7 @@ def read_labels(
     for (split, row), line in matched.items():
         labels[split][row] = -1 if line.name is None else place[line.name]
     chosen = sum(line.chosen and line.name is not None for line in matched.values())
-    table = _without_unused(LabelTable(names, labels, chosen + old.chosen))
+    table = _without_unused(LabelTable(names, labels, max(chosen, old.chosen)))
     if not table.class_names:
         got = f"{lines} lines without a class name" if matched else "no line that fits a sample"
         raise LabelError("the files label no sample", got=got, expected="at least one sample with a class")

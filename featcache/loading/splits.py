@@ -47,6 +47,8 @@ class Classes:
         >>> Classes(np.array([0, 2]), np.array([1]), np.array([2])).numbered(np.array([2, 1, 0, -1]))
         array([ 1, -1,  0, -1])
         """
+        if not len(self.known):
+            return np.full(len(labels), UNLABELLED)
         place: Rows = np.searchsorted(self.known, labels).clip(max=len(self.known) - 1)
         return np.where(self.known[place] == labels, place, UNLABELLED)
 
@@ -103,14 +105,15 @@ def draw_labels(
         raise TrainError(
             "the training split has no labels to draw from",
             got=f"{len(labels)} rows, {usable.sum()} usable, {(labels != UNLABELLED).sum()} labelled",
-            hint=f"extract a source with labels ({option('label_column')} for a table), or see failed rows",
+            hint=f"give a table of labels ({option('labels', 'FILE')}), or extract a source with labels "
+            f"({option('label_column')} for a table)",
         )
     if np.count_nonzero(sizes) == 1:
         raise TrainError(
             "only one class has labels",
             got=f"{sizes.sum()} samples of `{class_names[asked[int(sizes.argmax())]]}`",
             expected="labelled samples of at least two classes",
-            hint="extract a training split with labels of other classes",
+            hint="label samples of other classes",
         )
     wanted = _per_class(sizes, [class_names[c] for c in asked], labels_per_class, num_labels)
     order = [np.random.default_rng([seed, c]).permutation(pool) for c, pool in zip(asked, pools, strict=True)]
@@ -118,13 +121,13 @@ def draw_labels(
     return LabelSplit(np.sort(labelled), np.flatnonzero(usable))
 
 
-def held_out(ids: Sequence[str], labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+def set_aside(ids: Sequence[str], labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
     """Choose labelled samples to set aside: about `share` of them, at most all but one of each class.
 
     The choice depends on the sample id alone, so samples that are set aside once stay so when labels are
     added. The one exception is the sample of a class that would be its last.
 
-    >>> held_out(["a", "b", "c", "d"], np.array([0, 0, 0, -1]), 0.99).tolist()
+    >>> set_aside(["a", "b", "c", "d"], np.array([0, 0, 0, -1]), 0.99).tolist()
     [False, True, True, False]
     """
     place = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64 for name in ids]

@@ -19,7 +19,7 @@ def matches(path: Path, suffix: str) -> bool:
     """
     if path.is_dir():
         return any(_shown(path, file) for p in (f"*{suffix}", f"*/*{suffix}") for file in path.glob(p))
-    return path.suffix == suffix and any(file.is_file() for file in _spelled(path))
+    return path.suffix == suffix and any(file.is_file() for file in spelled(path))
 
 
 def expand(path: Path, suffix: str) -> tuple[Path, list[Path]]:
@@ -30,7 +30,7 @@ def expand(path: Path, suffix: str) -> tuple[Path, list[Path]]:
     if path.is_dir():
         root, files = path, sorted(f for f in path.glob(f"**/*{suffix}") if f.is_file() and _shown(path, f))
     else:
-        root, files = _fixed_parent(path), _spelled(path)
+        root, files = _fixed_parent(path), spelled(path)
     if not files:
         raise SourceError(f"no {suffix} files found", got=str(path), expected=f"at least one {suffix} file")
     missing = [file.name for file in files if not file.is_file()]
@@ -70,7 +70,7 @@ def _alternatives(inside: str) -> list[str]:
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
-def _spelled(path: Path) -> list[Path]:
+def spelled(path: Path) -> list[Path]:
     """Return the files of a pattern, with the names that braces spell even if there is no such file."""
     if path.is_file():
         return [path]

@@ -40,7 +40,7 @@ def group_files(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
 
     If only some names have a split, each other file is put into a split of its own name, not into `train`.
     """
-    named = {file: _named(root, file) for file in sorted(files)}
+    named = {file: split_of_file(root, file) for file in sorted(files)}
     some_named = any(named.values())
     groups: dict[str, list[Path]] = {}
     for file, split in named.items():
@@ -55,7 +55,7 @@ def in_order(splits: Mapping[str, T]) -> dict[str, T]:
     return {name: splits[name] for name in [*known, *sorted(set(splits) - set(known))]}
 
 
-def _named(root: Path, file: Path) -> str | None:
+def split_of_file(root: Path, file: Path) -> str | None:
     """Return the split in the name of a file, else in those of its folders, nearest first."""
     parents = file.relative_to(root).parts[:-1]
     return next((split for name in (file.stem, *reversed(parents)) if (split := split_name(name))), None)

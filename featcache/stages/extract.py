@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from featcache.extraction.options import ExtractOptions
 from featcache.extraction.pilot import predict
 from featcache.extraction.plan import draft, prepare
 from featcache.extraction.understood import Understood
-from featcache.files import existing, human_bytes
+from featcache.files import free_bytes, human_bytes
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, human_time, silent
 
@@ -158,7 +157,7 @@ def dry_run(
     place = Location.of(out)
     opened = Opened.of(source, model, ExtractOptions.of(options), device)
     plan = draft(opened, place, overwrite=overwrite)
-    free = shutil.disk_usage(existing(place.path)).free
+    free = free_bytes(place.path)
     return DryRun(
         plan.shapes, {name: predict(plan, opened, name) for name in opened.splits}, opened.understood, free
     )

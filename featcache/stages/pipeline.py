@@ -29,6 +29,7 @@ from featcache.stages.extract import run_extraction
 from featcache.stages.train import run_training
 from featcache.training.data import DataPool
 from featcache.training.options import TrainOptions
+from featcache.training.recipe import parse_options
 
 Say = Callable[[str], None]
 
@@ -106,22 +107,31 @@ def run_pipeline(
     labels = _own_labels(pipeline, caches, say)
     trained = []
     requests = list(pipeline.requests(caches, _with_text(caches, labels), labels))
+    tests = {(r.cache, parse_options(r.objective, r.options or {}).data.test): r.labels for _, r in requests}
+    for (cache, split), own in tests.items():
+        _require_test(CacheReader.open(Location.of(cache).path), split, own)
     # Trainings on the same rows share them, so that a cache is opened and loaded once.
     pool = DataPool(resolve(device))
     for number, (cell, request) in enumerate(requests, start=1):
         run = folder / cell.path
         result = run_training(request, run, resume=run.exists(), pool=pool)
-        if "test" not in result:
-            raise ConfigError(
-                f"the cache of {cell.path} has no labelled test split, and a study compares on one",
-                hint="extract a split `test` with labels, or use `featcache train`, which estimates",
-            )
         accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
         say(f"[{number}/{len(requests)}] {cell.path}: {accuracy:.1f} % in {seconds:.1f} s")
         trained.append((cell, result))
     known = bool(extractions) and None not in extractions
     extraction = math.fsum(filter(None, extractions)) if known else None
     return write_study(trained, extraction, folder, pipeline.train.against)
+
+
+def _require_test(cache: CacheReader, split: str, own: LabelTable | None) -> None:
+    """Raise ConfigError if a cache has no labelled test split; `own` replaces its labels."""
+    table = cache.labels if own is None else own
+    if split in cache.split_names and (table.of(split, cache.split(split).rows) >= 0).any():
+        return
+    raise ConfigError(
+        f"the cache {cache.path} has no labelled split `{split}`, and a study compares on one",
+        hint="extract a test split with labels, or use `featcache train`, which estimates",
+    )
 
 
 def _check_files(pipeline: Pipeline, caches: Mapping[str, Path]) -> None:

@@ -21,6 +21,7 @@ from featcache.stages.label import class_text_of, unused_names
 from featcache.training.config_file import options_for
 from featcache.training.data import DataPool, Say
 from featcache.training.journal import Watch
+from featcache.training.recipe import parse_options
 from featcache.training.request import TrainRequest
 from featcache.training.session import Training
 
@@ -103,6 +104,10 @@ def with_labels(
         own = read_labels(files, opened, label_column=label_column, ignore_unmatched=ignore_unmatched)
     text = class_text_of(opened, own.table)[0] if class_text else None
     warnings = [*own.warnings, *([] if class_text else unused_names(opened, own.table))]
+    split = parse_options(request.objective, request.options or {}).data.train
+    if files and split in own.table.by_split:
+        lost = [f"`{name}`" for name, count in own.table.counts(split).items() if not count]
+        warnings += [f"no sample of `{split}` is labelled {' or '.join(lost)}"] if lost else []
     labels = own.table if files else None
     return replace(request, cache=opened, labels=labels, class_text=text), tuple(warnings)
 

@@ -16,7 +16,7 @@ from featcache.location import Location
 from featcache.plugins import portable_name
 from featcache.training.own_objective import DIGEST, copy_in
 
-REQUEST = ("objective", "seed", "order_seed", "labels_per_class", "num_labels", "holdout")
+REQUEST = ("objective", "seed", "order_seed", "labels_per_class", "num_labels", "holdout", "class_text")
 """Keys of a run's configuration that are arguments of a training; its cache is given by the user."""
 
 
@@ -30,6 +30,8 @@ class Asked:
     """Arguments of the training by name, such as `objective` and `seed`; empty for a file of options."""
     replayed: bool = False
     """True if the run mixed in a replay cache, whose place a configuration does not hold."""
+    labels: str | None = None
+    """The digest of the labels that the run learned from, which a configuration does not hold either."""
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise ConfigError if a replay cache belongs to the run and the final options name none."""
@@ -64,7 +66,7 @@ def asked_by(tree: object, folder: Path | None = None) -> Asked:
     `folder` is that of the run, which keeps a copy of an own objective.
 
     >>> asked_by({"objective": "linear", "seed": 1, "num_labels": None, "options": {"cv": 3}})
-    Asked(options={'cv': 3}, arguments={'objective': 'linear', 'seed': 1}, replayed=False)
+    Asked(options={'cv': 3}, arguments={'objective': 'linear', 'seed': 1}, replayed=False, labels=None)
     >>> asked_by({"optim.lr": 0.1}).options
     {'optim': {'lr': 0.1}}
     """
@@ -73,7 +75,7 @@ def asked_by(tree: object, folder: Path | None = None) -> Asked:
     arguments = {key: tree[key] for key in REQUEST if tree.get(key) is not None}
     if DIGEST in tree and folder is not None:
         arguments["objective"] = f"python:{copy_in(folder, tree)}"
-    return Asked(as_tree(tree["options"]), arguments, replayed="replay" in tree)
+    return Asked(as_tree(tree["options"]), arguments, replayed="replay" in tree, labels=tree.get("labels"))
 
 
 def options_for(objective: str, options: object) -> dict[str, Any]:

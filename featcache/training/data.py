@@ -19,7 +19,7 @@ from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
 from featcache.checking.neighbours import Twins, rounding_of
 from featcache.errors import TrainError, option
 from featcache.loading.replay import ReplayCache
-from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, held_out, long_tail
+from featcache.loading.splits import Classes, LabelSplit, choose_classes, draw_labels, long_tail, set_aside
 from featcache.loading.store import FeatureStore, reside
 from featcache.location import Location
 from featcache.objectives.base import ProbeData, Task
@@ -148,7 +148,7 @@ class TrainingData:
         unknown, missing = options.unknown_classes, options.missing_classes
         classes = choose_classes(len(names), unknown=unknown, missing=missing, seed=seed)
         known = np.where(self.usable, classes.numbered(labels), UNLABELLED)
-        aside = held_out(self.train.ids, known, holdout) if holdout else np.zeros(len(labels), bool)
+        aside = set_aside(self.train.ids, known, holdout) if holdout else np.zeros(len(labels), bool)
         if holdout and not aside.any():
             raise TrainError(
                 "no labelled sample is set aside",
@@ -232,9 +232,8 @@ class Draw:
     def record(self, options: DataOptions) -> dict[str, Any]:
         """Return the labelled samples by row, id and class, so that the draw can be repeated anywhere.
 
-        `chosen` counts those that `suggest` chose, and `aside` has the ids of those that are set aside. If
-        the draw has unknown or missing classes or is imbalanced, also return these classes and the unlabelled
-        rows.
+        `chosen` counts those that `suggest` chose; `aside` has the ids of those that are set aside. A
+        draw that is imbalanced, or has unknown or missing classes, also has these and the unlabelled rows.
         """
         rows, ids, names = self.split.labelled, self.data.train.ids, self.data.class_names
         record: dict[str, Any] = {"rows": rows.tolist(), "ids": [ids[row] for row in rows]}

@@ -59,6 +59,28 @@ def test_views_layers_masks_failures_and_class_texts(to: str, tmp_path: Path, sy
     require_same(CacheReader.open(tmp_path / "c.zarr"), round_trip(tmp_path / "c.zarr", to))
 
 
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_full_disk_is_explained_and_leaves_the_export_before(
+    to: str, bring: Bring, made: ModuleType, tmp_path: Path, file_limit: Any, tree: Any
+) -> None:
+    cache = bring(made.hdf5(tmp_path / "mine", {"emb": np.ones((3000, 8), "f4")}), model="m")
+    out = fc.export(cache, tmp_path / f"out.{to}", to=to, progress=False)  # type: ignore[arg-type]
+    before = tree(tmp_path)
+    with file_limit(20_000), pytest.raises(fc.FeatcacheError, match=r"full[\s\S]*File too large"):
+        fc.export(cache, out, to=to, progress=False)  # type: ignore[arg-type]
+    assert tree(tmp_path) == before
+
+
+def test_a_label_outside_the_classes_is_refused(bring: Bring, made: ModuleType, tmp_path: Path) -> None:
+    cache = bring(made.hdf5(tmp_path / "mine", {"emb": made.pooled(), "labels": made.LABELS}), model="m")
+    out = fc.export(cache, tmp_path / "out.h5", to="h5", progress=False)
+    with h5py.File(out, "r+") as file:
+        file["train/labels"][0] = 99
+    with pytest.raises(fc.FeatcacheError, match=r"labels[\s\S]*99"):
+        fc.import_embeddings(out, tmp_path / "back.zarr", progress=False)
+    assert not (tmp_path / "back.zarr").exists()
+
+
 @st.composite
 def caches(draw: st.DrawFn) -> dict[str, Any]:
     rows = draw(st.integers(1, 9))

@@ -97,8 +97,16 @@ def test_what_the_disk_says_is_explained(files, tmp_path, monkeypatch):
     def refuse(source, target):
         raise PermissionError(1, "Operation not permitted")
 
+    def fill(source, target):
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr("os.symlink", refuse)
     with pytest.raises(FileError, match=r"no symbolic links[\s\S]*copy_to"):
+        Folder.plan(tmp_path / "sorted", "links", files).fill()
+    monkeypatch.setattr(
+        "os.symlink", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(FileError, match=r"full[\s\S]*No space left"):
         Folder.plan(tmp_path / "sorted", "links", files).fill()
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
     with pytest.raises(FileError, match=r"cannot hold[\s\S]*in_place_links"):

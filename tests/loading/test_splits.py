@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from featcache.errors import TrainError
-from featcache.loading.splits import draw_labels, held_out
+from featcache.loading.splits import draw_labels, set_aside
 
 NAMES = ("cat", "dog", "owl")
 LABELS = st.lists(st.integers(-1, 2), min_size=1, max_size=80).map(np.array)
@@ -125,7 +125,7 @@ def test_without_a_budget_all_labels_are_drawn():
 def test_what_is_set_aside_stays_so_when_labels_are_added(labels, share, added):
     ids = [f"photo {row}" for row in range(len(labels))]
     labels = np.array(labels)
-    chosen = held_out(ids, labels, share)
+    chosen = set_aside(ids, labels, share)
     assert not chosen[labels < 0].any()
     for c in np.unique(labels[labels >= 0]):
         assert not chosen[labels == c].all()
@@ -133,12 +133,12 @@ def test_what_is_set_aside_stays_so_when_labels_are_added(labels, share, added):
     more[added % len(labels)] = 0 if labels[added % len(labels)] < 0 else labels[added % len(labels)]
     lasts = {int(np.flatnonzero(labels == c)[0]) for c in range(4) if (labels == c).sum() == 1}
     kept = np.flatnonzero(chosen & ~np.isin(np.arange(len(labels)), [*lasts]))
-    assert held_out(ids, more, share)[kept].all()
+    assert set_aside(ids, more, share)[kept].all()
 
 
 def test_the_share_set_aside_is_about_what_was_asked():
     ids = [str(row) for row in range(4000)]
-    assert held_out(ids, np.arange(4000) % 4, 0.2).mean() == pytest.approx(0.2, abs=0.03)
+    assert set_aside(ids, np.arange(4000) % 4, 0.2).mean() == pytest.approx(0.2, abs=0.03)
 
 
 def test_failed_rows_are_said_when_no_label_is_left():

@@ -142,6 +142,34 @@ def test_one_label_per_class_and_one_class(make_cache, tmp_path) -> None:
         fc.train(path, "linear", labels=single, out=tmp_path / "one")
 
 
+def test_a_cache_without_any_label_or_class(make_cache, tmp_path, featcache) -> None:
+    path = make_cache(tmp_path / "flat.zarr", splits={"train": [-1] * 30}, classes=())
+    for objective in ("linear", "twinturbo"):
+        refused = featcache("train", path, "--objective", objective, "--out", tmp_path / "run", code=1).output
+        assert "no labels" in refused
+        assert "--labels" in refused
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_only_test_samples_have_is_said(cache, tmp_path, capsys) -> None:
+    labels = two_classes() | {"test/000.png": "odd", "test/001.png": "never"}
+    fc.train(cache, "linear", labels=table(tmp_path, labels), out=tmp_path / "run", options=OFF)
+    assert "`never`" in capsys.readouterr().err
+
+
+def test_labels_that_suggest_chose_are_remembered_until_others_replace_them(cache, tmp_path) -> None:
+    (tmp_path / "next.csv").write_text("id,label,chosen_by\ntrain/000.png,a,cover\ntrain/001.png,b,\n")
+    plain = table(tmp_path, {"train/000.png": "a", "train/001.png": "b"})
+    assert [fc.label(cache, file).labels.chosen for file in (plain, tmp_path / "next.csv", plain)] == [
+        0,
+        1,
+        0,
+    ]
+    for _ in range(2):
+        assert fc.label(cache, tmp_path / "next.csv", update=True).labels.chosen == 1
+    assert fc.label(cache, plain, update=True).labels.chosen == 1
+
+
 def test_every_row_labelled(cache, tmp_path) -> None:
     every = {f"train/{row:03}.png": ("a", "b")[row % 2] for row in range(30)}
     result = fc.train(

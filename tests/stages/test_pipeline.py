@@ -188,6 +188,16 @@ def test_conditions_and_variants(write, tmp_path):
     }
 
 
+def test_without_a_labelled_test_split_nothing_is_trained(make_cache, tmp_path):
+    cache = make_cache(tmp_path / "c.zarr", splits={"train": [0, 1, 2] * 8, "test": [-1] * 4})
+    (tmp_path / "p.toml").write_text(
+        f'[extract.mine]\ncache = "{cache}"\n[train]\nobjectives = ["linear"]\nlabels_per_class = [2]\n'
+    )
+    with pytest.raises(ConfigError, match="no labelled split `test`"):
+        run_pipeline(tmp_path / "p.toml", out=tmp_path / "out", device="cpu", say=lambda line: None)
+    assert not list(tmp_path.glob("out/**/config.json"))
+
+
 def test_no_such_pipeline(tmp_path):
     with pytest.raises(ConfigError, match=r"no such pipeline[\s\S]*got: +quickstat[\s\S]*mean `quickstart`"):
         load("quickstat")

@@ -13,6 +13,18 @@ def config(folder):
     return json.loads((folder / "config.json").read_text())
 
 
+def test_other_labels_than_those_of_the_configuration_are_said(cache, featcache, tmp_path):
+    (tmp_path / "mine.csv").write_text(
+        "id,label\n" + "".join(f"train/{r:03}.png,{'ab'[r % 2]}\n" for r in range(8))
+    )
+    asked = ("--objective", "linear", "--set", "cv=off", "--out")
+    featcache("train", cache, "--labels", tmp_path / "mine.csv", *asked, tmp_path / "first")
+    repeat = ("train", cache, "--config", tmp_path / "first" / "config.json", "--out")
+    same = featcache(*repeat, tmp_path / "same", "--labels", tmp_path / "mine.csv")
+    assert "the labels are not those" not in same.stderr
+    assert "the labels are not those" in featcache(*repeat, tmp_path / "other").stderr
+
+
 def test_a_configuration_makes_the_same_run_again(cache, featcache, tmp_path):
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     asked = ("--objective", "linear", "--num-labels", 6, "--seed", 3, "--set", "objective.C=2.0")
