@@ -37,6 +37,7 @@ from featcache.training.outputs import pooled
 from featcache.training.recipe import objective_class
 from featcache.training.request import TrainRequest
 from featcache.training.session import Training, train_fold
+from studies._command import main
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -214,26 +215,15 @@ def _share(holds: NDArray[np.bool_]) -> str:
     return f"{100 * holds.mean():.0f} ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def main() -> None:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    measured = commands.add_parser("measure")
-    measured.add_argument("caches", type=Path, nargs="+")
-    measured.add_argument("--out", type=Path, required=True)
-    measured.add_argument("--objective", default="linear")
-    measured.add_argument("--options", default="{}", help="the options of the training, as JSON")
-    measured.add_argument("--folds", type=int, default=0, help="in one repeat; 0: as a training does")
-    measured.add_argument("--designs", nargs="+", default=DESIGNS, choices=DESIGNS)
-    measured.add_argument("--labels", type=int, nargs="+", default=[10, 20, 50, 200])
-    measured.add_argument("--repetitions", type=int, default=100)
-    measured.set_defaults(call=measure)
-    printed = commands.add_parser("table")
-    printed.add_argument("file", type=Path)
-    printed.set_defaults(call=table)
-    args = parser.parse_args()
-    args.call(args)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `measure` takes."""
+    parser.add_argument("--objective", default="linear")
+    parser.add_argument("--options", default="{}", help="the options of the training, as JSON")
+    parser.add_argument("--folds", type=int, default=0, help="in one repeat; 0: as a training does")
+    parser.add_argument("--designs", nargs="+", default=DESIGNS, choices=DESIGNS)
+    parser.add_argument("--labels", type=int, nargs="+", default=[10, 20, 50, 200])
+    parser.add_argument("--repetitions", type=int, default=100)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, arguments, measure, table)

@@ -22,6 +22,7 @@ import torch
 
 from featcache.active.curve import forecast, linear_probe, measure
 from featcache.active.space import Rows, directions, stands_for
+from studies._command import main
 from studies.suggest import fit, parts
 from studies.suggest_strategies import STRATEGIES, View
 
@@ -94,24 +95,11 @@ def table(asked: argparse.Namespace) -> None:
         print("| " + " | ".join([*cells, str(len(lines))]) + " |")
 
 
-def main() -> None:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True)
-    measured = commands.add_parser("measure")
-    measured.add_argument("caches", nargs="+", type=Path)
-    measured.add_argument("--out", type=Path, required=True)
-    measured.add_argument("--repeats", type=int, default=10)
-    measured.set_defaults(run=run)
-    show = commands.add_parser("table")
-    show.add_argument("file", type=Path)
-    show.set_defaults(run=table)
-    asked = parser.parse_args()
-    asked.run(asked)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `measure` takes."""
+    parser.add_argument("--repeats", type=int, default=10)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    main(__doc__, arguments, run, table)

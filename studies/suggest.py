@@ -29,6 +29,7 @@ from featcache.cache.reader import WRITTEN
 from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
 from featcache.report.statistics import paired
+from studies._command import main
 from studies.suggest_strategies import STRATEGIES, View, fill
 
 BUDGETS = (10, 20, 40, 60, 100, 150, 200)
@@ -175,27 +176,14 @@ def _key(line: dict[str, Any]) -> tuple[Any, ...]:
     return line["cache"], line["part"], line["strategy"], line["repeat"]
 
 
-def main() -> None:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True)
-    run = commands.add_parser("measure")
-    run.add_argument("caches", nargs="+", type=Path)
-    run.add_argument("--part", choices=("train", "test"), required=True)
-    run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=["random", "auto"])
-    run.add_argument("--repeats", type=int, default=10)
-    run.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
-    run.set_defaults(run=measure)
-    show = commands.add_parser("table")
-    show.add_argument("file", type=Path)
-    show.set_defaults(run=table)
-    asked = parser.parse_args()
-    asked.run(asked)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `measure` takes."""
+    parser.add_argument("--part", choices=("train", "test"), required=True)
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=["random", "auto"])
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    main(__doc__, arguments, measure, table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from featcache.active.space import Rows, Vectors
 from featcache.cache.labels import LabelTable, renumbered
 from featcache.cache.reader import WRITTEN, CacheReader, SplitReader
 from featcache.errors import ConfigError, option
-from featcache.labels.table import read_labels
+from featcache.labels.table import OwnLabels
 from featcache.loading.store import FeatureStore
 from featcache.location import Location
 from featcache.objectives.base import ProbeData
@@ -105,21 +105,21 @@ def _log(probabilities: NDArray[np.float64]) -> LogProbs:
 
 def open_situation(
     place: Location,
-    labels: Sequence[Location],
+    read_own: Callable[[CacheReader], OwnLabels | None],
     cache: Location | None,
     split: str | None,
     device: torch.device,
 ) -> Situation:
     """Open a run or a cache, and find out which rows have a label.
 
-    The labels of a run are those that it learned from, and those of the files `labels` beside them. The
-    labels of a cache are its own, or those of the files instead.
+    The labels of a run are those that it learned from, and those that `read_own` returns beside them. The
+    labels of a cache are its own, or those that are returned instead.
     """
     run = RunFolder.finished(place.path) if (place.path / CONFIG).is_file() else None
     opened = CacheReader.open(_cache_of(run, cache) if run else place.path)
     part = opened.split(split or _split_of(run))
     part.check()
-    own = read_labels([file.path for file in labels], opened) if labels else None
+    own = read_own(opened)
     files, warnings = (own.table, own.warnings) if own else (None, ())
     if run is None:
         table = opened.labels if files is None else files

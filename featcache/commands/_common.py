@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+Command = Callable[..., Any]
+
 if TYPE_CHECKING:
     from featcache.location import Location
 
@@ -28,6 +30,28 @@ class _Place(click.ParamType[Any]):
 
 PLACE = _Place()
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+
+
+def label_options(
+    purpose: str, flag: str = "--labels", *, required: bool = False
+) -> Callable[[Command], Command]:
+    """Return the options of a command that reads tables of labels: files, column, what fits no sample."""
+    text = f"A table of samples and class names, {purpose}; a later FILE wins."
+    options = (
+        click.option(flag, "labels", multiple=True, required=required, metavar="FILE", help=text),
+        click.option("--label-column", help="The column of the class names [default: label, class, ...]."),
+        click.option(
+            "--ignore-unmatched", is_flag=True, help="Leave out lines that fit no sample, or several."
+        ),
+    )
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def examples(*lines: str) -> str:

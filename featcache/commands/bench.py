@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, examples, json_option
+from featcache.commands._common import PLACE, device_option, echo, examples, json_option
 
 if TYPE_CHECKING:
     from featcache.location import Location
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--source", help="The source that CACHE was extracted from [default: as recorded in CACHE].")
 @click.option("--model", help="The model that CACHE was extracted with [default: as recorded in CACHE].")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option
 @json_option
 def command(cache: Location, pairs: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure what limits training from and extraction of CACHE on this machine, and which options help.

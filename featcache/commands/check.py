@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, examples, json_option
+from featcache.commands._common import PLACE, echo, examples, json_option, label_options
 
 if TYPE_CHECKING:
     from featcache.location import Location
@@ -19,14 +19,7 @@ if TYPE_CHECKING:
     ),
 )
 @click.argument("cache", metavar="CACHE|RUN", type=PLACE)
-@click.option(
-    "--labels",
-    multiple=True,
-    metavar="FILE",
-    help="A table of labels to check instead of those of the cache or the run; a later FILE wins.",
-)
-@click.option("--label-column", help="The column of the class names [default: label, class, ...].")
-@click.option("--ignore-unmatched", is_flag=True, help="Leave out lines that fit no sample, or several.")
+@label_options("to check instead of those of the cache or the run")
 @click.option("--out", type=PLACE, help="A CSV file for the doubtful labels, to correct and use as labels.")
 @click.option(
     "--near",

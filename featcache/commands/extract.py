@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, examples, json_option, plain
+from featcache.commands._common import PLACE, device_option, echo, examples, json_option, plain
 from featcache.flags import OptionsCommand
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class _ExtractCommand(OptionsCommand):
 @click.argument("source")
 @click.option("--model", required=True, help="FAMILY:NAME, for example open_clip:ViT-B-32/laion2b_s34b_b79k.")
 @click.option("--out", required=True, type=PLACE, help="The cache, for example CACHE.zarr.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option
 @click.option("--dry-run", is_flag=True, help="Print shapes, bytes and estimated time; write no cache.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing cache.")
 @json_option

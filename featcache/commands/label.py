@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, examples, json_option
+from featcache.commands._common import PLACE, echo, examples, json_option, label_options
 
 if TYPE_CHECKING:
     from featcache.location import Location
@@ -20,17 +20,8 @@ if TYPE_CHECKING:
     ),
 )
 @click.argument("cache", type=PLACE)
-@click.option(
-    "--from",
-    "labels",
-    multiple=True,
-    required=True,
-    metavar="FILE",
-    help="A table of samples and class names: .csv, .tsv, .jsonl or .parquet; a later FILE wins.",
-)
+@label_options("with which to replace those in CACHE", "--from", required=True)
 @click.option("--update", is_flag=True, help="Keep the labels of samples that no FILE names.")
-@click.option("--label-column", help="The column of the class names [default: label, class, ...].")
-@click.option("--ignore-unmatched", is_flag=True, help="Leave out lines that fit no sample, or several.")
 @click.option("--class-text", is_flag=True, help="Embed the class names with the text tower of the model.")
 @json_option
 def command(cache: Location, labels: tuple[str, ...], as_json: bool, **options: Any) -> None:

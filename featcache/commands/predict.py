@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, examples, json_option, plain
+from featcache.commands._common import PLACE, device_option, echo, examples, json_option, plain
 
 if TYPE_CHECKING:
     from featcache.location import Location
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--copy-to", type=PLACE, help="Fill this folder with copies of the files, by class.")
 @click.option("--unsure-apart", is_flag=True, help="Sort unsure files into a folder `unsure` of their own.")
 @click.option("--source", help="Where the files are now [default: as recorded in CACHE].")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option
 @json_option
 def command(run: Location, cache: Location, out: Location, *, as_json: bool, **options: Any) -> None:
     """Predict the class of every sample in CACHE with the finished RUN.

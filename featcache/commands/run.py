@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache.commands._common import PLACE, echo, examples, json_option
+from featcache.commands._common import PLACE, device_option, echo, examples, json_option
 
 if TYPE_CHECKING:
     from featcache.location import Location
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="Override a key of the file (docs/pipelines.md).",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option
 @json_option
 def command(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str, as_json: bool) -> None:
     """Extract and train everything in PIPELINE, a TOML file or the name of a bundled one such as quickstart.

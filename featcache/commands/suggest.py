@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, examples, json_option
+from featcache.commands._common import PLACE, device_option, echo, examples, json_option, label_options
 
 if TYPE_CHECKING:
     from featcache.location import Location
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 @click.argument("place", type=PLACE, metavar="RUN|CACHE")
 @click.option("--n", default=20, show_default=True, help="Number of samples.")
 @click.option("--out", type=PLACE, help="The table, for example next.csv [default: print it].")
-@click.option("--labels", multiple=True, type=PLACE, help="A file of labels; may be given several times.")
+@label_options("beside those of RUN, or instead of those in CACHE")
 @click.option("--cache", type=PLACE, help="The cache of RUN [default: where it was].")
 @click.option("--split", help="The split to choose from [default: train, or that of RUN].")
 @click.option("--strategy", default="auto", show_default=True, help="auto, cover or random.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every draw.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option
 @json_option
 def command(place: Location, n: int, out: Location | None, *, as_json: bool, **asked: Any) -> None:
     """Choose the samples to label next.

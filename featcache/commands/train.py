@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, echo, examples, json_option, say_if_terminal
+from featcache.commands._common import (
+    PLACE,
+    device_option,
+    echo,
+    examples,
+    json_option,
+    label_options,
+    say_if_terminal,
+)
 from featcache.commands._config import config_option, with_config
 
 if TYPE_CHECKING:
@@ -29,15 +37,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="A method, as `featcache objectives` lists them, or python:FILE.",
 )
-@click.option(
-    "--labels",
-    "files",
-    multiple=True,
-    metavar="FILE",
-    help="A table of samples and class names, instead of the labels in CACHE; a later FILE wins.",
-)
-@click.option("--label-column", help="The column of the class names [default: label, class, ...].")
-@click.option("--ignore-unmatched", is_flag=True, help="Leave out labels that fit no sample, or several.")
+@label_options("instead of the labels in CACHE")
 @click.option("--class-text", is_flag=True, help="Embed the class names with the text tower of the model.")
 @click.option(
     "--holdout", type=float, default=0.0, help="Share of the labels to set aside, which test the run."
@@ -54,14 +54,14 @@ if TYPE_CHECKING:
     help="An option, as `featcache options` lists them, for example optim.steps=500.",
 )
 @config_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in --out.")
 @json_option
 def command(
     cache: Location,
     out: Location,
     *,
-    files: tuple[str, ...],
+    labels: tuple[str, ...],
     label_column: str | None,
     ignore_unmatched: bool,
     class_text: bool,
@@ -88,7 +88,7 @@ def command(
     options = with_config(asked, parse_overrides(pairs), request)
     training, warnings = stage.with_labels(
         TrainRequest(cache.path, options=options, **request),
-        files,
+        labels,
         label_column,
         ignore_unmatched,
         class_text=class_text,

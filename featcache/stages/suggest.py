@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,9 +22,11 @@ from featcache.active.situation import Model, Situation, open_situation
 from featcache.active.space import directions, draw, stands_for
 from featcache.active.table import Suggestion, Suggestions
 from featcache.active.texts import texts_of
+from featcache.cache.reader import CacheReader
 from featcache.config import did_you_mean, whole_number
 from featcache.devices import resolve
 from featcache.errors import ConfigError, TrainError, in_python, option
+from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import HasPath, Location
 
 TAKEN = 20_000
@@ -38,7 +39,9 @@ def suggest(
     n: int = 20,
     *,
     out: str | os.PathLike[str] | None = None,
-    labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    labels: LabelFiles = (),
+    label_column: str | None = None,
+    ignore_unmatched: bool = False,
     cache: Place | None = None,
     split: str | None = None,
     strategy: Strategy = "auto",
@@ -47,9 +50,9 @@ def suggest(
 ) -> Suggestions:
     """Choose `n` samples of a split to label next, and write a table of them to `out`.
 
-    `place` is a finished run, or a cache. `labels` are files of labels: beside those that the run learned
-    from, or instead of those in the cache.
-    `cache` says where the cache of a run is now. `split` is that of the training by default.
+    `place` is a finished run, or a cache. `labels` are tables, which are read as `train` reads them: beside
+    those that the run learned from, or instead of those in the cache. `cache` says where the cache of a run
+    is now. `split` is that of the training by default.
 
     Strategies: `auto` covers the samples that the model is not sure of, and all samples without a model;
     `cover` always covers all samples; `random` draws. Rows that are labelled, failed or near-identical to
@@ -73,14 +76,17 @@ def suggest(
         hint = did_you_mean(strategy, STRATEGIES) if count >= 1 else None
         expected = f"1 or more samples, by one of {', '.join(STRATEGIES)}"
         raise ConfigError("this batch cannot be chosen", got=got, expected=expected, hint=hint)
-    files = [labels] if isinstance(labels, (str, os.PathLike)) else list(labels)
     target = None if out is None else Location.of(out).path
     if target is not None:
         table.refuse_foreign(target)
     moved = None if cache is None else Location.of(cache)
-    known = open_situation(
-        Location.of(place), [Location.of(file) for file in files], moved, split, resolve(device)
-    )
+
+    def own(opened: CacheReader) -> OwnLabels | None:
+        if not labels:
+            return None
+        return read_labels(labels, opened, label_column=label_column, ignore_unmatched=ignore_unmatched)
+
+    known = open_situation(Location.of(place), own, moved, split, resolve(device))
     found = _suggest(known, count, strategy, seed)
     if target is not None:
         table.write(target, found.samples)

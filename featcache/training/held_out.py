@@ -8,13 +8,12 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
 
-from featcache.errors import TrainError, option
 from featcache.files import explained, write_atomic
 from featcache.runs.run import RunFolder
+from featcache.runs.saved import readable
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -63,7 +62,7 @@ class HeldOut:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read the file; raises TrainError if it is damaged."""
-        try:
+        with readable(path, "predictions of held-out rows, as a training writes them"):
             found = load_file(path)
             return cls(
                 found["row"],
@@ -73,13 +72,6 @@ class HeldOut:
                 found["kept"],
                 int(found["folds"]),
             )
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise TrainError(
-                f"{path} cannot be used",
-                got=str(error).partition("\n")[0],
-                expected="predictions of held-out rows, as a training writes them",
-                hint=f"train again with another {option('out')}",
-            ) from error
 
 
 def load_held_out(run: RunFolder) -> HeldOut | None:

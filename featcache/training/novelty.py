@@ -23,12 +23,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from featcache.errors import TrainError, option
 from featcache.files import explained, write_atomic
 from featcache.runs.run import RunFolder
+from featcache.runs.saved import readable
 from featcache.training.data import Draw
 from featcache.training.outputs import pooled
 from featcache.vectors import at_length_one
@@ -74,15 +73,9 @@ class Reference:
         path = run.path / NAME
         if not path.is_file():
             return None
-        try:
+        with readable(path, otherwise="delete it to predict without novelty"):
             found = load_file(path)
             return cls(found["embedding"], found["label"])
-        except (SafetensorError, KeyError, OSError) as error:
-            raise TrainError(
-                f"{path} is damaged",
-                got=str(error).partition("\n")[0],
-                hint=f"delete it to predict without novelty, or train again with another {option('out')}",
-            ) from error
 
     def save(self, run: RunFolder) -> None:
         """Write the reference into the folder of a run."""

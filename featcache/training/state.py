@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from featcache.errors import TrainError, option
 from featcache.files import explained, write_atomic
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective
+from featcache.runs.saved import readable
 from featcache.training.options import OptimOptions
 
 
@@ -123,7 +123,7 @@ class TrainState:
 
     def load(self, path: Path) -> None:
         """Restore a checkpoint; raises TrainError if it is damaged or of another configuration."""
-        try:
+        with readable(f"the checkpoint {path.name}", "a checkpoint of this configuration"):
             tensors, step = load_file(path), read_step(path)
             self.model.load_state_dict(_part(tensors, "model."))
             if self.average:
@@ -131,13 +131,6 @@ class TrainState:
             saved = self.optimizer.state_dict()
             saved["state"] = _nested(_part(tensors, "optimizer."))
             self.optimizer.load_state_dict(saved)
-        except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise TrainError(
-                f"the checkpoint {path.name} cannot be used",
-                got=str(error).partition("\n")[0],
-                expected="a checkpoint of this configuration",
-                hint=f"train again with another {option('out')}",
-            ) from error
         self.step = step
 
 

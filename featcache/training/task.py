@@ -10,16 +10,16 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from featcache.cache.spec import FeatureSpec
 from featcache.config import Config
-from featcache.errors import TrainError, option
 from featcache.files import explained, write_atomic
 from featcache.objectives.base import ProbeData, Task
+from featcache.runs.saved import readable
 from featcache.training.state import unshared
 
 TaskT = TypeVar("TaskT", Task, ProbeData)
@@ -43,16 +43,9 @@ def save_task(path: Path, task: Task | ProbeData, origin: FeatureOrigin) -> None
 
 def load_task(path: Path, kind: type[TaskT]) -> tuple[TaskT, FeatureOrigin]:
     """Read a task file; raises TrainError if it is missing, damaged or of another kind."""
-    try:
+    with readable(path, "a task file, as a training writes it"):
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["featcache"])
         fields: dict[str, Any] = {**tensors, **header["task"]}
         return kind(**fields), FeatureOrigin.model_validate(header["origin"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise TrainError(
-            f"{path} cannot be used",
-            got=str(error).partition("\n")[0],
-            expected="a task file, as a training writes it",
-            hint=f"train again with another {option('out')}",
-        ) from error

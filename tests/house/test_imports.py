@@ -19,7 +19,7 @@ ROOT = Path(featcache.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("nearest", "vectors"),
-    ("config", "files", "randomness", "progress"),
+    ("config", "files", "randomness", "progress", "seal"),
     ("plugins", "devices", "location", "specs", "batch"),
     ("sources.base", "cache.layout", "loading.plan", "checking.neighbours", "flags"),
     ("nn",),

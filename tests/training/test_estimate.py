@@ -212,11 +212,12 @@ def test_too_few_labels_give_no_figure():
 
 
 def test_the_study_measures_and_goes_on_where_it_stopped(cache, tmp_path, capsys, monkeypatch):
-    from studies.estimate import main
+    from studies import estimate as study
+    from studies._command import main
 
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["estimate", *map(str, arguments)])
-        main()
+        main(study.__doc__, study.arguments, study.measure, study.table)
 
     out = tmp_path / "out.jsonl"
     measure = ("measure", cache, "--out", out, "--labels", 6, "--options", '{"objective": {"C": 1}}')
