@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from featcache.cache import codec, readahead
 from featcache.cache.layout import ArrayLayout, Cell, parse_array
+from featcache.cache.records import damaged
 from featcache.cache.storage import Place, Storage, folder_of, storage_at
 from featcache.errors import CacheError
 
@@ -225,7 +226,7 @@ def _open_part(
         mapped = _map(path, layout.index_bytes)
     except FileNotFoundError:
         if strict:
-            raise codec.damaged(path, "no such file", f"{rows} rows of view {view}") from None
+            raise damaged(path, "no such file", f"{rows} rows of view {view}") from None
         return _Part.empty(rows, piece, layout.fill)
     data = np.empty(0, np.uint8) if mapped is None else np.frombuffer(mapped, np.uint8)
     along: tuple[Any, ...] = (slice(None), chunk_view, *inner)
@@ -240,7 +241,7 @@ def _offsets(data: NDArray[np.uint8], layout: ArrayLayout, path: Path) -> NDArra
     if layout.sharded:
         return codec.decode_index(data, layout, path)
     if data.nbytes != layout.chunk_bytes:
-        raise codec.damaged(path, f"{data.nbytes:,} bytes", f"{layout.chunk_bytes:,} bytes")
+        raise damaged(path, f"{data.nbytes:,} bytes", f"{layout.chunk_bytes:,} bytes")
     return np.zeros([1] * len(layout.shape), np.int64)
 
 

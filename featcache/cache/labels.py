@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featcache.cache import zarr_files
 from featcache.cache.storage import Storage
-from featcache.cache.zarr_files import attributes_of, encode, group, under
+from featcache.cache.zarr_files import METADATA, attributes_of, encode, group, under
 from featcache.errors import CacheError
 
 LABELS = "labels"
@@ -113,8 +113,9 @@ def read(cache: Storage) -> LabelTable | None:
     Raise CacheError if the table is damaged.
     """
     for _ in range(2):  # another process may replace the table while it is read
-        pointer = attributes_of(cache.read(f"{LABELS}/zarr.json"))
-        if pointer is None:
+        data = cache.read(f"{LABELS}/{METADATA}")
+        zarr_files.require_whole(cache.below(LABELS), data)
+        if (pointer := attributes_of(data)) is None:
             return None
         names, table = tuple(pointer["class_names"]), cache.below(f"{LABELS}/{pointer['table']}")
         try:

@@ -10,12 +10,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec, labels, ledger, zarr_files
+from featcache.cache import labels, ledger, zarr_files
 from featcache.cache.array import ShardedArray
 from featcache.cache.labels import LabelTable
 from featcache.cache.layout import Unit, units
+from featcache.cache.records import FileRecord, damaged
 from featcache.cache.spec import CLASS_TEXT, FORMAT, READABLE, CacheSpec, FeatureSpec, Shapes, SplitSpec
 from featcache.cache.storage import PARTIAL, Place, Storage, folder_of, storage_at
+from featcache.cache.zarr_files import METADATA
 from featcache.config import did_you_mean
 from featcache.errors import CacheError, ConfigError
 
@@ -106,8 +108,10 @@ class CacheReader:
         attributes = read_attributes(texts)
         if attributes is None or not names or not {*names} <= {*attributes["class_names"]}:
             return None
-        held = attributes["class_names"]
-        return np.asarray(read_array(texts.below("embedding")), np.float32)[[*map(held.index, names)]]
+        held, files = attributes["class_names"], attributes.get("files", {})
+        records = {key.removeprefix("embedding/"): FileRecord.parse(files[key]) for key in files}
+        embedding = np.asarray(read_array(texts.below("embedding"), records), np.float32)
+        return embedding[[*map(held.index, names)]]
 
     def features(self, layer: int | None = None) -> FeatureSpec:
         """Describe `pooled` and the tokens of a layer; of the first layer if the cache lacks that one."""
@@ -167,13 +171,17 @@ class SplitReader:
     @functools.cached_property
     def ids(self) -> list[str]:
         """(N,) stable sample ids."""
-        return [str(name) for name in read_array(self.storage.below("sample_id"))]
+        records = ledger.records(self.storage, "sample_id")
+        return [str(name) for name in read_array(self.storage.below("sample_id"), records)]
 
     @property
     def status(self) -> NDArray[np.uint8]:
-        """(N, V): 0 missing, 1 written, 2 failed; read from storage at each access."""
-        status, rows = ShardedArray.open(self._status.storage), np.arange(self.rows)
-        return np.stack([status.gather(rows, view) for view in range(len(self.views))], axis=1)
+        """(N, V): 0 missing, 1 written, 2 failed; read from storage, and checked, at each access."""
+        found = np.full((self.rows, len(self.views)), MISSING, np.uint8)
+        for unit in self.units:
+            if (entry := ledger.read(self.storage, unit)) is not None:
+                found[unit.start : unit.stop, unit.view] = self._status_of(unit, entry)
+        return found
 
     def array(self, name: str) -> ShardedArray:
         """Open one of `arrays` (tokens, pooled, token_mask, ...); raise CacheError for any other name."""
@@ -207,14 +215,14 @@ class SplitReader:
             raise CacheError(f"{self.storage} was replaced since it was opened", hint="open it again")
         entries = [ledger.read(self.storage, unit) for unit in self.units]
         rows = ledger.read(self.storage)
-        if rows is None:
-            file = f"{self.storage}/{ledger.key()}"
-            raise codec.damaged(file, "missing or unreadable", "the size of the sample ids")
+        for unit, entry in ((None, rows), *zip(self.units, entries, strict=True)):
+            if entry is None and (unit is None or self.storage.size(ledger.key(unit)) is not None):
+                raise damaged(f"{self.storage}/{ledger.key(unit)}", "missing or unreadable", "a whole entry")
         for entry in filter(None, [rows, *entries]):
             if damage := ledger.damage(self.storage, entry):
                 key, found, expected = damage
                 got = "no such file" if found is None else f"{found:,} bytes"
-                raise codec.damaged(f"{self.storage}/{key}", got, f"{expected:,} bytes")
+                raise damaged(f"{self.storage}/{key}", got, f"{expected:,} bytes")
         written = sum(entry is not None for entry in entries)
         if written < len(entries):
             got = f"{written} of {len(entries)} units (up to {self._status.layout.shard[0]} rows of a view)"
@@ -224,14 +232,33 @@ class SplitReader:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._cache, self.name, self.views)
 
+    def _status_of(self, unit: Unit, entry: ledger.Entry) -> NDArray[np.uint8]:
+        key = f"status/{self._status.layout.unit_key(unit)}"
+        data, record = self.storage.read(key), entry.files.get(key)
+        if record is None:
+            raise damaged(f"{self.storage}/{ledger.key(unit)}", f"no record of {key}", "one of each file")
+        record.require(f"{self.storage}/{key}", data)
+        return np.frombuffer(data or b"", np.uint8)[: unit.stop - unit.start]
+
     def _is_complete(self, unit: Unit) -> bool:
         entry = ledger.read(self.storage, unit)
         return entry is not None and ledger.damage(self.storage, entry) is None
 
 
+def is_group(place: Place | Storage) -> bool:
+    """Return True if there is a group of featcache, such as a cache or a split, even if it is damaged."""
+    return zarr_files.is_group(storage_at(place).read(METADATA))
+
+
 def read_attributes(place: Place | Storage) -> dict[str, Any] | None:
-    """Return the `featcache` attributes of a Zarr v3 group; None if there is no such group."""
-    return zarr_files.attributes_of(storage_at(place).read("zarr.json"))
+    """Return the `featcache` attributes of a Zarr v3 group; None if there is no such group.
+
+    Raise CacheError if it is sealed and has been altered.
+    """
+    storage = storage_at(place)
+    data = storage.read(METADATA)
+    zarr_files.require_whole(storage, data)
+    return zarr_files.attributes_of(data)
 
 
 def read_labels(cache: Storage) -> LabelTable:
@@ -254,6 +281,9 @@ def _spec_of(stored: Mapping[str, Any]) -> CacheSpec:
     )
 
 
-def read_array(place: Place | Storage) -> Any:
-    """Return a whole small array (ids, class texts); raise CacheError if it cannot be read."""
-    return zarr_files.decode(storage_at(place))
+def read_array(place: Place | Storage, records: Mapping[str, FileRecord] | None = None) -> Any:
+    """Return a whole small array (ids, class texts); raise CacheError if it cannot be read or was altered.
+
+    `records` are those of its files, by key below it.
+    """
+    return zarr_files.decode(storage_at(place), records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from featcache.cache.labels import LabelTable
-from featcache.cache.reader import CacheReader, read_attributes
+from featcache.cache.reader import CacheReader, is_group
 from featcache.cache.schema import view_bytes
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.errors import option
@@ -55,6 +55,6 @@ def _require_room(plan: ImportPlan, out: Path, overwrite: bool) -> None:
     """Raise CacheError if the disk cannot hold what is not written yet."""
     rows = sum(split.spec.rows for split in plan.splits.values())
     needed = rows * len(plan.spec.views.names()) * view_bytes(plan.shapes, plan.spec.dtype)
-    if read_attributes(out) is not None and not overwrite:
+    if is_group(out) and not overwrite:
         needed -= CacheReader.open(out).nbytes()
     require_room(out, needed, f"or fewer tokens ({option('max_tokens')})")
