@@ -123,8 +123,8 @@ def create_split(
     about = group({"split": rows.spec.model_dump(mode="json"), "arrays": list(arrays)})
     # What a killed creation or overwrite left here: no entry of an old ledger may be believed.
     storage.delete(name)
-    split = storage.below(name)
-    split.write(made | ledger.contents({None: _entry(storage, name, rows.spec.rows, made | about)}))
+    split, root = storage.below(name), storage.read(METADATA) or b""
+    split.write(made | ledger.contents({None: split_entry(root, name, rows.spec.rows, made | about)}))
     split.write(about)
 
 
@@ -137,7 +137,8 @@ def restore_rows(cache: Storage, name: str, rows: SplitRows) -> None:
     split.write({key: data for key, data in written.items() if split.read(key) != data})
     metadata = {key: split.read(key) for key in _metadata_keys(split)}
     there = {key: data for key, data in metadata.items() if data is not None}
-    ledger.write(split, {None: _entry(cache, name, rows.spec.rows, there | written)})
+    root = cache.read(METADATA) or b""
+    ledger.write(split, {None: split_entry(root, name, rows.spec.rows, there | written)})
 
 
 def replace_labels(storage: Storage, new: LabelTable) -> bool:
@@ -210,10 +211,13 @@ def _row_files(rows: SplitRows) -> dict[str, bytes]:
     return under("sample_id", ids)
 
 
-def _entry(cache: Storage, name: str, rows: int, files: Mapping[str, bytes]) -> ledger.Entry:
-    """Return the entry of a split: a record of each small file, and a copy of all metadata."""
+def split_entry(root: bytes, name: str, rows: int, files: Mapping[str, bytes]) -> ledger.Entry:
+    """Return the entry of a split: a record of each small file, and a copy of all metadata.
+
+    `root` is the description of the cache; `files` are by key below the split.
+    """
     metadata = {f"{name}/{key}": data for key, data in files.items() if key.endswith(METADATA)}
-    about = {METADATA: cache.read(METADATA) or b"", **metadata}
+    about = {METADATA: root, **metadata}
     return ledger.Entry(
         rows=rows,
         failed={},

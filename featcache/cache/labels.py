@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache import seal
 from featcache.cache import zarr_files
 from featcache.cache.storage import Storage
 from featcache.cache.zarr_files import METADATA, attributes_of, encode, group, under
@@ -133,6 +135,15 @@ def read(cache: Storage) -> LabelTable | None:
         got=f"other values than those that were written, in {table}",
         hint="write them again: `featcache label CACHE --from FILE`, or repeat `featcache extract`",
     )
+
+
+def digest_at(cache: Storage) -> str | None:
+    """Return the beginning of the digest of a table that may be damaged; None if it is not known."""
+    data = cache.read(f"{LABELS}/{METADATA}")
+    if data is not None and seal.is_whole(data) and (pointer := attributes_of(data)) is not None:
+        return str(pointer["digest"])
+    tables = [name for name in cache.names(LABELS) if re.fullmatch(rf"[0-9a-f]{{{_TABLE}}}", name)]
+    return tables[0] if len(tables) == 1 else None
 
 
 def write(cache: Storage, table: LabelTable) -> None:

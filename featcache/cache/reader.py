@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from featcache.cache import labels, ledger, zarr_files
 from featcache.cache.array import ShardedArray
+from featcache.cache.checks import ShardChecks
 from featcache.cache.labels import LabelTable
 from featcache.cache.layout import Unit, units
 from featcache.cache.records import FileRecord, damaged
@@ -32,6 +33,7 @@ class CacheReader:
         self, storage: Storage, spec: CacheSpec, shapes: Shapes, attributes: Mapping[str, Any]
     ) -> None:
         self.storage, self.spec, self.shapes = storage, spec, shapes
+        self.format: int = attributes["format"]
         self.fingerprint: str = attributes["fingerprint"]
         self.provenance: dict[str, Any] = attributes["provenance"]
 
@@ -78,7 +80,8 @@ class CacheReader:
     @property
     def split_names(self) -> tuple[str, ...]:
         """Names of the splits, sorted."""
-        names = (name for name in self.storage.names() if not name.endswith(PARTIAL))
+        others = (labels.LABELS, CLASS_TEXT)
+        names = (n for n in self.storage.names() if not n.endswith(PARTIAL) and n not in others)
         return tuple(name for name in names if "split" in (read_attributes(self.storage.below(name)) or {}))
 
     def split(self, name: str) -> SplitReader:
@@ -139,7 +142,8 @@ class SplitReader:
         attributes = read_attributes(storage) or {}
         self.spec = SplitSpec.parse(attributes["split"])
         self.arrays: tuple[str, ...] = tuple(attributes["arrays"])
-        self._opened: dict[str, ShardedArray] = {}
+        self._opened: dict[tuple[str, bool], ShardedArray] = {}
+        self.checks = ShardChecks(storage)
         self._status = ShardedArray.open(storage.below("status"))
         self.units: tuple[Unit, ...] = tuple(units(self.rows, len(views), self._status.layout.shard[0]))
 
@@ -183,13 +187,18 @@ class SplitReader:
                 found[unit.start : unit.stop, unit.view] = self._status_of(unit, entry)
         return found
 
-    def array(self, name: str) -> ShardedArray:
-        """Open one of `arrays` (tokens, pooled, token_mask, ...); raise CacheError for any other name."""
+    def array(self, name: str, *, checked: bool = True) -> ShardedArray:
+        """Open one of `arrays` (tokens, pooled, token_mask, ...); raise CacheError for any other name.
+
+        Shards that are read from are compared with the ledger in a thread, unless `checked` is False.
+        """
         if name not in self.arrays:
             raise CacheError(f"no array `{name}` in {self.storage}", hint=did_you_mean(name, self.arrays))
-        if name not in self._opened:
-            self._opened[name] = ShardedArray.open(self.storage.below(name), strict=True)
-        return self._opened[name]
+        if (name, checked) not in self._opened:
+            checks = self.checks if checked else None
+            opened = ShardedArray.open(self.storage.below(name), strict=True, checks=checks)
+            self._opened[name, checked] = opened
+        return self._opened[name, checked]
 
     def nbytes(self) -> int:
         """Return the bytes that the split takes."""

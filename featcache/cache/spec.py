@@ -17,6 +17,7 @@ FORMAT = 3
 Format 2 had no seals. Format 1 also kept class names in the spec, and labels in the digest of a split.
 """
 READABLE = (1, 2, 3)
+SEALED_SINCE = 3
 CLASS_TEXT = "class_text"
 """Name of the group of class texts, which no split may have."""
 
