@@ -8,6 +8,7 @@ import json
 import mmap
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class ShardedArray:
             if self._cold:
                 self._ask(rows, view)
             for cell in self.layout.cells:
-                self._gather_cell(rows, view, cell, out)
+                _gather_cell(self._part, self.layout, rows, view, cell, out)
             self._cold = readahead.blocks_read() > before or self._asked
             self._asked = False
         return out
@@ -142,27 +143,6 @@ class ShardedArray:
         blocks = wanted // self.layout.shard[0]
         for cell, block in itertools.product(self.layout.cells, np.unique(blocks).tolist()):
             self._part(block, view, cell).ask(wanted[blocks == block] - block * self.layout.shard[0])
-
-    def _gather_cell(self, rows: NDArray[np.int64], view: int, cell: Cell, out: NDArray[Any]) -> None:
-        order = None if _is_sorted(rows) else np.argsort(rows, kind="stable")
-        wanted = rows if order is None else rows[order]
-        blocks = wanted // self.layout.shard[0]
-        starts = np.flatnonzero(np.diff(blocks, prepend=-1))
-        whole_rows = self.layout.chunk[2:] == self.row_shape
-        direct = out.reshape(len(rows), -1).view(np.uint8) if whole_rows and order is None else None
-        longest = 0 if direct is not None else int(np.diff(starts, append=len(rows)).max())
-        scratch = np.empty((longest, self.layout.piece_bytes), np.uint8)
-        for start, stop in itertools.pairwise([*starts.tolist(), len(rows)]):
-            block = int(blocks[start])
-            part = self._part(block, view, cell)
-            local = wanted[start:stop] - block * self.layout.shard[0]
-            if direct is not None:
-                part.take(local, direct[start:stop])
-                continue
-            target = slice(start, stop) if order is None else order[start:stop]
-            part.take(local, scratch[: stop - start])
-            values = scratch[: stop - start].view(self.dtype).reshape(-1, *self.layout.chunk[2:])
-            _place(values, target, self.layout.region(cell), out)
 
 
 @dataclass(frozen=True)
@@ -227,6 +207,36 @@ class _Part:
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows if self.place is None else self.place[rows]
+
+
+def _gather_cell(
+    part_of: Callable[[int, int, Cell], _Part],
+    layout: ArrayLayout,
+    rows: NDArray[np.int64],
+    view: int,
+    cell: Cell,
+    out: NDArray[Any],
+) -> None:
+    """Copy one cell of every row; `part_of` gives the part of a shard, a view and a cell."""
+    order = None if _is_sorted(rows) else np.argsort(rows, kind="stable")
+    wanted = rows if order is None else rows[order]
+    blocks = wanted // layout.shard[0]
+    starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+    whole_rows = layout.chunk[2:] == layout.row_shape
+    direct = out.reshape(len(rows), -1).view(np.uint8) if whole_rows and order is None else None
+    longest = 0 if direct is not None else int(np.diff(starts, append=len(rows)).max())
+    scratch = np.empty((longest, layout.piece_bytes), np.uint8)
+    for start, stop in itertools.pairwise([*starts.tolist(), len(rows)]):
+        block = int(blocks[start])
+        part = part_of(block, view, cell)
+        local = wanted[start:stop] - block * layout.shard[0]
+        if direct is not None:
+            part.take(local, direct[start:stop])
+            continue
+        target = slice(start, stop) if order is None else order[start:stop]
+        part.take(local, scratch[: stop - start])
+        values = scratch[: stop - start].view(layout.dtype).reshape(-1, *layout.chunk[2:])
+        _place(values, target, layout.region(cell), out)
 
 
 def _check_bounds(rows: NDArray[np.int64], view: int, array: ShardedArray) -> None:

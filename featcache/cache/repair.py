@@ -15,7 +15,7 @@ from featcache.cache.verify import Damage
 
 @dataclass(frozen=True)
 class Losses:
-    """What a cache has lost besides metadata."""
+    """The parts that a cache has lost, besides metadata."""
 
     units: Mapping[str, Mapping[str, ledger.Entry | None]] = field(default_factory=dict)
     """By split and key of the entry: the entry of each unit to compute again; None if it is lost as well."""

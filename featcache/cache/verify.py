@@ -18,11 +18,9 @@ from featcache.cache.spec import CLASS_TEXT, SEALED_SINCE
 from featcache.cache.storage import Storage
 from featcache.cache.zarr_files import METADATA
 from featcache.errors import FeatcacheError
-from featcache.files import human_bytes
 
 _THREADS = 4
 """Files read at a time; more do not make one disk faster."""
-_SHOWN = 20
 
 
 class Damage(NamedTuple):
@@ -37,7 +35,7 @@ class Damage(NamedTuple):
 
 @dataclass
 class Verification:
-    """What a verification found."""
+    """The findings about a cache or a run."""
 
     files: dict[str, str] = field(default_factory=dict)
     """A verdict on each file: whole, damaged, missing or unknown (nothing is recorded of it)."""
@@ -56,32 +54,6 @@ class Verification:
     def unknown(self) -> list[str]:
         """The files of which nothing is recorded; `adopt` records it."""
         return [file for file, verdict in self.files.items() if verdict == "unknown"]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as values that JSON can hold."""
-        damaged = [damage._asdict() for damage in self.damages]
-        return {
-            "whole": self.whole,
-            "damaged": damaged,
-            "unwritten": self.unwritten,
-            "bytes": self.nbytes,
-            "files": self.files,
-        }
-
-    def describe(self) -> str:
-        """Say in a few lines what was found."""
-        files = f"{len(self.files)} files, {human_bytes(self.nbytes)} of shards reread"
-        lines = [f"whole: {files}" if self.whole else f"not whole: {len(self.damages)} damaged of {files}"]
-        for file, got, rows in self.damages[:_SHOWN]:
-            lines.append(f"  {file}: {got}" + (f"; it holds {rows}" if rows else ""))
-        if len(self.damages) > _SHOWN:
-            lines.append(f"  and {len(self.damages) - _SHOWN} more; --json lists all")
-        if self.unwritten:
-            lines.append(f"  {self.unwritten} units are not written yet: repeat `featcache extract`")
-        if self.unknown:
-            what = "has no checksum, as an earlier version wrote it; --adopt writes it"
-            lines.append(f"  {len(self.unknown)} files: nothing is known to compare with. Each {what}")
-        return "\n".join(lines)
 
     def add(self, file: str, problem: str | None, rows: str | None = None) -> None:
         """Add the verdict on a file: whole, or its problem."""

@@ -24,9 +24,9 @@ def command(place: Location, quick: bool, adopt: bool, as_json: bool) -> None:
 
     The exit code is 0 only if everything is whole.
     """
-    from featcache.stages.verify import verify
+    from featcache.stages.verify import as_dict, describe, verify
 
     found = verify(place, quick=quick, adopt=adopt)
-    echo(found.as_dict() if as_json else found.describe())
+    echo(as_dict(found) if as_json else describe(found))
     if not found.whole:
         raise SystemExit(1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field, PositiveInt
 
-from featcache.cache.reader import CacheReader
 from featcache.config import Config, parse_overrides
 from featcache.errors import ConfigError, option
 from featcache.specs import Count, StoredType, TokenChoice, ValueType, ViewSpec
+
+if TYPE_CHECKING:
+    from featcache.cache.reader import CacheReader
 
 _CONTENT = {"views", "tokens", "layers", "dtype", "amp", "label_column"}
 _RECORDED = ("label_from", "no_labels", "batch_size")

@@ -27,14 +27,14 @@ from featcache.location import HasPath, Location
 from featcache.progress import MakeProgress, bar, silent
 from featcache.stages.import_ import plan_import
 from featcache.stages.label import class_text_of
-from featcache.stages.verify import verify_folder
+from featcache.stages.verify import as_dict, describe, verify_folder
 
 Place = str | os.PathLike[str] | HasPath
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a repair has done."""
+    """The work of a repair, and what is left."""
 
     restored: Sequence[str]
     """Descriptions written again from their copies."""
@@ -48,7 +48,7 @@ class Repaired:
     def as_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
         made = {"restored": list(self.restored), "units": self.units, "changed": list(self.changed)}
-        return {**made, **self.after.as_dict()}
+        return {**made, **as_dict(self.after)}
 
     def describe(self) -> str:
         """Say in a few lines what was done, and what is left."""
@@ -58,7 +58,7 @@ class Repaired:
                 f"{len(self.changed)} files have other bytes than before, as last digits depend on the "
                 f"machine: {', '.join(self.changed[:5])}"
             )
-        return "\n".join([*lines, self.after.describe()])
+        return "\n".join([*lines, describe(self.after)])
 
 
 def repair(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from featcache.cache import verify as cache_verify
 from featcache.cache.adopt import adopt as adopt_cache
 from featcache.cache.storage import Folder, held
 from featcache.cache.verify import Verification
 from featcache.errors import CacheError, ConfigError, option
+from featcache.files import human_bytes
 from featcache.location import HasPath, Location
 from featcache.progress import MakeProgress, bar, silent
 from featcache.runs.run import CONFIG
 
+_SHOWN = 20
+"""Damaged files that are listed."""
 Place = str | os.PathLike[str] | HasPath
 
 
@@ -59,3 +63,30 @@ def verify_folder(storage: Folder, quick: bool, show: MakeProgress) -> Verificat
     total = cache_verify.nbytes_of(storage, quick=quick)
     with show(f"verify {storage.name}", total, "B") as shown:
         return cache_verify.verify_cache(storage, quick=quick, advance=shown.update)
+
+
+def as_dict(found: Verification) -> dict[str, Any]:
+    """Return a verification as values that JSON can hold."""
+    return {
+        "whole": found.whole,
+        "damaged": [damage._asdict() for damage in found.damages],
+        "unwritten": found.unwritten,
+        "bytes": found.nbytes,
+        "files": found.files,
+    }
+
+
+def describe(found: Verification) -> str:
+    """Say in a few lines what was found."""
+    files = f"{len(found.files)} files, {human_bytes(found.nbytes)} of shards reread"
+    lines = [f"whole: {files}" if found.whole else f"not whole: {len(found.damages)} damaged of {files}"]
+    for file, got, rows in found.damages[:_SHOWN]:
+        lines.append(f"  {file}: {got}" + (f"; it holds {rows}" if rows else ""))
+    if len(found.damages) > _SHOWN:
+        lines.append(f"  and {len(found.damages) - _SHOWN} more; --json lists all")
+    if found.unwritten:
+        lines.append(f"  {found.unwritten} units are not written yet: repeat `featcache extract`")
+    if found.unknown:
+        what = "has no checksum, as an earlier version wrote it; --adopt writes it"
+        lines.append(f"  {len(found.unknown)} files: nothing is known to compare with. Each {what}")
+    return "\n".join(lines)
