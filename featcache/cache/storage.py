@@ -25,6 +25,7 @@ from featcache.location import Location
 
 PARTIAL = files.PARTIAL
 """The ending of names that are not complete yet; no key of a cache ends with it."""
+_DESCRIPTION = "zarr.json"
 _OWNER = "featcache"
 _PIECE = 1 << 18
 
@@ -61,6 +62,15 @@ class Storage(Protocol):
     @property
     def name(self) -> str:
         """The last part of its name, or of the prefix that it was made with."""
+
+    def pinned(self) -> Storage:
+        """Return a storage that reads only while the description of the cache here is the same file as now.
+
+        Its `read`, `checksum` and `require_pin` raise CacheError once another cache has taken the place.
+        """
+
+    def require_pin(self) -> None:
+        """Raise CacheError if the cache has been replaced since `pinned`; nothing else is ever raised."""
 
     def below(self, prefix: str) -> Storage:
         """Return the storage of all keys that begin with `prefix/`."""
@@ -147,10 +157,39 @@ def explained(storage: Storage, what: str = "", needed: int = 0) -> AbstractCont
 
 
 @dataclass(frozen=True)
+class _Pin:
+    """A file that must stay the same one."""
+
+    path: Path
+    identity: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, path: Path) -> _Pin:
+        return cls(path, cls._identity(path))
+
+    def require(self) -> None:
+        if self._identity(self.path) != self.identity:
+            raise CacheError(
+                f"{self.path.parent} was replaced since it was opened",
+                got="another cache at the same place, or none",
+                hint="open it again, or repeat the command",
+            )
+
+    @staticmethod
+    def _identity(path: Path) -> tuple[int, ...] | None:
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@dataclass(frozen=True)
 class Folder:
     """A storage in a folder of this machine."""
 
     path: Path
+    pin: _Pin | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -162,17 +201,28 @@ class Folder:
 
     def below(self, prefix: str) -> Folder:
         """Return the folder `prefix` of this one."""
-        return Folder(self.path / prefix)
+        return Folder(self.path / prefix, self.pin)
+
+    def pinned(self) -> Folder:
+        """Return the folder, to be read only while its `zarr.json` is the same file as now."""
+        return Folder(self.path, _Pin.of(self.path / _DESCRIPTION))
+
+    def require_pin(self) -> None:
+        """Raise CacheError if the cache has been replaced since `pinned`."""
+        if self.pin is not None:
+            self.pin.require()
 
     def read(self, key: str) -> bytes | None:
         """Return the bytes of a file, or None if there is none."""
         path = self.path / key
         try:
-            return path.read_bytes()
+            data = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+            data = None
         except OSError as error:
             raise CacheError(f"cannot read {path}", got=error.strerror) from error
+        self.require_pin()
+        return data
 
     def size(self, key: str) -> int | None:
         """Return the number of bytes of a file, or None if there is none."""
@@ -187,6 +237,7 @@ class Folder:
         path = self.path / key
         try:
             with open(path, "rb", buffering=0) as file:
+                self.require_pin()
                 return _checksum(file, advance)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
