@@ -84,6 +84,12 @@ class CacheReader:
         names = (n for n in self.storage.names() if not n.endswith(PARTIAL) and n not in others)
         return tuple(name for name in names if "split" in (read_attributes(self.storage.below(name)) or {}))
 
+    @property
+    def undescribed(self) -> tuple[str, ...]:
+        """Names of folders with the ledger of a split, but not its description: damaged, or unfinished."""
+        found = (self.storage.below(n) for n in self.storage.names() if not n.endswith(PARTIAL))
+        return tuple(s.name for s in found if s.size(ledger.key()) is not None and not is_group(s))
+
     def split(self, name: str) -> SplitReader:
         """Open one split; raise CacheError, listing the names of all splits, if there is none."""
         self.storage.require_pin()
