@@ -108,11 +108,12 @@ def assemble(
 
 
 def _with_merged(origin: Origin | None, parts: Mapping[str, Part]) -> Origin | None:
-    """Note the class names that are written in several Unicode forms."""
+    """Note the class names that are written in several ways."""
     merged = merged_forms(value for part in parts.values() for value in part.labels)
     if origin is None or not merged:
         return origin
-    note = f"written in several Unicode forms, and taken as one class each: {', '.join(merged)}"
+    ways = "written in several Unicode forms, or with other space around them"
+    note = f"{ways}, and taken as one class each: {', '.join(merged)}"
     return replace(origin, notes=(*origin.notes, note))
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from featcache.errors import SourceError
-from featcache.sources._files import image_files
 from featcache.sources._labels import LABEL_COLUMNS, label_column_of, likely_column, usual
 from featcache.sources._origin import Origin
 from featcache.sources._paths import matches
+from featcache.sources._scan import image_files
 from featcache.sources._splits import group_files, split_name, split_of
 
 PATH_COLUMNS = (
