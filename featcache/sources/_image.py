@@ -39,7 +39,7 @@ def decode(data: bytes) -> Image.Image:
 
     The image is turned upright by its EXIF tag, transparency is laid over white, and 16 bits are scaled to 8.
     Raise SampleError for data that is not a whole image of at most `MAX_PIXELS`, or that takes longer than
-    `MAX_SECONDS` to decode.
+    `MAX_SECONDS` to decode, and MemoryError where the machine lacks memory for it.
     """
     if not data:
         raise SampleError("the file is empty", got="0 bytes", expected="an image")
@@ -50,7 +50,7 @@ def decode(data: bytes) -> Image.Image:
                 bits = _bits(image)
                 image.load()
                 return _rgb(_upright(image), bits)
-        except SampleError:
+        except (SampleError, MemoryError):
             raise
         except UnidentifiedImageError:
             got = f"{len(data)} bytes of no format that is read"

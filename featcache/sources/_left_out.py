@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.errors import SampleError, option
 from featcache.sources._files import open_file, printable
 from featcache.sources._labels import is_unlabelled_folder
-from featcache.sources._scan import Listing, describe_left_out, first_few, folders_in
+from featcache.sources._scan import Listing, counted, describe_left_out, first_few, folders_in
 from featcache.sources._splits import split_name
 from featcache.sources._table import is_table
 
@@ -40,18 +40,31 @@ class Layout:
 def folder_notes(layout: Layout) -> tuple[str, ...]:
     """Return a sentence for each kind of thing that is left out, or that may be a mistake."""
     found = layout.found
+    dead = [name for name in found.others if _leads_nowhere(layout.root / name)]
+    kept = set(found.others).difference(dead)
     notes = [
-        describe_left_out(found.others),
+        describe_left_out(kept),
         *_without_image(layout),
-        *_in_no_split(layout),
-        *_set_aside(found),
-        *_dead_links(layout),
+        *_listed("image", "in no split, beside the folders of the splits", _in_no_split(layout)),
+        *_listed("image", "hidden, or in folders that a system made, and not read", found.aside),
+        *_listed("link", "leading nowhere, perhaps to samples", dead),
         *_unlabelled(layout),
         *_split_like(layout),
         *_frames(layout),
         *_tables(layout),
     ]
     return tuple(printable(note) for note in notes if note)
+
+
+def _listed(noun: str, what: str, names: Sequence[str]) -> Iterator[str]:
+    """Count and name some files, if there are any."""
+    if names:
+        yield f"{counted(len(names), noun)} {what}: {first_few(names)}"
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Return True for a link to nothing. Where it has the name of an image, its row fails."""
+    return path.is_symlink() and not os.path.exists(path)
 
 
 def _without_image(layout: Layout) -> Iterator[str]:
@@ -64,27 +77,9 @@ def _without_image(layout: Layout) -> Iterator[str]:
         yield f"no image is read from {first_few(lost)}"
 
 
-def _in_no_split(layout: Layout) -> Iterator[str]:
-    """Name the images that lie beside the folders of the splits."""
-    loose = [name for name in layout.found.images if "/" not in name]
-    if loose and layout.has_splits:
-        beside = ", ".join(f"{name}/" for name in layout.folders.values())
-        yield f"{len(loose)} images beside {beside} are in no split, and not read: {first_few(loose)}"
-
-
-def _set_aside(found: Listing) -> Iterator[str]:
-    if found.aside:
-        yield (
-            f"{len(found.aside)} images that are hidden, or in folders that a system made, are not read: "
-            f"{first_few(found.aside)}"
-        )
-
-
-def _dead_links(layout: Layout) -> Iterator[str]:
-    """Name the links that lead nowhere; where one has the name of an image, its row fails."""
-    paths = ((name, layout.root / name) for name in layout.found.others)
-    if dead := [name for name, path in paths if path.is_symlink() and not os.path.exists(path)]:
-        yield f"{len(dead)} links lead nowhere, perhaps to samples: {first_few(dead)}"
+def _in_no_split(layout: Layout) -> list[str]:
+    """Return the images that lie beside the folders of the splits, and are not read."""
+    return [name for name in layout.found.images if "/" not in name] if layout.has_splits else []
 
 
 def _unlabelled(layout: Layout) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import SampleError, SourceError
+from featcache.errors import SampleError, SourceError, option
 from featcache.sources._files import Files
 from featcache.sources._labels import encode, merged_forms
 from featcache.sources._origin import Origin
@@ -59,6 +59,13 @@ class Samples:
             name = self.ids[row]
             got = name if error.got is None else f"{name}: {error.got}"
             raise SampleError(error.what, got=got, expected=error.expected, hint=error.hint) from None
+        except MemoryError:
+            # No fault of the sample: its row may not be stored as failed.
+            raise SourceError(
+                "memory does not suffice to read a sample",
+                got=self.ids[row],
+                hint=f"rerun with a smaller {option('num_workers')} or {option('batch_size')}; it continues",
+            ) from None
 
     def file(self, index: int) -> Path | None:
         """Return the file of a sample; None if samples are not files of their own."""

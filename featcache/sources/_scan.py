@@ -97,7 +97,8 @@ def walk(root: Path, *, aside: bool = False, depth: int | None = None) -> Iterat
     folder that cannot be listed, and for links between folders that lead to too many.
     """
     seen: set[tuple[int, int]] = set()
-    again, waiting = 0, [_Folder("", False, frozenset())]
+    outside = frozenset(_identity(parent) for parent in root.resolve().parents)
+    again, waiting = 0, [_Folder("", False, outside)]
     while waiting:
         folder = waiting.pop()
         try:
@@ -130,23 +131,23 @@ def describe_left_out(names: Iterable[str]) -> str | None:
     """Count files that are not read by their endings; None where there are only companions of samples.
 
     >>> describe_left_out(["a.heic", "b.HEIC", "c", "a.json"])
-    '3 files are of formats that are not read: .heic (2), no ending (1)'
+    '3 files of formats that are not read: .heic (2), no ending (1)'
     """
     endings = Counter(_ending(name) or "no ending" for name in names if not is_companion(name))
     if not endings:
         return None
     listed = ", ".join(f"{ending} ({count})" for ending, count in sorted(endings.items()))
-    files = (
-        "1 file is of a format that is"
-        if endings.total() == 1
-        else f"{endings.total()} files are of formats that are"
-    )
-    return f"{files} not read: {listed}"
+    return f"{counted(endings.total(), 'file')} of formats that are not read: {listed}"
 
 
 def is_companion(name: str) -> bool:
     """Return True for a file that people have beside samples, such as a table, a caption or a README."""
     return _COMPANIONS.fullmatch(PurePosixPath(name).name.strip()) is not None
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as `1 file` or `2 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def first_few(names: Sequence[str]) -> str:

@@ -114,7 +114,7 @@ class _Reader:
 
     def __call__(self, row: int) -> bytes:
         if (reason := self.reasons.get(row)) is not None:
-            expected = f"one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+            expected = "a file in the shard" if reason else f"one of {' '.join(sorted(IMAGE_SUFFIXES))}"
             raise SampleError("the sample has no image", got=reason or None, expected=expected)
         start, size = self.starts[row], self.sizes[row]
         if size > MAX_BYTES:
