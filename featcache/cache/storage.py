@@ -7,8 +7,8 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import filelock
+import google_crc32c
+import numpy as np
 
 from featcache import files
 from featcache.errors import CacheError
@@ -24,6 +26,11 @@ from featcache.location import Location
 PARTIAL = files.PARTIAL
 """The ending of names that are not complete yet; no key of a cache ends with it."""
 _OWNER = "featcache"
+_PIECE = 1 << 18
+
+
+def _ignore(read: int) -> None:
+    """Count nothing."""
 
 
 class Lock(Protocol):
@@ -31,6 +38,15 @@ class Lock(Protocol):
 
     def release(self) -> None:
         """Let the next holder in."""
+
+
+@contextmanager
+def held(lock: Lock) -> Iterator[None]:
+    """Hold a lock within a block."""
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @runtime_checkable
@@ -42,6 +58,10 @@ class Storage(Protocol):
     that write raise OSError where the system fails; see `explained`.
     """
 
+    @property
+    def name(self) -> str:
+        """The last part of its name, or of the prefix that it was made with."""
+
     def below(self, prefix: str) -> Storage:
         """Return the storage of all keys that begin with `prefix/`."""
 
@@ -50,6 +70,12 @@ class Storage(Protocol):
 
     def size(self, key: str) -> int | None:
         """Return the number of bytes of a file, or None if there is none."""
+
+    def checksum(self, key: str, advance: Callable[[int], object] = ...) -> tuple[int, int] | None:
+        """Return (bytes, crc32c) of a file, which may be large, or None if there is none.
+
+        Calls `advance` with numbers of bytes as they are read. Raise CacheError if the file is unreadable.
+        """
 
     def names(self, prefix: str = "") -> list[str]:
         """List the names directly below a prefix, sorted: of files, and of prefixes."""
@@ -129,6 +155,11 @@ class Folder:
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.name
+
     def below(self, prefix: str) -> Folder:
         """Return the folder `prefix` of this one."""
         return Folder(self.path / prefix)
@@ -150,6 +181,17 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def checksum(self, key: str, advance: Callable[[int], object] = _ignore) -> tuple[int, int] | None:
+        """Return (bytes, crc32c) of a file, or None if there is none."""
+        path = self.path / key
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return _checksum(file, advance)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise CacheError(f"cannot read {path}", got=error.strerror) from error
 
     def names(self, prefix: str = "") -> list[str]:
         """List the names directly in a folder, sorted; none where there is no folder."""
@@ -207,6 +249,17 @@ class Folder:
         # A file may be the first in several new folders, whose names are to be durable as well.
         parts = key.split("/")[:-1]
         return {self.path.joinpath(*parts[:depth]) for depth in range(min(1, len(parts)), len(parts) + 1)}
+
+
+def _checksum(file: io.FileIO, advance: Callable[[int], object]) -> tuple[int, int]:
+    """Read in pieces that stay in the processor's cache; reading lets other threads go on."""
+    piece = np.empty(_PIECE, np.uint8)
+    size = crc32c = 0
+    while read := file.readinto(piece.data):
+        crc32c = google_crc32c.extend(crc32c, piece[:read])
+        size += read
+        advance(read)
+    return size, crc32c
 
 
 class NewFile:
