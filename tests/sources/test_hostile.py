@@ -128,6 +128,14 @@ def test_names_in_a_list_that_are_no_files(make):
             source[row]
 
 
+@pytest.mark.parametrize(
+    "data", [b"path,label\ra.png,cat\r", b"path\n" + b"x" * 2**18, b"pa\rth,label\n1,2\n"]
+)
+def test_a_table_that_is_no_csv(make, data):
+    with pytest.raises(SourceError, match="malformed"):
+        open_source("filelist:" + make.file("a.csv", data))
+
+
 def test_decoding_ends(make, monkeypatch):
     monkeypatch.setattr(_image, "MAX_SECONDS", -1)
     with pytest.raises(SampleError, match="too long"):
