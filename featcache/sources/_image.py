@@ -53,8 +53,7 @@ def decode(data: bytes) -> Image.Image:
         except (SampleError, MemoryError):
             raise
         except UnidentifiedImageError:
-            got = f"{len(data)} bytes of no format that is read"
-            raise SampleError("not an image", got=got) from None
+            raise SampleError("not an image", got=f"{len(data)} bytes of no known format") from None
         except Image.DecompressionBombError:
             raise SampleError("the image is too large", expected=_size_limit()) from None
         except Exception as error:  # decoders raise many types of errors for damaged data

@@ -141,9 +141,8 @@ def _tables(layout: Layout) -> Iterator[str]:
         if name.rpartition("/")[0] in places and (is_table(layout.root / name) or _is_annotation(name))
     ]
     if beside:
-        yield (
-            f"{first_few(beside)} beside the images is not read; for its labels, give the table as the source"
-        )
+        table = "the table" if is_table(layout.root / beside[0]) else "a .csv of path and label"
+        yield f"{first_few(beside)} beside the images is not read; for its labels, give {table} as the source"
 
 
 def _is_annotation(name: str) -> bool:
