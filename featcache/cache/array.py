@@ -43,8 +43,8 @@ class ShardedArray:
         self._cold, self._asked = True, False
         # Without a reference to self: a cycle would keep every map (and, before Python 3.13, its file) open
         # until the garbage collector happens to run.
-        open_part = functools.partial(_open_part, storage, layout, strict, checks)
-        self._part = functools.lru_cache(maxsize=_most_mapped())(open_part)
+        shards = _Shards(storage, layout, strict, checks)
+        self._part = functools.lru_cache(maxsize=_most_mapped())(shards.part)
 
     @classmethod
     def open(
@@ -239,47 +239,51 @@ def _gather_cell(
         _place(values, target, layout.region(cell), out)
 
 
+@dataclass(frozen=True)
+class _Shards:
+    """The shards of an array, to be mapped."""
+
+    storage: Storage
+    layout: ArrayLayout
+    strict: bool
+    checks: ShardChecks | None
+
+    def part(self, block: int, view: int, cell: Cell) -> _Part:
+        """Map one shard, and have it checked; return the part that holds one cell of one view."""
+        layout, (outer, inner) = self.layout, cell
+        shard_view, in_shard = divmod(view, layout.shard[1])
+        chunk_view, in_chunk = divmod(in_shard, layout.chunk[1])
+        key = layout.key((block, shard_view, *outer))
+        path = self.storage.local(key)
+        start = block * layout.shard[0]
+        rows = min(layout.shard[0], layout.shape[0] - start)
+        piece = layout.piece_bytes
+        try:
+            mapped = _map(path, layout.index_bytes)
+        except FileNotFoundError:
+            self.storage.require_pin()
+            if self.strict:
+                raise damaged(path, "no such file", f"{rows} rows of view {view}") from None
+            return _Part.empty(rows, piece, layout.fill)
+        # Now that the file is open, nothing can put another in its place.
+        self.storage.require_pin()
+        if self.checks is not None:
+            self.checks.ask(f"{self.storage.name}/{key}", Unit(block, view, start, start + rows))
+        data = np.empty(0, np.uint8) if mapped is None else np.frombuffer(mapped, np.uint8)
+        along: tuple[Any, ...] = (slice(None), chunk_view, *inner)
+        offsets = _offsets(data, layout, path)[along]
+        local = np.arange(rows)
+        within = (local % layout.chunk[0] * layout.chunk[1] + in_chunk) * piece
+        starts = offsets[local // layout.chunk[0]]
+        return _Part.at(mapped, data, np.where(starts < 0, -1, starts + within), piece, layout.fill)
+
+
 def _check_bounds(rows: NDArray[np.int64], view: int, array: ShardedArray) -> None:
     samples, views = array.shape[:2]
     if not 0 <= view < views:
         raise IndexError(f"view {view} is outside the {views} views of {array.storage}")
     if rows.size and not (rows.min() >= 0 and rows.max() < samples):
         raise IndexError(f"rows {rows.min()}..{rows.max()} reach outside the {samples} of {array.storage}")
-
-
-def _open_part(
-    storage: Storage,
-    layout: ArrayLayout,
-    strict: bool,
-    checks: ShardChecks | None,
-    block: int,
-    view: int,
-    cell: Cell,
-) -> _Part:
-    """Map one shard, and have it checked; return the part that holds one cell of one view."""
-    outer, inner = cell
-    shard_view, in_shard = divmod(view, layout.shard[1])
-    chunk_view, in_chunk = divmod(in_shard, layout.chunk[1])
-    key = layout.key((block, shard_view, *outer))
-    path = storage.local(key)
-    rows = min(layout.shard[0], layout.shape[0] - block * layout.shard[0])
-    piece = layout.piece_bytes
-    try:
-        mapped = _map(path, layout.index_bytes)
-    except FileNotFoundError:
-        if strict:
-            raise damaged(path, "no such file", f"{rows} rows of view {view}") from None
-        return _Part.empty(rows, piece, layout.fill)
-    data = np.empty(0, np.uint8) if mapped is None else np.frombuffer(mapped, np.uint8)
-    if checks is not None:
-        start = block * layout.shard[0]
-        checks.ask(f"{storage.name}/{key}", Unit(block, view, start, start + rows))
-    along: tuple[Any, ...] = (slice(None), chunk_view, *inner)
-    offsets = _offsets(data, layout, path)[along]
-    local = np.arange(rows)
-    within = (local % layout.chunk[0] * layout.chunk[1] + in_chunk) * piece
-    starts = offsets[local // layout.chunk[0]]
-    return _Part.at(mapped, data, np.where(starts < 0, -1, starts + within), piece, layout.fill)
 
 
 def _offsets(data: NDArray[np.uint8], layout: ArrayLayout, path: Path) -> NDArray[np.int64]:

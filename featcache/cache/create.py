@@ -61,14 +61,6 @@ def is_cache(storage: Storage) -> bool:
     )
 
 
-def remove(storage: Storage) -> None:
-    """Delete what featcache wrote, the file of the group last: after a kill it still is a cache."""
-    for name in storage.names():
-        if is_group(storage.below(name)) or name.endswith(PARTIAL):
-            storage.delete(name)
-    storage.delete("zarr.json")
-
-
 def require_rows(name: str, rows: SplitRows) -> None:
     """Raise CacheError unless the name, ids and labels of a split are valid."""
     if (

@@ -40,7 +40,7 @@ class CacheReader:
     @classmethod
     def open(cls, place: Place | Storage) -> Self:
         """Open the cache in a folder; raise CacheError if there is none, or it has another format."""
-        storage = storage_at(place)
+        storage = storage_at(place).pinned()
         attributes = read_attributes(storage)
         if attributes is None:
             something = storage.names() or storage.size("") is not None
@@ -84,10 +84,15 @@ class CacheReader:
         names = (n for n in self.storage.names() if not n.endswith(PARTIAL) and n not in others)
         return tuple(name for name in names if "split" in (read_attributes(self.storage.below(name)) or {}))
 
+    @property
+    def undescribed(self) -> tuple[str, ...]:
+        """Names of folders with the ledger of a split, but not its description: damaged, or unfinished."""
+        found = (self.storage.below(n) for n in self.storage.names() if not n.endswith(PARTIAL))
+        return tuple(s.name for s in found if s.size(ledger.key()) is not None and not is_group(s))
+
     def split(self, name: str) -> SplitReader:
         """Open one split; raise CacheError, listing the names of all splits, if there is none."""
-        if (read_attributes(self.storage) or {}).get("fingerprint") != self.fingerprint:
-            raise CacheError(f"{self.storage} was replaced since it was opened", hint="open it again")
+        self.storage.require_pin()
         if name not in self.split_names:
             raise CacheError(
                 f"no split `{name}` in {self.storage}",

@@ -5,28 +5,23 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import filelock
-import google_crc32c
-import numpy as np
-
 from featcache import files
 from featcache.errors import CacheError
 from featcache.location import Location
+from featcache.locks import FileLock
 
 PARTIAL = files.PARTIAL
 """The ending of names that are not complete yet; no key of a cache ends with it."""
-_OWNER = "featcache"
-_PIECE = 1 << 18
+_DESCRIPTION = "zarr.json"
+_REPLACED = "replaced"
 
 
 def _ignore(read: int) -> None:
@@ -61,6 +56,15 @@ class Storage(Protocol):
     @property
     def name(self) -> str:
         """The last part of its name, or of the prefix that it was made with."""
+
+    def pinned(self) -> Storage:
+        """Return a storage that reads only while the description of the cache here is the same file as now.
+
+        Its `read`, `checksum` and `require_pin` raise CacheError once another cache has taken the place.
+        """
+
+    def require_pin(self) -> None:
+        """Raise CacheError if the cache has been replaced since `pinned`; nothing else is ever raised."""
 
     def below(self, prefix: str) -> Storage:
         """Return the storage of all keys that begin with `prefix/`."""
@@ -105,6 +109,15 @@ class Storage(Protocol):
         Deletion is atomic: a killed process leaves either everything, or nothing under this name.
         """
 
+    def beside(self) -> Storage:
+        """Return the storage in which a replacement of this one is written."""
+
+    def replace(self) -> None:
+        """Put what was written `beside` in the place of this storage, atomically; delete what was here."""
+
+    def tidy(self) -> None:
+        """Remove what a killed `replace` left; the caller holds the lock."""
+
     def lock(self) -> Lock:
         """Take the lock of the only writer; raise CacheError, naming the holder, if another one has it."""
 
@@ -113,11 +126,7 @@ Place = str | os.PathLike[str] | Location
 """A folder, as users name it."""
 
 
-def now() -> str:
-    """Return the date and time in UTC; that of SOURCE_DATE_EPOCH, if it is set, for reproducible bytes."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    time = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
-    return time.isoformat(timespec="seconds")
+now = files.now
 
 
 def storage_at(place: Place | Storage) -> Storage:
@@ -147,10 +156,39 @@ def explained(storage: Storage, what: str = "", needed: int = 0) -> AbstractCont
 
 
 @dataclass(frozen=True)
+class _Pin:
+    """A file that must stay the same one."""
+
+    path: Path
+    identity: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, path: Path) -> _Pin:
+        return cls(path, cls._identity(path))
+
+    def require(self) -> None:
+        if self._identity(self.path) != self.identity:
+            raise CacheError(
+                f"{self.path.parent} was replaced since it was opened",
+                got="another cache at the same place, or none",
+                hint="open it again, or repeat the command",
+            )
+
+    @staticmethod
+    def _identity(path: Path) -> tuple[int, ...] | None:
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@dataclass(frozen=True)
 class Folder:
     """A storage in a folder of this machine."""
 
     path: Path
+    pin: _Pin | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -162,17 +200,28 @@ class Folder:
 
     def below(self, prefix: str) -> Folder:
         """Return the folder `prefix` of this one."""
-        return Folder(self.path / prefix)
+        return Folder(self.path / prefix, self.pin)
+
+    def pinned(self) -> Folder:
+        """Return the folder, to be read only while its `zarr.json` is the same file as now."""
+        return Folder(self.path, _Pin.of(self.path / _DESCRIPTION))
+
+    def require_pin(self) -> None:
+        """Raise CacheError if the cache has been replaced since `pinned`."""
+        if self.pin is not None:
+            self.pin.require()
 
     def read(self, key: str) -> bytes | None:
         """Return the bytes of a file, or None if there is none."""
         path = self.path / key
         try:
-            return path.read_bytes()
+            data = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+            data = None
         except OSError as error:
             raise CacheError(f"cannot read {path}", got=error.strerror) from error
+        self.require_pin()
+        return data
 
     def size(self, key: str) -> int | None:
         """Return the number of bytes of a file, or None if there is none."""
@@ -186,12 +235,13 @@ class Folder:
         """Return (bytes, crc32c) of a file, or None if there is none."""
         path = self.path / key
         try:
-            with open(path, "rb", buffering=0) as file:
-                return _checksum(file, advance)
+            found = files.checksum(path, advance)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+            found = None
         except OSError as error:
             raise CacheError(f"cannot read {path}", got=error.strerror) from error
+        self.require_pin()
+        return found
 
     def names(self, prefix: str = "") -> list[str]:
         """List the names directly in a folder, sorted; none where there is no folder."""
@@ -241,25 +291,38 @@ class Folder:
             shutil.rmtree(unfinished)
         path.unlink(missing_ok=True)
 
+    def beside(self) -> Folder:
+        """Return the folder `PATH.partial`."""
+        return Folder(files.partial(self.path))
+
+    def replace(self) -> None:
+        """Exchange the two folders, then delete the old one."""
+        # A mark in the old one, so that it is not taken for a replacement that is to be continued.
+        (self.path / _REPLACED).touch()
+        files.exchange(self.path, self.beside().path)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Delete a folder beside that was replaced, and end an exchange that was killed."""
+        files.recover(self.path)
+        beside = self.beside().path
+        if not (beside / _REPLACED).exists():
+            return
+        for entry in beside.iterdir():
+            if entry.is_file() and entry.name not in (_REPLACED, _DESCRIPTION):
+                os.replace(entry, self.path / entry.name)  # not of featcache, so it stays
+            elif entry.is_dir():
+                shutil.rmtree(entry)
+        shutil.rmtree(beside)
+
     def lock(self) -> Lock:
         """Hold the file `PATH.lock`; the lock of a killed process is free again."""
-        return _FileLock(self.path)
+        return FileLock(self.path.with_name(self.path.name + ".lock"), f"writing {self.path}", CacheError)
 
     def _folders(self, key: str) -> set[Path]:
         # A file may be the first in several new folders, whose names are to be durable as well.
         parts = key.split("/")[:-1]
         return {self.path.joinpath(*parts[:depth]) for depth in range(min(1, len(parts)), len(parts) + 1)}
-
-
-def _checksum(file: io.FileIO, advance: Callable[[int], object]) -> tuple[int, int]:
-    """Read in pieces that stay in the processor's cache; reading lets other threads go on."""
-    piece = np.empty(_PIECE, np.uint8)
-    size = crc32c = 0
-    while read := file.readinto(piece.data):
-        crc32c = google_crc32c.extend(crc32c, piece[:read])
-        size += read
-        advance(read)
-    return size, crc32c
 
 
 class NewFile:
@@ -285,41 +348,6 @@ class NewFile:
         """Close the file, and delete it unless it has been published."""
         self._file.close()
         self.path.unlink(missing_ok=True)
-
-
-class _FileLock:
-    """Holds `PATH.lock`, a file that names its holder, until `release`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + ".lock")
-        self._lock = filelock.FileLock(self._path, thread_local=False)
-        with files.explained(self._path, error=CacheError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(blocking=False)
-            except filelock.Timeout:
-                raise CacheError(
-                    f"another process is writing {path}",
-                    got=self._holder() or None,
-                    hint="wait until it ends; the lock of a killed process is released by itself",
-                ) from None
-            # Where the file system has no locks, filelock writes its own marker, which must stay as it is.
-            self._ours = self._holder() == "" or self._holder().startswith(_OWNER)
-            if self._ours:
-                self._path.write_text(f"{_OWNER} process {os.getpid()} on {socket.gethostname()}\n")
-
-    def release(self) -> None:
-        """Let the next writer in, and remove the lock file."""
-        if self._ours:
-            # Before the release, so that nobody's lock but ours is removed; filelock notices and tries again.
-            self._path.unlink(missing_ok=True)
-        self._lock.release()
-
-    def _holder(self) -> str:
-        try:
-            return " ".join(self._path.read_text().split())
-        except FileNotFoundError:  # released in the meantime
-            return ""
 
 
 def _make(folder: Path) -> list[Path]:

@@ -93,6 +93,8 @@ def verify_cache(
         if not _report_unreadable(storage, report):
             raise
         return report
+    for name in cache.undescribed:
+        report.add(f"{name}/{METADATA}", "no such file, or an empty one")
     sealed = cache.format >= SEALED_SINCE
     report.unwritten = sum(ledger.read(s.storage, unit) is None for s in splits for unit in s.units)
     checks = list(_checks(cache, splits, sealed, quick, read))

@@ -29,8 +29,9 @@ class CacheWriter:
     """The only writer of a cache; a context manager that holds the lock of the cache.
 
     Nothing is written or deleted before the first `split`, so that a model may fail on its first batch. An
-    existing cache is continued in its own storage layout, or replaced with `overwrite`. `provenance` is kept
-    in a new cache, and never compared. Raise CacheMismatch if the cache was made with another `spec`. Raise
+    existing cache is continued in its own storage layout. With `overwrite` the new one is written beside it;
+    it takes the place of the old one when all begun splits are complete. `provenance` is kept in a new
+    cache, and never compared. Raise CacheMismatch if the cache was made with another `spec`. Raise
     CacheError if something else is at `place`, or another process is writing it.
     """
 
@@ -43,23 +44,23 @@ class CacheWriter:
         overwrite: bool = False,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        self._storage, self.spec = storage_at(place), spec
+        self._place, self.spec = storage_at(place), spec
         self._layout, self._provenance = layout or LayoutSpec(), provenance or {}
         self._splits: list[SplitWriter] = []
-        self._lock = self._storage.lock()
+        self._lock = self._place.lock()
         try:
-            found = create.is_cache(self._storage)
-            self._replaces = found and overwrite
-            self._cache = CacheReader.open(self._storage) if found and not overwrite else None
-            if self._cache is not None:
-                require_same(self._storage, self._cache.spec, spec)
+            with explained(self._place, "the cache"):
+                self._place.tidy()
+            self._replaces = create.is_cache(self._place) and overwrite
+            self._storage = self._place.beside() if self._replaces else self._place
+            self._cache = self._existing()
         except BaseException:
             self.close()
             raise
 
     @property
     def path(self) -> Path:
-        """Folder of the cache; raises CacheError if its storage is not a folder."""
+        """Folder that is written; raises CacheError if its storage is not a folder."""
         return folder_of(self._storage)
 
     @property
@@ -126,20 +127,42 @@ class CacheWriter:
         finally:
             self._lock.release()
 
+    def _replace(self) -> None:
+        """Put the new cache in the place of the old one, if every split is complete."""
+        if self._replaces and self._splits and not any(split.missing() for split in self._splits):
+            with explained(self._place, "the cache"):
+                self._place.replace()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if error is None:
+                self._replace()
+        finally:
+            self.close()
+
+    def _existing(self) -> CacheReader | None:
+        """Open the cache that is continued; a replacement begun with another spec is not."""
+        if not create.is_cache(self._storage):
+            return None
+        try:
+            cache = CacheReader.open(self._storage)
+            require_same(self._storage, cache.spec, self.spec)
+        except CacheError:
+            if not self._replaces:
+                raise
+            return None
+        return cache
 
     def _created(self, shapes: Shapes) -> CacheReader:
-        if self._cache is not None:
+        if self._cache is not None and not (self._replaces and self._cache.shapes != shapes):
             return self._cache
         if self._replaces:
-            create.remove(self._storage)
-            self._replaces = False
+            self._storage.delete("")
         create.create_cache(self._storage, self.spec, shapes, self._provenance)
         return CacheReader.open(self._storage)
 

@@ -47,7 +47,7 @@ def begun(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
         writer.label(LabelTable(opened.first.class_names, {n: opened.splits[n].labels for n in plan.splits}))
         # Before any shard, so that a cache with complete splits always has its class texts.
         _write_class_text(plan, opened, writer)
-        yield CacheReader.open(plan.out)
+        yield CacheReader.open(writer.path)
 
 
 def extract_block(plan: ExtractionPlan, block: Block, opened: Opened) -> BlockReport:
@@ -85,7 +85,7 @@ def _extract(
     dataset = opened.dataset(opened.splits[split], units, plan.batch_size)
     views = sum(len(block.rows) for block in blocks) * len(dataset.view_names)
     with (
-        SplitWriter.open(CacheReader.open(plan.out), split) as writer,
+        SplitWriter.open(CacheReader.open(plan.written_at), split) as writer,
         closing(feed(dataset, plan.workers(views), opened.forward.device)) as arriving,
     ):
         walk(arriving, opened.forward, writer, units, clock, advance)

@@ -13,7 +13,7 @@ from typing import Any
 from featcache.cache.layout import Unit
 from featcache.cache.reader import CacheReader, is_group
 from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
-from featcache.cache.storage import storage_at
+from featcache.cache.storage import Storage, storage_at
 from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError, SourceError, option
 from featcache.extraction import estimate
@@ -71,6 +71,13 @@ class ExtractionPlan:
         """The origin of the cache; without the path of the cache, so that equal caches have equal bytes."""
         made = {"source": self.source, "model": self.model, "options": self.options.content()}
         return {**made, **({"text_tower": True} if self.text_tower else {})}
+
+    @property
+    def written_at(self) -> Storage:
+        """Where the cache is while it is written: beside the old one, if that is replaced."""
+        place = storage_at(self.out)
+        replaces = self.overwrite and is_group(place.beside())
+        return place.beside() if replaces else place
 
     def blocks(self, cache: CacheReader) -> list[Block]:
         """List the blocks with a unit that is not in the ledger, or whose files are missing or truncated."""
@@ -193,9 +200,10 @@ def _require_no_loss(opened: Opened, out: Path, overwrite: bool) -> None:
 
 def _require_room(plan: ExtractionPlan, opened: Opened) -> None:
     """Raise CacheError if the disk cannot hold the missing part of the cache."""
-    storage = storage_at(plan.out)
-    kept = [""] if plan.overwrite else list(opened.splits)
-    there = sum(map(storage.nbytes, kept)) if is_group(storage) else 0
+    storage = plan.written_at
+    there = sum(map(storage.nbytes, opened.splits)) if is_group(storage) else 0
+    if plan.overwrite and is_group(plan.out) and storage == storage_at(plan.out):
+        there = 0  # the old cache stays until the new one is whole
     needed = sum(plan.nbytes(len(source)) for source in opened.splits.values())
     estimate.require_room(plan.out, needed - there)
 

@@ -38,6 +38,7 @@ def _content(cache: CacheReader) -> dict[str, Any]:
         "class_text": cache.class_text is not None,
         "provenance": cache.provenance,
         "splits": {name: _split(cache, name) for name in cache.split_names},
+        "undescribed": list(cache.undescribed),
     }
 
 
@@ -80,6 +81,8 @@ def describe(content: dict[str, Any]) -> str:
             counts = [f"{key} {count}" for key, count in split["classes"].items()]
             rest = f", and {split['unlabelled']} unlabelled" if split["unlabelled"] else ""
             lines.append(f"  {listed(counts)}{rest}")
+    for name in content["undescribed"]:
+        lines.append(f"{name}: damaged or unfinished, as its description is gone; `featcache repair`")
     if any(split["missing_shards"] for split in content["splits"].values()):
         lines.append("not complete: repeat the command that wrote it, which computes what is missing")
     return "\n".join(lines)

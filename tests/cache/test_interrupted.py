@@ -67,19 +67,26 @@ def test_killed_while_overwriting_nothing_of_the_old_cache_is_believed(
     synthetic.write(
         tmp_path / "old.zarr", rows=9, cache=synthetic.spec(dtype="float16"), names=("train", "x")
     )
-    # While the old splits are deleted, while the group is made again, and while the split is.
-    events = [7, 8, 12, 13, 15, 18, 22, 24, 40, 54, 120, 200]
+    # While the new group and its split are made beside the old ones, at the exchange, and after it.
+    events = [7, 8, 12, 13, 15, 18, 22, 24, 40, 54, 120, 200, *range(204, 400, 98), *range(440, 560, 8)]
     for event in events:
         shutil.copytree(tmp_path / "old.zarr", tmp_path / f"c-{event}.zarr")
     program = start(tmp_path / "c.zarr", "--overwrite", "--kill-at", *events)
     out, errors = program.communicate(timeout=120)
     assert (program.returncode, errors) == (0, "")
-    assert [line.split() for line in out.splitlines()] == [[str(event), "-9"] for event in events]
-    for event in events:
+    killed = [int(event) for event, code in map(str.split, out.splitlines()) if code == "-9"]
+    replaced = []
+    for event in killed:
         path = tmp_path / f"c-{event}.zarr"
+        there = CacheReader.open(path)
+        for name in there.split_names:
+            there.split(name).check()
+        replaced.append(there.spec.dtype == "float32")
         synthetic.write(path, overwrite=True)
         assert _tree(path) == _tree(whole), event
-        assert not list(path.rglob("*.partial"))
+        assert not [*path.rglob("*.partial"), *tmp_path.glob(f"c-{event}.*partial")], event
+    assert killed[: events.index(204)] == events[: events.index(204)]
+    assert {*replaced} == {False, True}
 
 
 def test_a_split_without_its_group_is_created_anew(
