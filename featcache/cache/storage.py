@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import socket
 import stat
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -15,15 +14,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import filelock
-
 from featcache import files
 from featcache.errors import CacheError
 from featcache.location import Location
+from featcache.locks import FileLock
 
 PARTIAL = files.PARTIAL
 """The ending of names that are not complete yet; no key of a cache ends with it."""
-_OWNER = "featcache"
 
 
 class Lock(Protocol):
@@ -201,7 +198,7 @@ class Folder:
 
     def lock(self) -> Lock:
         """Hold the file `PATH.lock`; the lock of a killed process is free again."""
-        return _FileLock(self.path)
+        return FileLock(self.path.with_name(self.path.name + ".lock"), f"writing {self.path}", CacheError)
 
     def _folders(self, key: str) -> set[Path]:
         # A file may be the first in several new folders, whose names are to be durable as well.
@@ -232,41 +229,6 @@ class NewFile:
         """Close the file, and delete it unless it has been published."""
         self._file.close()
         self.path.unlink(missing_ok=True)
-
-
-class _FileLock:
-    """Holds `PATH.lock`, a file that names its holder, until `release`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + ".lock")
-        self._lock = filelock.FileLock(self._path, thread_local=False)
-        with files.explained(self._path, error=CacheError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(blocking=False)
-            except filelock.Timeout:
-                raise CacheError(
-                    f"another process is writing {path}",
-                    got=self._holder() or None,
-                    hint="wait until it ends; the lock of a killed process is released by itself",
-                ) from None
-            # Where the file system has no locks, filelock writes its own marker, which must stay as it is.
-            self._ours = self._holder() == "" or self._holder().startswith(_OWNER)
-            if self._ours:
-                self._path.write_text(f"{_OWNER} process {os.getpid()} on {socket.gethostname()}\n")
-
-    def release(self) -> None:
-        """Let the next writer in, and remove the lock file."""
-        if self._ours:
-            # Before the release, so that nobody's lock but ours is removed; filelock notices and tries again.
-            self._path.unlink(missing_ok=True)
-        self._lock.release()
-
-    def _holder(self) -> str:
-        try:
-            return " ".join(self._path.read_text().split())
-        except FileNotFoundError:  # released in the meantime
-            return ""
 
 
 def _make(folder: Path) -> list[Path]:

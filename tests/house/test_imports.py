@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("nearest", "vectors"),
     ("config", "files", "randomness", "progress", "seal"),
-    ("plugins", "devices", "location", "specs", "batch"),
+    ("plugins", "devices", "location", "locks", "specs", "batch"),
     ("sources.base", "cache.layout", "loading.plan", "checking.neighbours", "flags"),
     ("nn",),
     ("mi",),

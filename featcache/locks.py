@@ -1,0 +1,72 @@
+"""Lock a file, so that one process writes at a time: the file names its holder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import filelock
+
+from featcache.errors import FeatcacheError
+from featcache.files import explained
+
+_OWNER = "featcache"
+
+
+class FileLock:
+    """Holds a lock file until `release`, or until the process ends, however it ends.
+
+    Raises `error` if another one holds it: `what` says what that one does. The file is gone after `release`.
+    """
+
+    def __init__(self, path: Path, what: str, error: type[FeatcacheError]) -> None:
+        self._path, self._ours = path, False
+        self._lock = filelock.FileLock(path, thread_local=False)
+        with explained(path, error=error):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(blocking=False)
+            except filelock.Timeout:
+                raise error(
+                    f"another process is {what}",
+                    got=self._holder() or None,
+                    hint="wait until it ends; the lock of a killed process is released by itself",
+                ) from None
+            # Where the file system has no locks, filelock writes its own marker, which must stay as it is.
+            self._ours = self._holder() == "" or self._holder().startswith(_OWNER)
+            if self._ours:
+                self._sign()
+
+    def release(self) -> None:
+        """Let the next one in, and remove the lock file."""
+        if self._ours:
+            # Before the release, so that nobody's lock but ours is removed; filelock notices and tries again.
+            self._path.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _sign(self) -> None:
+        since = datetime.now().astimezone().isoformat(" ", timespec="seconds")
+        text = f"{_OWNER} process {os.getpid()} on {socket.gethostname()}, since {since}\n"
+        try:
+            self._path.write_text(text, encoding="utf-8")
+        except OSError:  # the disk is full
+            self.release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _holder(self) -> str:
+        try:
+            return " ".join(self._path.read_text(encoding="utf-8", errors="replace").split())
+        except FileNotFoundError:  # released in the meantime
+            return ""
