@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from featcache.stages.options import list_options
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
+    from featcache.stages.repair import repair
     from featcache.stages.suggest import suggest
     from featcache.stages.train import train
+    from featcache.stages.verify import verify
     from featcache.training.options import TrainOptions
 
 __version__ = "0.1.0"
@@ -61,9 +63,11 @@ _HOMES = {
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
+    "repair": "featcache.stages.repair:repair",
     "run_pipeline": "featcache.stages.pipeline:run_pipeline",
     "suggest": "featcache.stages.suggest:suggest",
     "train": "featcache.stages.train:train",
+    "verify": "featcache.stages.verify:verify",
 }
 __all__ = [
     "Cache",
@@ -92,9 +96,11 @@ __all__ = [
     "load_encoder",
     "open_source",
     "predict",
+    "repair",
     "run_pipeline",
     "suggest",
     "train",
+    "verify",
 ]
 
 

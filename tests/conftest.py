@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -223,6 +224,14 @@ def edit_run() -> Callable[..., None]:
         run.finish(result)
 
     return edit
+
+
+@pytest.fixture(scope="session")
+def reseal() -> Callable[[str], bytes]:
+    """The text of a sealed file, changed, as its writer would have sealed it."""
+    from featcache.seal import OPEN, seal
+
+    return lambda text: seal(re.sub("crc32c:[0-9a-f]{8}", OPEN, text, count=1).encode())
 
 
 @pytest.fixture(scope="session")

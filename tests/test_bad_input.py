@@ -265,12 +265,15 @@ def test_an_option_that_does_not_fit(
 
 
 def test_no_message_needs_a_traceback_where_metadata_is_damaged(
-    extract: Callable[..., Result], featcache: Command, tmp_path: Path
+    extract: Callable[..., Result],
+    featcache: Command,
+    tmp_path: Path,
+    reseal: Callable[[str], bytes],
 ) -> None:
     extract()
     path = tmp_path / "c.zarr" / "zarr.json"
     content = json.loads(path.read_text())
     content["attributes"]["featcache"]["format"] = 99
-    path.write_text(json.dumps(content))
+    path.write_bytes(reseal(json.dumps(content)))
     for result in (extract(code=1), featcache("info", tmp_path / "c.zarr", code=1)):
         assert _parts(result)["got"] == "99"

@@ -108,6 +108,7 @@ class Split(SplitReader):
         self.check()
         array = self.array("pooled")
         found = array.gather(np.arange(self.rows), self.view(view))
+        array.finish_checks()
         return from_bfloat16(found) if array.bfloat16 else found.astype(np.float32)
 
     def batches(

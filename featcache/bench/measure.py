@@ -31,16 +31,14 @@ def extraction(cache: CacheReader, source: str | None, model: str | None, device
 
     Raises a FeatcacheError if a given `source` or `model` cannot be opened.
     """
-    made, spec = cache.provenance, cache.spec
+    made = cache.provenance
     found = source or made.get("source"), model or made.get("model")
     if not all(found):
         return (
             f"the cache does not record its source and model; give {option('source')} and {option('model')}."
         )
-    same = {name: getattr(spec, name) for name in ("views", "tokens", "layers", "dtype", "amp")}
-    options = ExtractOptions.of(same | {"label_column": made.get("options", {}).get("label_column")})
     try:
-        opened = Opened.of(str(found[0]), str(found[1]), options, device)
+        opened = Opened.of(str(found[0]), str(found[1]), ExtractOptions.recorded(cache), device)
     except FeatcacheError as error:
         if source or model:
             raise

@@ -8,6 +8,7 @@ import json
 import mmap
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache import codec, readahead
-from featcache.cache.layout import ArrayLayout, Cell, parse_array
+from featcache.cache.checks import ShardChecks
+from featcache.cache.layout import ArrayLayout, Cell, Unit, parse_array
+from featcache.cache.records import damaged
 from featcache.cache.storage import Place, Storage, folder_of, storage_at
+from featcache.cache.zarr_files import METADATA, require_whole
 from featcache.errors import CacheError
 
 
@@ -27,32 +31,44 @@ class ShardedArray:
     Shards are mapped when first touched and kept. Safe to use from several threads; can be pickled.
     """
 
-    def __init__(self, storage: Storage, layout: ArrayLayout, *, strict: bool = False) -> None:
-        self.storage, self.layout, self._strict = storage, layout, strict
+    def __init__(
+        self,
+        storage: Storage,
+        layout: ArrayLayout,
+        *,
+        strict: bool = False,
+        checks: ShardChecks | None = None,
+    ) -> None:
+        self.storage, self.layout, self._strict, self._checks = storage, layout, strict, checks
         self._cold, self._asked = True, False
         # Without a reference to self: a cycle would keep every map (and, before Python 3.13, its file) open
         # until the garbage collector happens to run.
-        open_part = functools.partial(_open_part, storage, layout, strict)
-        self._part = functools.lru_cache(maxsize=_most_mapped())(open_part)
+        shards = _Shards(storage, layout, strict, checks)
+        self._part = functools.lru_cache(maxsize=_most_mapped())(shards.part)
 
     @classmethod
-    def open(cls, place: Place | Storage, *, strict: bool = False) -> ShardedArray:
+    def open(
+        cls, place: Place | Storage, *, strict: bool = False, checks: ShardChecks | None = None
+    ) -> ShardedArray:
         """Open the array in a folder, or at any other storage.
 
         A shard without a file holds the fill value, as in Zarr. With `strict` it is an error, as in a
-        complete cache. Raise CacheError if there is no array, or it is compressed or not supported.
+        complete cache. `checks` are those of the split that it belongs to: every shard that is read from is
+        checked. Raise CacheError if there is no array, or it is compressed, altered or not supported.
         """
         storage = storage_at(place)
         got: object = "no zarr.json"
-        if (data := storage.read("zarr.json")) is not None:
+        if (data := storage.read(METADATA)) is not None:
+            require_whole(storage, data)
             try:
-                return cls(storage, parse_array(json.loads(data), str(storage)), strict=strict)
+                return cls(storage, parse_array(json.loads(data), str(storage)), strict=strict, checks=checks)
             except ValueError as error:
                 got = error
         raise CacheError(f"no Zarr v3 array at {storage}", got=got, expected="a folder with zarr.json")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(ShardedArray.open, strict=self._strict), (self.storage,)
+        again = functools.partial(ShardedArray.open, strict=self._strict, checks=self._checks)
+        return again, (self.storage,)
 
     @property
     def path(self) -> Path:
@@ -89,8 +105,10 @@ class ShardedArray:
 
         `out` is filled and returned: C-contiguous, of shape (len(rows), *row_shape) and of this dtype. Reuse
         it, because a new buffer costs more than the copy. Raise IndexError for a row or view outside the
-        array, CacheError for a damaged shard.
+        array, CacheError for a damaged shard; `finish_checks` waits until all of them are checked.
         """
+        if self._checks is not None:
+            self._checks.raise_found()
         rows = np.asarray(rows, np.int64)
         _check_bounds(rows, view, self)
         out = _buffer((len(rows), *self.row_shape), self.dtype, out)
@@ -99,7 +117,7 @@ class ShardedArray:
             if self._cold:
                 self._ask(rows, view)
             for cell in self.layout.cells:
-                self._gather_cell(rows, view, cell, out)
+                _gather_cell(self._part, self.layout, rows, view, cell, out)
             self._cold = readahead.blocks_read() > before or self._asked
             self._asked = False
         return out
@@ -111,32 +129,20 @@ class ShardedArray:
             self._ask(rows, view)
             self._asked |= readahead.blocks_read() > before
 
+    def require_index(self, unit: Unit) -> None:
+        """Raise CacheError if the shard of a unit is missing, or its index is damaged."""
+        self._part(unit.block, unit.view, self.layout.cells[0])
+
+    def finish_checks(self) -> None:
+        """Wait until every shard read from has been checked; raise CacheError if one is damaged."""
+        if self._checks is not None:
+            self._checks.finish()
+
     def _ask(self, rows: NDArray[np.int64], view: int) -> None:
         wanted = np.unique(rows)
         blocks = wanted // self.layout.shard[0]
         for cell, block in itertools.product(self.layout.cells, np.unique(blocks).tolist()):
             self._part(block, view, cell).ask(wanted[blocks == block] - block * self.layout.shard[0])
-
-    def _gather_cell(self, rows: NDArray[np.int64], view: int, cell: Cell, out: NDArray[Any]) -> None:
-        order = None if _is_sorted(rows) else np.argsort(rows, kind="stable")
-        wanted = rows if order is None else rows[order]
-        blocks = wanted // self.layout.shard[0]
-        starts = np.flatnonzero(np.diff(blocks, prepend=-1))
-        whole_rows = self.layout.chunk[2:] == self.row_shape
-        direct = out.reshape(len(rows), -1).view(np.uint8) if whole_rows and order is None else None
-        longest = 0 if direct is not None else int(np.diff(starts, append=len(rows)).max())
-        scratch = np.empty((longest, self.layout.piece_bytes), np.uint8)
-        for start, stop in itertools.pairwise([*starts.tolist(), len(rows)]):
-            block = int(blocks[start])
-            part = self._part(block, view, cell)
-            local = wanted[start:stop] - block * self.layout.shard[0]
-            if direct is not None:
-                part.take(local, direct[start:stop])
-                continue
-            target = slice(start, stop) if order is None else order[start:stop]
-            part.take(local, scratch[: stop - start])
-            values = scratch[: stop - start].view(self.dtype).reshape(-1, *self.layout.chunk[2:])
-            _place(values, target, self.layout.region(cell), out)
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,75 @@ class _Part:
         return rows if self.place is None else self.place[rows]
 
 
+def _gather_cell(
+    part_of: Callable[[int, int, Cell], _Part],
+    layout: ArrayLayout,
+    rows: NDArray[np.int64],
+    view: int,
+    cell: Cell,
+    out: NDArray[Any],
+) -> None:
+    """Copy one cell of every row; `part_of` gives the part of a shard, a view and a cell."""
+    order = None if _is_sorted(rows) else np.argsort(rows, kind="stable")
+    wanted = rows if order is None else rows[order]
+    blocks = wanted // layout.shard[0]
+    starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+    whole_rows = layout.chunk[2:] == layout.row_shape
+    direct = out.reshape(len(rows), -1).view(np.uint8) if whole_rows and order is None else None
+    longest = 0 if direct is not None else int(np.diff(starts, append=len(rows)).max())
+    scratch = np.empty((longest, layout.piece_bytes), np.uint8)
+    for start, stop in itertools.pairwise([*starts.tolist(), len(rows)]):
+        block = int(blocks[start])
+        part = part_of(block, view, cell)
+        local = wanted[start:stop] - block * layout.shard[0]
+        if direct is not None:
+            part.take(local, direct[start:stop])
+            continue
+        target = slice(start, stop) if order is None else order[start:stop]
+        part.take(local, scratch[: stop - start])
+        values = scratch[: stop - start].view(layout.dtype).reshape(-1, *layout.chunk[2:])
+        _place(values, target, layout.region(cell), out)
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """The shards of an array, to be mapped."""
+
+    storage: Storage
+    layout: ArrayLayout
+    strict: bool
+    checks: ShardChecks | None
+
+    def part(self, block: int, view: int, cell: Cell) -> _Part:
+        """Map one shard, and have it checked; return the part that holds one cell of one view."""
+        layout, (outer, inner) = self.layout, cell
+        shard_view, in_shard = divmod(view, layout.shard[1])
+        chunk_view, in_chunk = divmod(in_shard, layout.chunk[1])
+        key = layout.key((block, shard_view, *outer))
+        path = self.storage.local(key)
+        start = block * layout.shard[0]
+        rows = min(layout.shard[0], layout.shape[0] - start)
+        piece = layout.piece_bytes
+        try:
+            mapped = _map(path, layout.index_bytes)
+        except FileNotFoundError:
+            self.storage.require_pin()
+            if self.strict:
+                raise damaged(path, "no such file", f"{rows} rows of view {view}") from None
+            return _Part.empty(rows, piece, layout.fill)
+        # Now that the file is open, nothing can put another in its place.
+        self.storage.require_pin()
+        if self.checks is not None:
+            self.checks.ask(f"{self.storage.name}/{key}", Unit(block, view, start, start + rows))
+        data = np.empty(0, np.uint8) if mapped is None else np.frombuffer(mapped, np.uint8)
+        along: tuple[Any, ...] = (slice(None), chunk_view, *inner)
+        offsets = _offsets(data, layout, path)[along]
+        local = np.arange(rows)
+        within = (local % layout.chunk[0] * layout.chunk[1] + in_chunk) * piece
+        starts = offsets[local // layout.chunk[0]]
+        return _Part.at(mapped, data, np.where(starts < 0, -1, starts + within), piece, layout.fill)
+
+
 def _check_bounds(rows: NDArray[np.int64], view: int, array: ShardedArray) -> None:
     samples, views = array.shape[:2]
     if not 0 <= view < views:
@@ -211,36 +286,11 @@ def _check_bounds(rows: NDArray[np.int64], view: int, array: ShardedArray) -> No
         raise IndexError(f"rows {rows.min()}..{rows.max()} reach outside the {samples} of {array.storage}")
 
 
-def _open_part(
-    storage: Storage, layout: ArrayLayout, strict: bool, block: int, view: int, cell: Cell
-) -> _Part:
-    """Map one shard; return the part that holds one cell of one view."""
-    outer, inner = cell
-    shard_view, in_shard = divmod(view, layout.shard[1])
-    chunk_view, in_chunk = divmod(in_shard, layout.chunk[1])
-    path = storage.local(layout.key((block, shard_view, *outer)))
-    rows = min(layout.shard[0], layout.shape[0] - block * layout.shard[0])
-    piece = layout.piece_bytes
-    try:
-        mapped = _map(path, layout.index_bytes)
-    except FileNotFoundError:
-        if strict:
-            raise codec.damaged(path, "no such file", f"{rows} rows of view {view}") from None
-        return _Part.empty(rows, piece, layout.fill)
-    data = np.empty(0, np.uint8) if mapped is None else np.frombuffer(mapped, np.uint8)
-    along: tuple[Any, ...] = (slice(None), chunk_view, *inner)
-    offsets = _offsets(data, layout, path)[along]
-    local = np.arange(rows)
-    within = (local % layout.chunk[0] * layout.chunk[1] + in_chunk) * piece
-    starts = offsets[local // layout.chunk[0]]
-    return _Part.at(mapped, data, np.where(starts < 0, -1, starts + within), piece, layout.fill)
-
-
 def _offsets(data: NDArray[np.uint8], layout: ArrayLayout, path: Path) -> NDArray[np.int64]:
     if layout.sharded:
         return codec.decode_index(data, layout, path)
     if data.nbytes != layout.chunk_bytes:
-        raise codec.damaged(path, f"{data.nbytes:,} bytes", f"{layout.chunk_bytes:,} bytes")
+        raise damaged(path, f"{data.nbytes:,} bytes", f"{layout.chunk_bytes:,} bytes")
     return np.zeros([1] * len(layout.shape), np.int64)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featcache.cache.layout import ArrayLayout
+from featcache.cache.records import damaged
 from featcache.cache.storage import NewFile, Storage
 from featcache.errors import CacheError
 from featcache.specs import ValueType
@@ -107,12 +108,6 @@ def decode_index(data: NDArray[np.uint8], layout: ArrayLayout, path: Path) -> ND
         got = f"a chunk of {size:,} bytes at {offset:,} in a file of {data.nbytes:,}"
         raise damaged(path, got, f"chunks of {layout.chunk_bytes:,} bytes inside the file")
     return np.where(present, index[:, 0].astype(np.int64), -1).reshape(layout.chunks)
-
-
-def damaged(file: str | Path, got: object, expected: object) -> CacheError:
-    """Return the error for a file of a cache that is missing, truncated or altered."""
-    hint = "rerun the same `featcache extract` command: it rewrites missing and truncated files"
-    return CacheError(f"the file {file} is damaged", got=got, expected=expected, hint=hint)
 
 
 def to_storage(values: NDArray[Any], dtype: ValueType) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from featcache.cache import ledger
 from featcache.cache.codec import ShardFile
 from featcache.cache.layout import Unit
+from featcache.cache.records import FileRecord
 from featcache.cache.storage import Storage, explained
 
 _BYTES, _UNITS, _THREADS = 256 << 20, 16, 16
@@ -31,7 +32,7 @@ class FullUnit(NamedTuple):
 
     def entry(self) -> ledger.Entry:
         """Return its entry in the ledger."""
-        records = {file.key: ledger.FileRecord(bytes=file.size, crc32c=file.crc32c) for file in self.files}
+        records = {file.key: FileRecord(bytes=file.size, crc32c=file.crc32c) for file in self.files}
         return ledger.Entry(rows=self.unit.stop - self.unit.start, failed=dict(self.failed), files=records)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,11 +18,12 @@ from featcache.cache import labels, ledger
 from featcache.cache.identity import ELSEWHERE
 from featcache.cache.labels import LABELS, LabelTable
 from featcache.cache.layout import chunk_rows
-from featcache.cache.reader import read_attributes, read_labels
+from featcache.cache.reader import is_group, read_attributes, read_labels
+from featcache.cache.records import FileRecord
 from featcache.cache.schema import FeatureArray, feature_arrays
 from featcache.cache.spec import CLASS_TEXT, CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.storage import PARTIAL, Storage, now
-from featcache.cache.zarr_files import encode, group, under
+from featcache.cache.zarr_files import METADATA, encode, group, under
 from featcache.errors import CacheError, CacheMismatch, option
 
 _VERSIONS = (
@@ -49,7 +49,7 @@ class SplitRows(NamedTuple):
 
 def is_cache(storage: Storage) -> bool:
     """Return True if there is a cache, False if there is nothing; raise CacheError for anything else."""
-    if read_attributes(storage) is not None:
+    if is_group(storage):
         return True
     if set(storage.names()) <= {f"zarr.json{PARTIAL}"} and storage.size("") is None:
         return False
@@ -64,7 +64,7 @@ def is_cache(storage: Storage) -> bool:
 def remove(storage: Storage) -> None:
     """Delete what featcache wrote, the file of the group last: after a kill it still is a cache."""
     for name in storage.names():
-        if read_attributes(storage.below(name)) is not None or name.endswith(PARTIAL):
+        if is_group(storage.below(name)) or name.endswith(PARTIAL):
             storage.delete(name)
     storage.delete("zarr.json")
 
@@ -119,21 +119,26 @@ def create_split(
     axes = ("sample", "view")
     status = encode(shape=(rows.spec.rows, views), chunks=(block, 1), dtype="uint8", dimension_names=axes)
     made |= under("status", status)
-    written = _row_files(rows)
+    made |= _row_files(rows)
+    about = group({"split": rows.spec.model_dump(mode="json"), "arrays": list(arrays)})
     # What a killed creation or overwrite left here: no entry of an old ledger may be believed.
     storage.delete(name)
-    split = storage.below(name)
-    split.write(made | written | ledger.contents({None: _row_entry(rows.spec.rows, written)}))
-    split.write(group({"split": rows.spec.model_dump(mode="json"), "arrays": list(arrays)}))
+    split, root = storage.below(name), storage.read(METADATA) or b""
+    split.write(made | ledger.contents({None: split_entry(root, name, rows.spec.rows, made | about)}))
+    split.write(about)
 
 
-def restore_rows(split: Storage, rows: SplitRows) -> None:
-    """Write the ids of an existing split again if a file of theirs is missing or truncated."""
-    entry = ledger.read(split)
-    if entry is None or ledger.damage(split, entry) is not None:
-        written = _row_files(rows)
-        split.write({key: data for key, data in written.items() if split.read(key) != data})
-        ledger.write(split, {None: _row_entry(rows.spec.rows, written)})
+def restore_rows(cache: Storage, name: str, rows: SplitRows) -> None:
+    """Write the ids of an existing split, and its entry in the ledger, again if they are damaged."""
+    split = cache.below(name)
+    if (entry := ledger.read(split)) is not None and _is_whole(split, entry):
+        return
+    written = _row_files(rows)
+    split.write({key: data for key, data in written.items() if split.read(key) != data})
+    metadata = {key: split.read(key) for key in _metadata_keys(split)}
+    there = {key: data for key, data in metadata.items() if data is not None}
+    root = cache.read(METADATA) or b""
+    ledger.write(split, {None: split_entry(root, name, rows.spec.rows, there | written)})
 
 
 def replace_labels(storage: Storage, new: LabelTable) -> bool:
@@ -181,8 +186,10 @@ def write_class_text(
     )
     storage.delete(CLASS_TEXT)
     texts = storage.below(CLASS_TEXT)
-    texts.write(under("embedding", array))
-    texts.write(group({"class_names": list(class_names), "templates": list(templates)}))
+    files = under("embedding", array)
+    records = {k: FileRecord.of(data).model_dump() for k, data in files.items() if not k.endswith(METADATA)}
+    texts.write(files)
+    texts.write(group({"class_names": list(class_names), "templates": list(templates), "files": records}))
 
 
 def _sharded(array: FeatureArray, samples: int, views: int, block: int) -> dict[str, bytes]:
@@ -204,13 +211,29 @@ def _row_files(rows: SplitRows) -> dict[str, bytes]:
     return under("sample_id", ids)
 
 
-def _row_entry(rows: int, written: Mapping[str, bytes]) -> ledger.Entry:
-    records = {
-        key: ledger.FileRecord(bytes=len(data), crc32c=google_crc32c.value(data))
-        for key, data in written.items()
-        if not key.endswith("zarr.json")
-    }
-    return ledger.Entry(rows=rows, failed={}, files=records)
+def split_entry(root: bytes, name: str, rows: int, files: Mapping[str, bytes]) -> ledger.Entry:
+    """Return the entry of a split: a record of each small file, and a copy of all metadata.
+
+    `root` is the description of the cache; `files` are by key below the split.
+    """
+    metadata = {f"{name}/{key}": data for key, data in files.items() if key.endswith(METADATA)}
+    about = {METADATA: root, **metadata}
+    return ledger.Entry(
+        rows=rows,
+        failed={},
+        files={key: FileRecord.of(data) for key, data in files.items() if not key.endswith(METADATA)},
+        copies={key: about[key].decode() for key in sorted(about)},
+    )
+
+
+def _is_whole(split: Storage, entry: ledger.Entry) -> bool:
+    found = {key: split.read(key) for key in entry.files}
+    return all(data is not None and FileRecord.of(data) == entry.files[key] for key, data in found.items())
+
+
+def _metadata_keys(split: Storage) -> list[str]:
+    """Return the keys of the files that describe a split and its arrays."""
+    return [METADATA, *(key for name in split.names() if split.size(key := f"{name}/{METADATA}") is not None)]
 
 
 def _versions() -> dict[str, str]:

@@ -54,4 +54,5 @@ def to_xarray(split: SplitReader) -> xarray.Dataset:
 def _read_block(array: ShardedArray, block_info: dict[Any, Any]) -> NDArray[Any]:
     (start, stop), (view, _), *_ = block_info[None]["array-location"]
     rows = array.gather(np.arange(start, stop), view)[:, None]
+    array.finish_checks()
     return from_bfloat16(rows) if array.bfloat16 else rows

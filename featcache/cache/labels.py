@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache import seal
 from featcache.cache import zarr_files
 from featcache.cache.storage import Storage
-from featcache.cache.zarr_files import attributes_of, encode, group, under
+from featcache.cache.zarr_files import METADATA, attributes_of, encode, group, under
 from featcache.errors import CacheError
 
 LABELS = "labels"
@@ -113,8 +115,9 @@ def read(cache: Storage) -> LabelTable | None:
     Raise CacheError if the table is damaged.
     """
     for _ in range(2):  # another process may replace the table while it is read
-        pointer = attributes_of(cache.read(f"{LABELS}/zarr.json"))
-        if pointer is None:
+        data = cache.read(f"{LABELS}/{METADATA}")
+        zarr_files.require_whole(cache.below(LABELS), data)
+        if (pointer := attributes_of(data)) is None:
             return None
         names, table = tuple(pointer["class_names"]), cache.below(f"{LABELS}/{pointer['table']}")
         try:
@@ -132,6 +135,15 @@ def read(cache: Storage) -> LabelTable | None:
         got=f"other values than those that were written, in {table}",
         hint="write them again: `featcache label CACHE --from FILE`, or repeat `featcache extract`",
     )
+
+
+def digest_at(cache: Storage) -> str | None:
+    """Return the beginning of the digest of a table that may be damaged; None if it is not known."""
+    data = cache.read(f"{LABELS}/{METADATA}")
+    if data is not None and seal.is_whole(data) and (pointer := attributes_of(data)) is not None:
+        return str(pointer["digest"])
+    tables = [name for name in cache.names(LABELS) if re.fullmatch(rf"[0-9a-f]{{{_TABLE}}}", name)]
+    return tables[0] if len(tables) == 1 else None
 
 
 def write(cache: Storage, table: LabelTable) -> None:

@@ -1,4 +1,4 @@
-"""The ledger of a split: one small file for each committed unit, written last."""
+"""The ledger of a split: one small file for each committed unit, written last, and one for the split."""
 
 from __future__ import annotations
 
@@ -7,31 +7,30 @@ from collections.abc import Mapping
 import pydantic
 
 from featcache.cache.layout import Unit
+from featcache.cache.records import FileRecord
 from featcache.cache.storage import Storage
 from featcache.config import Config
-
-
-class FileRecord(Config):
-    """One file, as it was committed."""
-
-    bytes: int
-    crc32c: int
+from featcache.seal import OPEN, is_whole
+from featcache.seal import seal as with_seal
 
 
 class Entry(Config):
-    """One committed unit: its failed rows and its files."""
+    """One committed unit, or what a split has besides: its failed rows and its files."""
 
+    seal: str = OPEN
     rows: int
     failed: dict[int, str]
     """Reasons for failure, by row of the split."""
     files: dict[str, FileRecord]
     """Files by key below the split."""
+    copies: dict[str, str] = pydantic.Field(default_factory=dict)
+    """The text of every `zarr.json` by key below the cache, in the entry of the split; empty in others."""
 
 
 def key(unit: Unit | None = None) -> str:
     """Return the key of an entry, in an array's folder, where Zarr readers do not look for arrays.
 
-    Without a unit, it is the entry of the labels and sample ids.
+    Without a unit, it is the entry of the split: its sample ids and metadata.
 
     >>> key(), key(Unit(block=2, view=1, start=0, stop=1))
     ('status/ledger/rows.json', 'status/ledger/2.1.json')
@@ -41,22 +40,31 @@ def key(unit: Unit | None = None) -> str:
 
 
 def read(split: Storage, unit: Unit | None = None) -> Entry | None:
-    """Return the entry of a unit, or of labels and ids; None if it is missing or cannot be parsed."""
+    """Return the entry of a unit, or of the split; None if it is missing or damaged."""
     data = split.read(key(unit))
+    if data is None or is_whole(data) is False:
+        return None
     try:
-        return None if data is None else Entry.model_validate_json(data)
+        return Entry.model_validate_json(data)
     except pydantic.ValidationError:
         return None
 
 
 def contents(entries: Mapping[Unit | None, Entry]) -> dict[str, bytes]:
     """Return the files of some entries, by key."""
-    return {key(unit): (entry.model_dump_json(indent=2) + "\n").encode() for unit, entry in entries.items()}
+    return {key(unit): _file(entry) for unit, entry in entries.items()}
 
 
 def write(split: Storage, entries: Mapping[Unit | None, Entry]) -> None:
     """Commit units whose files are in place and durable."""
     split.write(contents(entries))
+
+
+def records(split: Storage, name: str) -> dict[str, FileRecord]:
+    """Return the records of the files of a small array, by key below the array; none if they are unknown."""
+    entry = read(split)
+    files = {} if entry is None else entry.files
+    return {key.removeprefix(f"{name}/"): files[key] for key in files if key.startswith(f"{name}/")}
 
 
 def damage(split: Storage, entry: Entry) -> tuple[str, int | None, int] | None:
@@ -66,3 +74,9 @@ def damage(split: Storage, entry: Entry) -> tuple[str, int | None, int] | None:
         if found != record.bytes:
             return name, found, record.bytes
     return None
+
+
+def _file(entry: Entry) -> bytes:
+    content = entry.model_copy(update={"seal": OPEN})
+    unused = {"copies"} if not entry.copies else set()
+    return with_seal((content.model_dump_json(indent=2, exclude=unused) + "\n").encode())

@@ -10,12 +10,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec, labels, ledger, zarr_files
+from featcache.cache import labels, ledger, zarr_files
 from featcache.cache.array import ShardedArray
+from featcache.cache.checks import ShardChecks
 from featcache.cache.labels import LabelTable
 from featcache.cache.layout import Unit, units
+from featcache.cache.records import FileRecord, damaged
 from featcache.cache.spec import CLASS_TEXT, FORMAT, READABLE, CacheSpec, FeatureSpec, Shapes, SplitSpec
 from featcache.cache.storage import PARTIAL, Place, Storage, folder_of, storage_at
+from featcache.cache.zarr_files import METADATA
 from featcache.config import did_you_mean
 from featcache.errors import CacheError, ConfigError
 
@@ -30,13 +33,14 @@ class CacheReader:
         self, storage: Storage, spec: CacheSpec, shapes: Shapes, attributes: Mapping[str, Any]
     ) -> None:
         self.storage, self.spec, self.shapes = storage, spec, shapes
+        self.format: int = attributes["format"]
         self.fingerprint: str = attributes["fingerprint"]
         self.provenance: dict[str, Any] = attributes["provenance"]
 
     @classmethod
     def open(cls, place: Place | Storage) -> Self:
         """Open the cache in a folder; raise CacheError if there is none, or it has another format."""
-        storage = storage_at(place)
+        storage = storage_at(place).pinned()
         attributes = read_attributes(storage)
         if attributes is None:
             something = storage.names() or storage.size("") is not None
@@ -76,13 +80,13 @@ class CacheReader:
     @property
     def split_names(self) -> tuple[str, ...]:
         """Names of the splits, sorted."""
-        names = (name for name in self.storage.names() if not name.endswith(PARTIAL))
+        others = (labels.LABELS, CLASS_TEXT)
+        names = (n for n in self.storage.names() if not n.endswith(PARTIAL) and n not in others)
         return tuple(name for name in names if "split" in (read_attributes(self.storage.below(name)) or {}))
 
     def split(self, name: str) -> SplitReader:
         """Open one split; raise CacheError, listing the names of all splits, if there is none."""
-        if (read_attributes(self.storage) or {}).get("fingerprint") != self.fingerprint:
-            raise CacheError(f"{self.storage} was replaced since it was opened", hint="open it again")
+        self.storage.require_pin()
         if name not in self.split_names:
             raise CacheError(
                 f"no split `{name}` in {self.storage}",
@@ -106,8 +110,10 @@ class CacheReader:
         attributes = read_attributes(texts)
         if attributes is None or not names or not {*names} <= {*attributes["class_names"]}:
             return None
-        held = attributes["class_names"]
-        return np.asarray(read_array(texts.below("embedding")), np.float32)[[*map(held.index, names)]]
+        held, files = attributes["class_names"], attributes.get("files", {})
+        records = {key.removeprefix("embedding/"): FileRecord.parse(files[key]) for key in files}
+        embedding = np.asarray(read_array(texts.below("embedding"), records), np.float32)
+        return embedding[[*map(held.index, names)]]
 
     def features(self, layer: int | None = None) -> FeatureSpec:
         """Describe `pooled` and the tokens of a layer; of the first layer if the cache lacks that one."""
@@ -135,7 +141,8 @@ class SplitReader:
         attributes = read_attributes(storage) or {}
         self.spec = SplitSpec.parse(attributes["split"])
         self.arrays: tuple[str, ...] = tuple(attributes["arrays"])
-        self._opened: dict[str, ShardedArray] = {}
+        self._opened: dict[tuple[str, bool], ShardedArray] = {}
+        self.checks = ShardChecks(storage)
         self._status = ShardedArray.open(storage.below("status"))
         self.units: tuple[Unit, ...] = tuple(units(self.rows, len(views), self._status.layout.shard[0]))
 
@@ -167,21 +174,30 @@ class SplitReader:
     @functools.cached_property
     def ids(self) -> list[str]:
         """(N,) stable sample ids."""
-        return [str(name) for name in read_array(self.storage.below("sample_id"))]
+        records = ledger.records(self.storage, "sample_id")
+        return [str(name) for name in read_array(self.storage.below("sample_id"), records)]
 
     @property
     def status(self) -> NDArray[np.uint8]:
-        """(N, V): 0 missing, 1 written, 2 failed; read from storage at each access."""
-        status, rows = ShardedArray.open(self._status.storage), np.arange(self.rows)
-        return np.stack([status.gather(rows, view) for view in range(len(self.views))], axis=1)
+        """(N, V): 0 missing, 1 written, 2 failed; read from storage, and checked, at each access."""
+        found = np.full((self.rows, len(self.views)), MISSING, np.uint8)
+        for unit in self.units:
+            if (entry := ledger.read(self.storage, unit)) is not None:
+                found[unit.start : unit.stop, unit.view] = self._status_of(unit, entry)
+        return found
 
-    def array(self, name: str) -> ShardedArray:
-        """Open one of `arrays` (tokens, pooled, token_mask, ...); raise CacheError for any other name."""
+    def array(self, name: str, *, checked: bool = True) -> ShardedArray:
+        """Open one of `arrays` (tokens, pooled, token_mask, ...); raise CacheError for any other name.
+
+        Shards that are read from are compared with the ledger in a thread, unless `checked` is False.
+        """
         if name not in self.arrays:
             raise CacheError(f"no array `{name}` in {self.storage}", hint=did_you_mean(name, self.arrays))
-        if name not in self._opened:
-            self._opened[name] = ShardedArray.open(self.storage.below(name), strict=True)
-        return self._opened[name]
+        if (name, checked) not in self._opened:
+            checks = self.checks if checked else None
+            opened = ShardedArray.open(self.storage.below(name), strict=True, checks=checks)
+            self._opened[name, checked] = opened
+        return self._opened[name, checked]
 
     def nbytes(self) -> int:
         """Return the bytes that the split takes."""
@@ -207,14 +223,14 @@ class SplitReader:
             raise CacheError(f"{self.storage} was replaced since it was opened", hint="open it again")
         entries = [ledger.read(self.storage, unit) for unit in self.units]
         rows = ledger.read(self.storage)
-        if rows is None:
-            file = f"{self.storage}/{ledger.key()}"
-            raise codec.damaged(file, "missing or unreadable", "the size of the sample ids")
+        for unit, entry in ((None, rows), *zip(self.units, entries, strict=True)):
+            if entry is None and (unit is None or self.storage.size(ledger.key(unit)) is not None):
+                raise damaged(f"{self.storage}/{ledger.key(unit)}", "missing or unreadable", "a whole entry")
         for entry in filter(None, [rows, *entries]):
             if damage := ledger.damage(self.storage, entry):
                 key, found, expected = damage
                 got = "no such file" if found is None else f"{found:,} bytes"
-                raise codec.damaged(f"{self.storage}/{key}", got, f"{expected:,} bytes")
+                raise damaged(f"{self.storage}/{key}", got, f"{expected:,} bytes")
         written = sum(entry is not None for entry in entries)
         if written < len(entries):
             got = f"{written} of {len(entries)} units (up to {self._status.layout.shard[0]} rows of a view)"
@@ -224,14 +240,33 @@ class SplitReader:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._cache, self.name, self.views)
 
+    def _status_of(self, unit: Unit, entry: ledger.Entry) -> NDArray[np.uint8]:
+        key = f"status/{self._status.layout.unit_key(unit)}"
+        data, record = self.storage.read(key), entry.files.get(key)
+        if record is None:
+            raise damaged(f"{self.storage}/{ledger.key(unit)}", f"no record of {key}", "one of each file")
+        record.require(f"{self.storage}/{key}", data)
+        return np.frombuffer(data or b"", np.uint8)[: unit.stop - unit.start]
+
     def _is_complete(self, unit: Unit) -> bool:
         entry = ledger.read(self.storage, unit)
         return entry is not None and ledger.damage(self.storage, entry) is None
 
 
+def is_group(place: Place | Storage) -> bool:
+    """Return True if there is a group of featcache, such as a cache or a split, even if it is damaged."""
+    return zarr_files.is_group(storage_at(place).read(METADATA))
+
+
 def read_attributes(place: Place | Storage) -> dict[str, Any] | None:
-    """Return the `featcache` attributes of a Zarr v3 group; None if there is no such group."""
-    return zarr_files.attributes_of(storage_at(place).read("zarr.json"))
+    """Return the `featcache` attributes of a Zarr v3 group; None if there is no such group.
+
+    Raise CacheError if it is sealed and has been altered.
+    """
+    storage = storage_at(place)
+    data = storage.read(METADATA)
+    zarr_files.require_whole(storage, data)
+    return zarr_files.attributes_of(data)
 
 
 def read_labels(cache: Storage) -> LabelTable:
@@ -254,6 +289,9 @@ def _spec_of(stored: Mapping[str, Any]) -> CacheSpec:
     )
 
 
-def read_array(place: Place | Storage) -> Any:
-    """Return a whole small array (ids, class texts); raise CacheError if it cannot be read."""
-    return zarr_files.decode(storage_at(place))
+def read_array(place: Place | Storage, records: Mapping[str, FileRecord] | None = None) -> Any:
+    """Return a whole small array (ids, class texts); raise CacheError if it cannot be read or was altered.
+
+    `records` are those of its files, by key below it.
+    """
+    return zarr_files.decode(storage_at(place), records)

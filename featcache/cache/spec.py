@@ -11,9 +11,13 @@ from featcache.cache import layout
 from featcache.config import Config
 from featcache.specs import Count, EncoderSpec, StoredType, TokenChoice, ValueType, ViewSpec
 
-FORMAT = 2
-"""Format of new caches. Format 1 kept class names in the spec, and labels in the digest of a split."""
-READABLE = (1, 2)
+FORMAT = 3
+"""Format of new caches, in which every `zarr.json` and every entry of the ledger is sealed.
+
+Format 2 had no seals. Format 1 also kept class names in the spec, and labels in the digest of a split.
+"""
+READABLE = (1, 2, 3)
+SEALED_SINCE = 3
 CLASS_TEXT = "class_text"
 """Name of the group of class texts, which no split may have."""
 

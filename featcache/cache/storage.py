@@ -6,13 +6,16 @@ import io
 import os
 import shutil
 import stat
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+import google_crc32c
+import numpy as np
 
 from featcache import files
 from featcache.errors import CacheError
@@ -21,6 +24,12 @@ from featcache.locks import FileLock
 
 PARTIAL = files.PARTIAL
 """The ending of names that are not complete yet; no key of a cache ends with it."""
+_DESCRIPTION = "zarr.json"
+_PIECE = 1 << 18
+
+
+def _ignore(read: int) -> None:
+    """Count nothing."""
 
 
 class Lock(Protocol):
@@ -28,6 +37,15 @@ class Lock(Protocol):
 
     def release(self) -> None:
         """Let the next holder in."""
+
+
+@contextmanager
+def held(lock: Lock) -> Iterator[None]:
+    """Hold a lock within a block."""
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @runtime_checkable
@@ -39,6 +57,19 @@ class Storage(Protocol):
     that write raise OSError where the system fails; see `explained`.
     """
 
+    @property
+    def name(self) -> str:
+        """The last part of its name, or of the prefix that it was made with."""
+
+    def pinned(self) -> Storage:
+        """Return a storage that reads only while the description of the cache here is the same file as now.
+
+        Its `read`, `checksum` and `require_pin` raise CacheError once another cache has taken the place.
+        """
+
+    def require_pin(self) -> None:
+        """Raise CacheError if the cache has been replaced since `pinned`; nothing else is ever raised."""
+
     def below(self, prefix: str) -> Storage:
         """Return the storage of all keys that begin with `prefix/`."""
 
@@ -47,6 +78,12 @@ class Storage(Protocol):
 
     def size(self, key: str) -> int | None:
         """Return the number of bytes of a file, or None if there is none."""
+
+    def checksum(self, key: str, advance: Callable[[int], object] = ...) -> tuple[int, int] | None:
+        """Return (bytes, crc32c) of a file, which may be large, or None if there is none.
+
+        Calls `advance` with numbers of bytes as they are read. Raise CacheError if the file is unreadable.
+        """
 
     def names(self, prefix: str = "") -> list[str]:
         """List the names directly below a prefix, sorted: of files, and of prefixes."""
@@ -118,27 +155,72 @@ def explained(storage: Storage, what: str = "", needed: int = 0) -> AbstractCont
 
 
 @dataclass(frozen=True)
+class _Pin:
+    """A file that must stay the same one."""
+
+    path: Path
+    identity: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, path: Path) -> _Pin:
+        return cls(path, cls._identity(path))
+
+    def require(self) -> None:
+        if self._identity(self.path) != self.identity:
+            raise CacheError(
+                f"{self.path.parent} was replaced since it was opened",
+                got="another cache at the same place, or none",
+                hint="open it again, or repeat the command",
+            )
+
+    @staticmethod
+    def _identity(path: Path) -> tuple[int, ...] | None:
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@dataclass(frozen=True)
 class Folder:
     """A storage in a folder of this machine."""
 
     path: Path
+    pin: _Pin | None = None
 
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.name
+
     def below(self, prefix: str) -> Folder:
         """Return the folder `prefix` of this one."""
-        return Folder(self.path / prefix)
+        return Folder(self.path / prefix, self.pin)
+
+    def pinned(self) -> Folder:
+        """Return the folder, to be read only while its `zarr.json` is the same file as now."""
+        return Folder(self.path, _Pin.of(self.path / _DESCRIPTION))
+
+    def require_pin(self) -> None:
+        """Raise CacheError if the cache has been replaced since `pinned`."""
+        if self.pin is not None:
+            self.pin.require()
 
     def read(self, key: str) -> bytes | None:
         """Return the bytes of a file, or None if there is none."""
         path = self.path / key
         try:
-            return path.read_bytes()
+            data = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+            data = None
         except OSError as error:
             raise CacheError(f"cannot read {path}", got=error.strerror) from error
+        self.require_pin()
+        return data
 
     def size(self, key: str) -> int | None:
         """Return the number of bytes of a file, or None if there is none."""
@@ -147,6 +229,18 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def checksum(self, key: str, advance: Callable[[int], object] = _ignore) -> tuple[int, int] | None:
+        """Return (bytes, crc32c) of a file, or None if there is none."""
+        path = self.path / key
+        try:
+            with open(path, "rb", buffering=0) as file:
+                self.require_pin()
+                return _checksum(file, advance)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise CacheError(f"cannot read {path}", got=error.strerror) from error
 
     def names(self, prefix: str = "") -> list[str]:
         """List the names directly in a folder, sorted; none where there is no folder."""
@@ -204,6 +298,17 @@ class Folder:
         # A file may be the first in several new folders, whose names are to be durable as well.
         parts = key.split("/")[:-1]
         return {self.path.joinpath(*parts[:depth]) for depth in range(min(1, len(parts)), len(parts) + 1)}
+
+
+def _checksum(file: io.FileIO, advance: Callable[[int], object]) -> tuple[int, int]:
+    """Read in pieces that stay in the processor's cache; reading lets other threads go on."""
+    piece = np.empty(_PIECE, np.uint8)
+    size = crc32c = 0
+    while read := file.readinto(piece.data):
+        crc32c = google_crc32c.extend(crc32c, piece[:read])
+        size += read
+        advance(read)
+    return size, crc32c
 
 
 class NewFile:

@@ -90,7 +90,7 @@ class CacheWriter:
             if self.has_split(name):
                 existing = cache.split(name)
                 require_same(existing.storage, existing.spec, split)
-                create.restore_rows(existing.storage, rows)
+                create.restore_rows(self._storage, name, rows)
             else:
                 create.create_split(self._storage, name, rows, self.spec, shapes, self._layout)
         self._splits.append(SplitWriter.open(cache, name))

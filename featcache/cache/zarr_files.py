@@ -1,4 +1,7 @@
-"""Zarr arrays as files in memory: zarr-python makes and reads them, and never sees where a cache lies."""
+"""Zarr arrays as files in memory: zarr-python makes and reads them, and never sees where a cache lies.
+
+Every `zarr.json` is sealed, in its attributes.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,17 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from featcache import seal
+from featcache.cache.records import FileRecord, altered
 from featcache.cache.storage import Storage
 from featcache.errors import CacheError
 
+METADATA = "zarr.json"
 
-def encode(values: Any = None, *, fill_value: Any = 0, **options: Any) -> dict[str, bytes]:
+
+def encode(
+    values: Any = None, *, fill_value: Any = 0, attributes: Mapping[str, Any] | None = None, **options: Any
+) -> dict[str, bytes]:
     """Return the files of an uncompressed Zarr v3 array by key; without `values`, only its `zarr.json`.
 
     `options` are those of `zarr.create_array`: shape, chunks, shards, dtype, dimension_names, attributes.
@@ -25,35 +34,58 @@ def encode(values: Any = None, *, fill_value: Any = 0, **options: Any) -> dict[s
         compressors=None,
         filters=None,
         fill_value=fill_value,
+        attributes={seal.KEY: seal.OPEN, **(attributes or {})},
         # Labels may all be the fill value (nothing is labelled): they get their file all the same.
         config={"write_empty_chunks": True},
         **options,
     )
     if values is not None:
         array[...] = values
-    return {key: held.pop(key).to_bytes() for key in list(held)}
+    made = {key: held.pop(key).to_bytes() for key in list(held)}
+    return made | {METADATA: seal.seal(made[METADATA])}
 
 
-def decode(storage: Storage) -> Any:
-    """Return the values of a whole array; raise CacheError if there is none, or it is damaged."""
+def decode(storage: Storage, records: Mapping[str, FileRecord] | None = None) -> Any:
+    """Return the values of a whole array; raise CacheError if there is none, or it is damaged.
+
+    `records` are those of its files, by key below it; files without one are not checked.
+    """
     import zarr
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import MemoryStore
 
     buffer = default_buffer_prototype().buffer
-    held = {key: buffer.from_bytes(data) for key, data in _files(storage, "")}
+    files = dict(_files(storage, ""))
+    require_whole(storage, files.get(METADATA))
+    for key, record in (records or {}).items():
+        record.require(f"{storage}/{key}", files.get(key))
+    held = {key: buffer.from_bytes(data) for key, data in files.items()}
     try:
         return zarr.open_array(MemoryStore(held), mode="r")[...]
     except (OSError, ValueError) as error:
         got = error if held else "no files"
-        hint = "rerun the same `featcache extract` command: it restores missing and truncated files"
+        hint = (
+            "`featcache repair CACHE` writes it again, as does the same `featcache extract` if it is missing"
+        )
         raise CacheError(f"the array {storage} is damaged", got=got, hint=hint) from error
 
 
 def group(attributes: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the file of a Zarr v3 group, with featcache's attributes."""
-    content = {"zarr_format": 3, "node_type": "group", "attributes": {"featcache": attributes}}
-    return {"zarr.json": (json.dumps(content, indent=2) + "\n").encode()}
+    held = {seal.KEY: seal.OPEN, "featcache": attributes}
+    content = {"zarr_format": 3, "node_type": "group", "attributes": held}
+    return {METADATA: seal.seal((json.dumps(content, indent=2) + "\n").encode())}
+
+
+def is_group(data: bytes | None) -> bool:
+    """Return True for the file of a group of featcache, even if it is damaged."""
+    return data is not None and (seal.is_whole(data) is not None or attributes_of(data) is not None)
+
+
+def require_whole(storage: Storage, data: bytes | None) -> None:
+    """Raise CacheError if the `zarr.json` of a group or an array is sealed and has other bytes."""
+    if data is not None and seal.is_whole(data) is False:
+        raise altered(f"{storage}/{METADATA}")
 
 
 def attributes_of(data: bytes | None) -> dict[str, Any] | None:

@@ -66,6 +66,7 @@ class Samples:
             mine = np.flatnonzero(self.split[positions] == number)
             array = part.array("pooled")
             values = array.gather(self.row[positions[mine]], 0)
+            array.finish_checks()
             plain = from_bfloat16(values) if array.bfloat16 else values.astype(np.float32)
             if found is None:
                 found = np.empty((len(positions), plain.shape[1]), np.float32)

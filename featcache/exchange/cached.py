@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -58,6 +57,7 @@ def _features(cache: CacheReader, split: SplitReader, name: str, view: int) -> C
 
     def read(start: int, stop: int) -> NDArray[Any]:
         found = handle((stop - start) * layout.row_bytes).gather(np.arange(start, stop), view)
+        split.checks.finish()
         return from_bfloat16(found) if layout.bfloat16 else found
 
     return Column(name, split.rows, layout.row_shape, kind, read)
@@ -70,11 +70,15 @@ def _int8(split: SplitReader, name: str, view: int, std: NDArray[np.float32]) ->
     def read(start: int, stop: int) -> NDArray[Any]:
         rows = np.arange(start, stop)
         values = tokens((stop - start) * layout.row_bytes).gather(rows, view)
-        return dequantise(values, scale().gather(rows, view), std)
+        scales = scale().gather(rows, view)
+        split.checks.finish()
+        return dequantise(values, scales, std)
 
     return Column(name, split.rows, layout.row_shape, "float32", read)
 
 
 def _opened(split: SplitReader, name: str) -> Handle[ShardedArray]:
-    make: Callable[[], ShardedArray] = lambda: ShardedArray.open(split.storage.below(name), strict=True)  # noqa: E731
+    def make() -> ShardedArray:
+        return ShardedArray.open(split.storage.below(name), strict=True, checks=split.checks)
+
     return Handle(make)

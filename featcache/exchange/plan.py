@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.cache.labels import LabelTable
 from featcache.cache.spec import CacheSpec, Shapes, SplitSpec
 
 
@@ -62,3 +63,9 @@ class ImportPlan:
     """Labels whose samples `suggest` chose."""
     restored: bool = False
     """True for an export of featcache, which says all of this itself."""
+
+    @property
+    def labels(self) -> LabelTable:
+        """The labels of all splits."""
+        by_split = {name: split.labels for name, split in self.splits.items()}
+        return LabelTable(self.class_names, by_split, self.chosen)

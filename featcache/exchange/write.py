@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featcache.cache.labels import LabelTable
-from featcache.cache.reader import CacheReader, read_attributes
+from featcache.cache.reader import CacheReader, is_group
 from featcache.cache.schema import view_bytes
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.errors import option
@@ -14,8 +13,17 @@ from featcache.extraction.estimate import require_room
 from featcache.progress import MakeProgress
 
 
-def write(plan: ImportPlan, out: Path, *, overwrite: bool, progress: MakeProgress) -> dict[str, int]:
+def write(
+    plan: ImportPlan,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    relabel: bool = True,
+    progress: MakeProgress,
+) -> dict[str, int]:
     """Write what is missing of a plan; return the rows written now, by split.
+
+    The labels of a cache that is there are replaced, unless `relabel` is False.
 
     Raise CacheMismatch if `out` holds a cache of other embeddings, CacheError if it holds something else.
     """
@@ -26,8 +34,8 @@ def write(plan: ImportPlan, out: Path, *, overwrite: bool, progress: MakeProgres
             name: writer.split(name, split.spec, split.ids, plan.shapes)
             for name, split in plan.splits.items()
         }
-        labels = {name: split.labels for name, split in plan.splits.items()}
-        writer.label(LabelTable(plan.class_names, labels, plan.chosen))
+        if relabel:
+            writer.label(plan.labels)
         if plan.class_text is not None:
             writer.class_text(*plan.class_text)
         for name, split in begun.items():
@@ -55,6 +63,6 @@ def _require_room(plan: ImportPlan, out: Path, overwrite: bool) -> None:
     """Raise CacheError if the disk cannot hold what is not written yet."""
     rows = sum(split.spec.rows for split in plan.splits.values())
     needed = rows * len(plan.spec.views.names()) * view_bytes(plan.shapes, plan.spec.dtype)
-    if read_attributes(out) is not None and not overwrite:
+    if is_group(out) and not overwrite:
         needed -= CacheReader.open(out).nbytes()
     require_room(out, needed, f"or fewer tokens ({option('max_tokens')})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field, PositiveInt
@@ -12,7 +12,12 @@ from featcache.config import Config, parse_overrides
 from featcache.errors import ConfigError, option
 from featcache.specs import Count, StoredType, TokenChoice, ValueType, ViewSpec
 
+if TYPE_CHECKING:
+    from featcache.cache.reader import CacheReader
+
 _CONTENT = {"views", "tokens", "layers", "dtype", "amp", "label_column"}
+_RECORDED = ("label_from", "no_labels", "batch_size")
+"""Options that are recorded where they differ from the default; the last digits depend on the batch."""
 _LAYERS = "different layers counted from the end, such as -1 or -1|-2"
 
 
@@ -106,7 +111,15 @@ class ExtractOptions(Config):
         """Validate options; raises ConfigError that names the argument, or the flag, that does not fit."""
         return cls.parse(values, where=None)
 
+    @classmethod
+    def recorded(cls, cache: CacheReader) -> Self:
+        """Return the options that a cache was made with, as far as it says."""
+        made = cache.provenance.get("options", {})
+        spec = {name: getattr(cache.spec, name) for name in _CONTENT - {"label_column"}}
+        more = {name: made[name] for name in ("label_column", *_RECORDED) if name in made}
+        return cls.of(spec | more)
+
     def content(self) -> dict[str, Any]:
         """Return the options that decide what a cache holds, as JSON values."""
-        labels = {name for name in ("label_from", "no_labels") if getattr(self, name)}
-        return self.model_dump(mode="json", include=_CONTENT | labels)
+        changed = {name for name in _RECORDED if getattr(self, name) != type(self).model_fields[name].default}
+        return self.model_dump(mode="json", include=_CONTENT | changed)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.cache.layout import Unit
-from featcache.cache.reader import CacheReader, read_attributes
+from featcache.cache.reader import CacheReader, is_group
 from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.storage import storage_at
 from featcache.cache.writer import CacheWriter
@@ -179,7 +179,7 @@ def _require_no_loss(opened: Opened, out: Path, overwrite: bool) -> None:
     """Raise CacheError if overwriting some splits would delete other splits of the cache."""
     options = opened.options
     every = options.split is None and not isinstance(options.limit, Mapping)
-    if every or not overwrite or read_attributes(out) is None:
+    if every or not overwrite or not is_group(out):
         return
     lost = [name for name in CacheReader.open(out).split_names if name not in opened.splits]
     if lost:
@@ -195,7 +195,7 @@ def _require_room(plan: ExtractionPlan, opened: Opened) -> None:
     """Raise CacheError if the disk cannot hold the missing part of the cache."""
     storage = storage_at(plan.out)
     kept = [""] if plan.overwrite else list(opened.splits)
-    there = sum(map(storage.nbytes, kept)) if read_attributes(storage) is not None else 0
+    there = sum(map(storage.nbytes, kept)) if is_group(storage) else 0
     needed = sum(plan.nbytes(len(source)) for source in opened.splits.values())
     estimate.require_room(plan.out, needed - there)
 

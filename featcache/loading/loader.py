@@ -133,7 +133,7 @@ class Loader:
     def steps(self, start: int, stop: int) -> Generator[Batch]:
         """Yield the batches of steps `start` to `stop` - 1; a thread reads ahead.
 
-        Errors of the thread are raised here.
+        Errors of the thread are raised here, and those of shards that turn out to be damaged, by the end.
         """
         free: queue.Queue[Any] = queue.Queue()
         ready: queue.Queue[Any] = queue.Queue()
@@ -156,6 +156,8 @@ class Loader:
                 moved, copied = self._to_device(batch, step)
                 yield moved
                 free.put((buffers, copied))
+            for stream in self.streams.values():
+                stream.store.finish_checks()
         finally:
             closing.set()
             free.put(None)
@@ -228,3 +230,4 @@ def read_in_order(
     buffers = store.buffers(min(batch_size, max(1, len(rows))))
     for start in range(0, len(rows), batch_size):
         yield store.on_device(store.gather(rows[start : start + batch_size], view, buffers), device)
+    store.finish_checks()

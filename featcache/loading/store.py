@@ -46,6 +46,7 @@ class Column:
             for start in range(0, samples, CHUNK_ROWS):
                 rows = np.arange(start, min(start + CHUNK_ROWS, samples))
                 held[view, start : start + len(rows)] = self.gather(rows, view, staging[: len(rows)])
+        self.array.finish_checks()
         self.resident = held
 
     def lengths(self) -> NDArray[np.int32]:
@@ -85,17 +86,21 @@ class FeatureStore:
     """(view, sample) lengths of texts in tokens, on the host; None unless the mask is resident."""
 
     @classmethod
-    def open(cls, cache: CacheReader, split_name: str, layer: int | None = None) -> FeatureStore:
+    def open(
+        cls, cache: CacheReader, split_name: str, layer: int | None = None, *, checked: bool = True
+    ) -> FeatureStore:
         """Open the tokens of a layer (None: the first), the mask and the pooled embeddings.
 
-        Raises ConfigError if the cache does not hold the layer.
+        Shards are compared with the ledger while they are read, unless `checked` is False. Raises
+        ConfigError if the cache does not hold the layer.
         """
         split, tokens = cache.split(split_name), token_array(cache, layer)
-        columns = {"tokens": Column(split.array(tokens)), "pooled": Column(split.array("pooled"))}
+        names = {"tokens": tokens, "pooled": "pooled"}
         if cache.shapes.mask:
-            columns["mask"] = Column(split.array("token_mask"))
+            names["mask"] = "token_mask"
         if scale_name(tokens) in split.arrays:
-            columns["scale"] = Column(split.array(scale_name(tokens)))
+            names["scale"] = scale_name(tokens)
+        columns = {column: Column(split.array(name, checked=checked)) for column, name in names.items()}
         shape = next(a for a in cache.shapes.layers if array_name(cache.shapes, a.layer) == tokens)
         prefix = shape.prefix if shape.grid else max(shape.prefix, 1)
         return cls(columns, split.rows, split.views, torch.tensor(shape.std), prefix)
@@ -133,6 +138,11 @@ class FeatureStore:
             mask, tokens = mask[:, :length], tokens[:, :length]
             scale = None if scale is None else scale[:, :length]
         return Features(tokens, mask, got["pooled"], scale)
+
+    def finish_checks(self) -> None:
+        """Wait until every shard read from has been checked; raise CacheError if one is damaged."""
+        for column in self.columns.values():
+            column.array.finish_checks()
 
     def read_ahead(self, rows: Rows, view: int) -> None:
         """Ask the disk for the rows of a later `gather`, without waiting."""

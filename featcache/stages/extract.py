@@ -10,7 +10,7 @@ from typing import Any
 
 from featcache.api.cache import Cache
 from featcache.cache.labels import LabelTable
-from featcache.cache.reader import CacheReader, read_attributes
+from featcache.cache.reader import CacheReader, is_group
 from featcache.cache.spec import Shapes
 from featcache.errors import CacheError, option
 from featcache.extraction.block import BlockReport, begun, run_here
@@ -200,7 +200,7 @@ def describe_dry_run(dry: DryRun) -> str:
 
 def _labels_at(place: Location) -> LabelTable:
     """Return the labels of the cache at a place; none if there is no cache, or if they are damaged."""
-    if read_attributes(place.path) is None:
+    if not is_group(place.path):
         return LabelTable()
     try:
         return CacheReader.open(place.path).labels

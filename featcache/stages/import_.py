@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.api.cache import Cache
-from featcache.cache.reader import CacheReader, read_attributes
+from featcache.cache.reader import CacheReader, is_group
 from featcache.exchange import own, restore
 from featcache.exchange.options import ImportOptions
 from featcache.exchange.plan import ImportPlan
@@ -71,11 +71,22 @@ def run_import(
     progress: MakeProgress = silent,
 ) -> ImportSummary:
     """Do what `import_embeddings` does; return a summary."""
-    place, target = Location.of(path).path, Location.of(out).path
-    there = None if overwrite or read_attributes(target) is None else CacheReader.open(target).spec.encoder
-    plan = restore.plan(place, options, progress) or own.plan(place, options, there, progress)
+    target = Location.of(out).path
+    there = None if overwrite or not is_group(target) else CacheReader.open(target)
+    plan = plan_import(path, options, there, progress)
     written = write(plan, target, overwrite=overwrite, progress=progress)
     return ImportSummary(plan, written, CacheReader.open(target).nbytes())
+
+
+def plan_import(
+    path: str | os.PathLike[str] | Location,
+    options: ImportOptions,
+    there: CacheReader | None,
+    progress: MakeProgress,
+) -> ImportPlan:
+    """Plan the import of a path; `there` is the cache that it continues."""
+    place, encoder = Location.of(path).path, there.spec.encoder if there else None
+    return restore.plan(place, options, progress) or own.plan(place, options, encoder, progress)
 
 
 def describe(summary: ImportSummary) -> str:

@@ -81,13 +81,14 @@ class TrainingData:
         """
         refuse_leak(options.train, options.test)
         train, test = whole_split(cache, "train", options.train), test_split(cache, options.test)
+        checked = options.verify == "background"
         return cls(
             cache,
             cache.labels if labels is None else labels,
             train,
             test,
-            FeatureStore.open(cache, options.train, options.layer),
-            None if test is None else FeatureStore.open(cache, test.name, options.layer),
+            FeatureStore.open(cache, options.train, options.layer, checked=checked),
+            None if test is None else FeatureStore.open(cache, test.name, options.layer, checked=checked),
             device,
         )
 

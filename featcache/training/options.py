@@ -53,6 +53,8 @@ class DataOptions(Config):
     """The layer whose tokens are used; None: the first layer of the cache."""
     residency: Literal["auto", "stream", "ram", "device"] = "auto"
     """Where rows are held: streamed from disk, in RAM or on the device; `auto`: the fastest that fits."""
+    verify: Literal["background", "off"] = "background"
+    """Compare every shard that is read with its checksum, beside the training, or not."""
     imbalance: float = Field(default=1.0, ge=1)
     """Makes the unlabelled set long-tailed: ratio of its most frequent to its rarest class."""
     unknown_classes: int = Field(default=0, ge=0)

@@ -42,4 +42,6 @@ def map_rows(
 def pooled(store: FeatureStore, rows: NDArray[np.int64], view: int = 0) -> Tensor:
     """Read the frozen model's pooled embeddings, (N, P) float32 on the CPU; tokens are not read."""
     column = store.columns["pooled"]
-    return column.gather(rows, view, column.buffer(len(rows), pinned=False)).cpu().float()
+    found = column.gather(rows, view, column.buffer(len(rows), pinned=False)).cpu().float()
+    column.array.finish_checks()
+    return found

@@ -162,13 +162,13 @@ def test_a_cache_that_does_not_know_its_source_says_what_to_give(featcache, make
 
 
 @pytest.mark.usefixtures("quick", "one_thread")
-def test_of_an_older_cache_source_and_model_are_given(featcache, photos, frozen, tmp_path) -> None:
+def test_of_an_older_cache_source_and_model_are_given(featcache, photos, frozen, tmp_path, reseal) -> None:
     path, model = tmp_path / "c.zarr", frozen("tiny")
     featcache("extract", photos, "--model", model, "--out", path, "--num-workers", 0)
     content = json.loads((path / "zarr.json").read_text())
     command = {"command": f"featcache extract {photos} --model {model}", "versions": {}}
     content["attributes"]["featcache"]["provenance"] = command
-    (path / "zarr.json").write_text(json.dumps(content))
+    (path / "zarr.json").write_bytes(reseal(json.dumps(content)))
     options = ("--objective", "supervised", "--set", "projector.heads=2", "--device", "cpu")
     assert "give --source and --model" in featcache("bench", path, *options).stdout
     said = featcache("bench", path, "--source", photos, "--model", model, *options).stdout

@@ -22,7 +22,7 @@ def _encoder(**changes: str) -> EncoderSpec:
 
 
 CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
-    ("format", {"format": 3}, "2", "3"),
+    ("format", {"format": 4}, "3", "4"),
     ("encoder.name", {"encoder": _encoder(name="other")}, "synthetic", "other"),
     ("encoder.weights", {"encoder": _encoder(weights="1" * 64)}, "0" * 64, "1" * 64),
     ("encoder.modality", {"encoder": _encoder(modality="text")}, "image", "text"),

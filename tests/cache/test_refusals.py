@@ -44,15 +44,15 @@ def test_a_full_disk_is_explained_and_the_rerun_goes_on(
 ) -> None:
     path = tmp_path / "c.zarr"
     # The limit of a file's size stands in for the disk's.
-    program = start(path, "--rows", 60, "--shard-size", 60, "--file-limit", 6000)
+    program = start(path, "--rows", 200, "--shard-size", 200, "--file-limit", 20000)
     _, errors = program.communicate(timeout=60)
     assert program.returncode == 1
-    assert re.search(rf"CacheError: the disk .*is full .*rows 0 to 59 of .*{path}/train\n", errors)
+    assert re.search(rf"CacheError: the disk .*is full .*rows 0 to 199 of .*{path}/train\n", errors)
     assert "bytes free" in errors
-    assert re.search(r"[1-9]\d?,\d\d\d more bytes", errors)
+    assert re.search(r"[1-9]\d+,\d\d\d more bytes", errors)
     assert "free some space" in errors
     assert not list(path.rglob("*.partial"))
-    synthetic.write(path, rows=60)
+    synthetic.write(path, rows=200)
     split = CacheReader.open(path).split("train")
     split.check()
     assert np.array_equal(split.array("pooled").gather(np.arange(50, 60), 2), synthetic.values(2, 50, 60, 7))
@@ -225,17 +225,23 @@ def test_opening_what_is_no_cache(tmp_path: Path, whole: Path) -> None:
 @pytest.mark.parametrize(
     ("there", "instead", "said"),
     [
-        ('"format": 2,\n      "fingerprint"', '"format": 9,\n      "fingerprint"', "another format"),
+        ('"format": 3,\n      "fingerprint"', '"format": 9,\n      "fingerprint"', "another format"),
         ('"dtype": "float32"', '"dtype": "float8"', "description of the cache"),
     ],
 )
 def test_a_cache_of_another_format_or_a_damaged_one(
-    tmp_path: Path, whole: Path, synthetic: ModuleType, there: str, instead: str, said: str
+    tmp_path: Path,
+    whole: Path,
+    synthetic: ModuleType,
+    reseal: Callable[[str], bytes],
+    there: str,
+    instead: str,
+    said: str,
 ) -> None:
     shutil.copytree(whole, tmp_path / "c.zarr")
     text = (whole / "zarr.json").read_text()
     assert there in text
-    (tmp_path / "c.zarr" / "zarr.json").write_text(text.replace(there, instead))
+    (tmp_path / "c.zarr" / "zarr.json").write_bytes(reseal(text.replace(there, instead)))
     with pytest.raises(CacheError, match=said):
         CacheReader.open(tmp_path / "c.zarr")
     with pytest.raises(CacheError, match=said):

@@ -50,6 +50,10 @@ def train(cache, out, objective="supervised", **more):
     return run_training(request, out, device="cpu", **more)
 
 
+def damaged(run):
+    return {damage.file for damage in verify_run(run).damages}
+
+
 def names(run):
     return sorted(path.name for path in run.iterdir())
 
@@ -64,9 +68,8 @@ def flips(data, count, seed):
 
 def test_a_run_as_it_was_written_is_whole(whole):
     verdict = verify_run(whole)
-    assert sorted(verdict.whole) == names(whole)
-    assert not verdict.problems
-    assert not verdict.unknown
+    assert verdict.files == dict.fromkeys(names(whole), "whole")
+    assert verdict.whole
     assert {path.suffix for path in whole.iterdir() if is_sealed(path)} == {".json", ".safetensors"}
     assert len(names(whole)) == 11
 
@@ -77,9 +80,9 @@ def test_every_flipped_bit_is_found(whole, tmp_path):
         data = path.read_bytes()
         for flipped in flips(data, 60, path.suffix):
             path.write_bytes(flipped)
-            assert path.name in verify_run(run).problems
+            assert path.name in damaged(run)
         path.write_bytes(data)
-    assert not verify_run(run).problems
+    assert verify_run(run).whole
 
 
 def predicted(run, cache):
@@ -181,12 +184,10 @@ def test_other_damage_is_refused(whole, other, cache, tmp_path, name, damage):
     if (run / name).is_file() and (run / name).read_bytes() == (whole / name).read_bytes():
         return  # no seal to take away, or the same environment
     if name == RESULT and damage is deleted:  # then it is an unfinished run, and can be resumed
-        assert not verify_run(run).problems
+        assert verify_run(run).whole
     else:
         # The files do not belong to a result of another run.
-        assert verify_run(run).problems.keys() >= {
-            CONFIG if damage is of_another_run and name == RESULT else name
-        }
+        assert damaged(run) >= {CONFIG if damage is of_another_run and name == RESULT else name}
     for command in READ[name] - ({"train"} if damage is deleted else set()):
         with pytest.raises(
             FeatcacheError, match=name if damage is not of_another_run else "json|tensors|mine"
@@ -220,7 +221,7 @@ def unfinished(cache, tmp_path_factory):
 def test_of_an_unfinished_run_what_is_used_again_is_checked(unfinished, cache, tmp_path):
     expected = train(cache, tmp_path / "expected")["test"]
     verdict = verify_run(unfinished)
-    assert not verdict.problems
+    assert verdict.whole
     assert [name for name in verdict.unknown if not name.startswith("events")] == []
     seen = len(b"".join((unfinished / METRICS).read_bytes().splitlines(keepends=True)[:4]))
     for name in (CONFIG, METRICS, CHECKPOINT):
@@ -229,7 +230,7 @@ def test_of_an_unfinished_run_what_is_used_again_is_checked(unfinished, cache, t
         used = data[:seen] if name == METRICS else data
         for flipped in flips(used, 8, name):
             (run / name).write_bytes(flipped + data[len(used) :])
-            assert name in verify_run(run).problems
+            assert name in damaged(run)
             with pytest.raises(DamagedRun, match=name):
                 train(cache, run, resume=True)
         (run / name).write_bytes(data + b"torn" if name == METRICS else data)
@@ -244,9 +245,8 @@ def test_a_run_of_an_earlier_version_says_that_it_cannot_be_checked(whole, tmp_p
         content = json.loads((whole / name).read_text())
         (run / name).write_text(json.dumps({k: v for k, v in content.items() if k not in ("seal", "files")}))
     verdict = verify_run(run)
-    assert verdict.unknown.keys() == {CONFIG, RESULT}
-    assert not verdict.whole
+    assert verdict.files == {CONFIG: "unknown", RESULT: "unknown"}
     (run / CONFIG).write_text('{"seed": "one"}')
-    assert verify_run(run).problems.keys() == {CONFIG}
+    assert damaged(run) == {CONFIG}
     with pytest.raises(TrainError, match="no run"):
         verify_run(tmp_path / "gone")
