@@ -8,7 +8,6 @@ Ids are `shard/key`.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from featcache.errors import SampleError, SourceError, option
+from featcache.outside import json_of
 from featcache.sources._files import IMAGE_SUFFIXES, printable
 from featcache.sources._labels import LABEL_COLUMNS
 from featcache.sources._origin import Origin
@@ -180,7 +180,7 @@ def _check_new(new: bool, name: str, shard: Path) -> None:
 def _record(data: bytes, where: str) -> dict[str, object]:
     """Parse a `.json` member; raise SourceError if it is not an object."""
     try:
-        record = json.loads(data)
+        record = json_of(data)
     except ValueError:
         record = None
     if not isinstance(record, dict):

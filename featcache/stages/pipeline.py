@@ -6,7 +6,6 @@ import json
 import math
 import os
 import time
-import tomllib
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -22,6 +21,7 @@ from featcache.files import explained, write_atomic
 from featcache.labels.files import read_given
 from featcache.labels.table import read_labels
 from featcache.location import Location
+from featcache.outside import json_of, toml_of
 from featcache.progress import MakeProgress, bar, human_time, silent
 from featcache.report.pipeline_file import ExtractTable, Pipeline
 from featcache.report.study import Study, write_study
@@ -38,7 +38,7 @@ def load(name: str | os.PathLike[str], overrides: Mapping[str, Any] | None = Non
     """Load a TOML file, or the bundled pipeline of that name; raises ConfigError if it is not valid."""
     path = find(name)
     try:
-        content = tomllib.loads(path.read_bytes().decode())
+        content = toml_of(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is not TOML", got=error) from None
     others = [f"options.{option}" for option in option_names(TrainOptions)]
@@ -205,6 +205,6 @@ def _extract(
 def _seconds(path: Path) -> float | None:
     """Read the seconds of an extraction; None if the file is missing or damaged."""
     try:
-        return float(json.loads(path.read_bytes())["seconds"])
+        return float(json_of(path.read_bytes())["seconds"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from featcache.config import as_tree
 from featcache.errors import ConfigError, option
 from featcache.location import Location
+from featcache.outside import json_of, toml_of
 from featcache.plugins import portable_name
 from featcache.training.own_objective import DIGEST, copy_in
 
@@ -51,7 +50,7 @@ def read_config(path: str | os.PathLike[str]) -> Asked:
     file = Location.of(path).path
     try:
         text = file.read_text(encoding="utf-8")
-        tree = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        tree = json_of(text) if file.suffix == ".json" else toml_of(text)
     except OSError as error:
         raise ConfigError("the configuration cannot be read", got=f"{file}: {error.strerror}") from None
     except ValueError as error:
