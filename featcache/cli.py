@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from featcache import __version__, commands
-from featcache.commands._common import examples
+from featcache.commands._common import echo_aside, examples
 
 
 class _Group(click.Group):
@@ -21,7 +21,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except FeatcacheError as error:
-            click.echo(f"error: {error.text(command_line=True)}", err=True)
+            echo_aside(f"error: {error.text(command_line=True)}")
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo(

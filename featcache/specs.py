@@ -18,7 +18,7 @@ NO_WEIGHTS = hashlib.sha256().hexdigest()
 """The digest of a model that has neither parameters nor buffers."""
 Count = Annotated[int, pydantic.Field(ge=0, le=10**12)]
 """A number of things that a machine may hold."""
-Number = Annotated[int, pydantic.Field(ge=1, le=10**12)]
+Number = Annotated[int, pydantic.Field(gt=0, le=10**12)]
 SEED_LIMIT = 2**63 - 1
 
 

@@ -186,11 +186,7 @@ class SplitReader:
     def ids(self) -> list[str]:
         """(N,) stable sample ids."""
         records = ledger.records(self.storage, "sample_id")
-        found = [str(name) for name in read_array(self.storage.below("sample_id"), records)]
-        if len(found) != self.rows:
-            what = f"the sample ids of {self.storage} do not fit its description"
-            raise CacheError(what, got=len(found), expected=f"{self.rows} rows")
-        return found
+        return _ids_in(self.storage.below("sample_id"), records, self.rows)
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -267,6 +263,13 @@ class SplitReader:
     def _is_complete(self, unit: Unit) -> bool:
         entry = ledger.read(self.storage, unit)
         return entry is not None and ledger.damage(self.storage, entry) is None
+
+
+def _ids_in(place: Storage, records: Mapping[str, FileRecord], rows: int) -> list[str]:
+    found = [str(name) for name in read_array(place, records)]
+    if len(found) != rows:
+        raise CacheError(f"the ids in {place} do not fit their split", got=len(found), expected=f"{rows} ids")
+    return found
 
 
 def _require_fitting(array: ShardedArray, rows: int, views: int) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache.commands._common import PLACE, device_option, echo, examples, json_option
+from featcache.commands._common import PLACE, device_option, echo, echo_aside, examples, json_option
 
 if TYPE_CHECKING:
     from featcache.location import Location
@@ -43,6 +43,6 @@ def command(pipeline: str, out: Location | None, pairs: tuple[str, ...], device:
         out=out,
         overrides=parse_overrides(pairs),
         device=device,
-        say=(lambda line: click.echo(line, err=True)) if as_json else click.echo,
+        say=echo_aside if as_json else echo,
     )
     echo(study.as_dict() if as_json else f"\n{study.describe()}")

@@ -10,6 +10,7 @@ from featcache.commands._common import (
     PLACE,
     device_option,
     echo,
+    echo_aside,
     examples,
     json_option,
     label_options,
@@ -94,9 +95,9 @@ def command(
         class_text=class_text,
     )
     for warning in warnings:
-        click.echo(f"warning: {on_the_command_line(warning)}", err=True)
+        echo_aside(f"warning: {on_the_command_line(warning)}")
     say = say_if_terminal()
     result = stage.run_training(training, out.path, device=device, resume=resume, say=say, show=bar)
     if asked is not None and asked.labels not in (None, RunFolder(out.path).config().get("labels")):
-        click.echo("warning: the labels are not those that the run of --config learned from", err=True)
+        echo_aside("warning: the labels are not those that the run of --config learned from")
     echo({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")

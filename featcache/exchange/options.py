@@ -31,7 +31,7 @@ class ImportOptions(Config):
     model: str | None = Field(
         None, description="What made the embeddings, in your words; caches with the same text fit together."
     )
-    max_tokens: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
+    max_tokens: Annotated[int, Field(gt=0, le=10**6)] | None = Field(
         None, description="Keep at most N tokens of a sample, evenly spaced [default: all]."
     )
     dtype: ValueType | None = Field(None, description="The stored type [default: that of the arrays].")

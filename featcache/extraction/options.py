@@ -88,7 +88,7 @@ class ExtractOptions(Config):
         None, description="Where a path names the class, for example '*/LABEL/**'; others are unlabelled."
     )
     no_labels: bool = Field(False, description="Take no labels from the source.")
-    batch_size: Annotated[int, Field(ge=1, le=10**6)] | Literal["auto"] = Field(
+    batch_size: Annotated[int, Field(gt=0, le=10**6)] | Literal["auto"] = Field(
         64, description="Views in a forward pass; auto: what a GPU's memory holds."
     )
     num_workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(
