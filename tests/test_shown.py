@@ -121,6 +121,6 @@ def test_numbers_beyond_any_machine_are_refused(featcache: Callable[..., Result]
         (["--limit", 10**15], "10000"),
     ):
         made = ["extract", "digits", "--model", "open_clip:glyph-clip", "--out", tmp_path / "c.zarr", *flags]
-        code = 2 if flags[0] in ("--num-workers", "--batch-size") else 1
+        code = 1 if flags[0] in ("--views", "--shard-size") else 2
         assert limit in featcache(*made, "--dry-run", code=code).output.replace("<=", "")
     assert not (tmp_path / "c.zarr").exists()

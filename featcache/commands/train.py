@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     help="An option, as `featcache options` lists them, for example optim.steps=500.",
 )
 @config_option
+@click.option("--trust", is_flag=True, help="Run the Python code that the run of --config names.")
 @device_option
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in --out.")
 @json_option
@@ -70,6 +71,7 @@ def command(
     asked: Asked | None,
     device: str,
     resume: bool,
+    trust: bool,
     as_json: bool,
     **request: Any,
 ) -> None:
@@ -86,7 +88,7 @@ def command(
     from featcache.training.request import TrainRequest
 
     # First, because the file may replace what is in `request`.
-    options = with_config(asked, parse_overrides(pairs), request)
+    options = with_config(asked, parse_overrides(pairs), request, trust)
     training, warnings = stage.with_labels(
         TrainRequest(cache.path, options=options, **request),
         labels,

@@ -61,8 +61,8 @@ class Table:
 
 
 def _markdown_cell(text: str) -> str:
-    plain = harmless(text, lines=False).replace("&", "&amp;").replace("<", "&lt;")
-    return plain.replace("|", "\\|")
+    plain = re.sub("&(?=[A-Za-z#])", "&amp;", harmless(text, lines=False))
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", plain).replace("|", "\\|")
 
 
 def _html_cells(kind: str, cells: Sequence[str]) -> str:
