@@ -109,7 +109,7 @@ def _lines(path: Path) -> list[list[str]]:
 
 def _aligned(samples: Sequence[Suggestion]) -> list[str]:
     """Return lines of aligned columns, for a person."""
-    lines = [("id", "prediction", "confidence", "why", "text")]
+    lines: list[tuple[str, ...]] = [("id", "prediction", "confidence", "why", "text")]
     for sample in samples:
         share = "" if sample.confidence is None else f"{100 * sample.confidence:.1f} %"
         cells = (sample.id, sample.prediction or "", share, sample.why, _short(sample.text))

@@ -35,13 +35,20 @@ from featcache.training.recipe import parse_options
 Say = Callable[[str], None]
 
 
-def load(name: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Pipeline:
-    """Load a TOML file, or the bundled pipeline of that name; raises ConfigError if it is not valid."""
+def load(
+    name: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None, *, trust: bool = False
+) -> Pipeline:
+    """Load a TOML file, or the bundled pipeline of that name; raises ConfigError if it is not valid.
+
+    An own objective that the file names is imported, which needs `trust`.
+    """
     path = find(name)
     try:
         content = toml_of(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is not TOML", got=error) from None
+    # Before the options are parsed, as the objective itself parses its own.
+    require_trust(code_in({key: content[key] for key in content if key != "extract"}), path, trust)
     others = [f"options.{option}" for option in option_names(TrainOptions)]
     return Pipeline.parse(merge(content, overrides or {}), str(name), others)
 
@@ -91,7 +98,7 @@ def run_pipeline(
 
     Code that the file names (`python:FILE`) is not run without `trust`; names in `overrides` are yours.
     """
-    pipeline, show = load(name, as_tree(overrides)), bar if progress else silent
+    pipeline, show = load(name, as_tree(overrides), trust=trust), bar if progress else silent
     folder = Path("runs") / Path(name).stem if out is None else Location.of(out).path
     if pipeline.description:
         say(pipeline.description.strip())
@@ -137,7 +144,7 @@ def _require_trust(
 
     A complete cache does not need the code of its model again.
     """
-    code = [] if trust else code_in(toml_of(find(name).read_bytes()))
+    code = [] if trust else code_in(toml_of(find(name).read_bytes()).get("extract"))
     done = {
         key
         for key, table in pipeline.extract.items()

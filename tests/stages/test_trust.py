@@ -27,7 +27,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_pipeline(featcache: Command, model: str, objective: str) -> None:
     Path("s.toml").write_text(
-        f'[extract.a]\nsource = "digits"\nmodel = "{model}"\nlimit = 8\n[train]\nobjectives = ["{objective}"]\n'
+        f'[extract.a]\nsource = "digits"\nmodel = "{model}"\nlimit = 8\n'
+        f'[train]\nobjectives = ["{objective}"]\n'
     )
     refused = featcache("run", "s.toml", code=1)
     assert "--trust" in refused.output
