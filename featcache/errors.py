@@ -162,6 +162,10 @@ class TrainError(FeatcacheError):
     """A training that cannot start or continue."""
 
 
+class DamagedRun(TrainError):
+    """A file of a run that is not as it was written."""
+
+
 class MissingExtra(FeatcacheError):
     """An optional dependency that is not installed; names the extra that installs it."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 
 import google_crc32c
@@ -141,6 +142,14 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make(folder: Path) -> list[Path]:
+    """Create a folder and those above it; return the folders in which a name has been added."""
+    missing = list(takewhile(lambda place: not place.exists(), (folder, *folder.parents)))
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+    return [place.parent for place in missing]
 
 
 def existing(path: Path) -> Path:

@@ -206,6 +206,27 @@ def tree() -> Callable[[Path], Mapping[str, bytes]]:
 
 
 @pytest.fixture(scope="session")
+def edit_run() -> Callable[..., None]:
+    """Changes values of a JSON file of a finished run, as if the training had written them."""
+    from featcache.runs.run import RunFolder
+    from featcache.runs.saved import RESULT, read_json
+
+    def edit(folder: Path, name: str, **values: Any) -> None:
+        run = RunFolder(folder)
+        content, result = read_json(folder / name), run.result()
+        assert content is not None
+        assert result is not None
+        (folder / RESULT).unlink()
+        if name == RESULT:
+            result |= values
+        else:
+            run.write(name, content | values)
+        run.finish(result)
+
+    return edit
+
+
+@pytest.fixture(scope="session")
 def reseal() -> Callable[[str], bytes]:
     """The text of a sealed file, changed, as its writer would have sealed it."""
     from featcache.seal import OPEN, seal

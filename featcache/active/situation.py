@@ -20,7 +20,7 @@ from featcache.loading.store import FeatureStore
 from featcache.location import Location
 from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
-from featcache.runs.run import CONFIG, RunFolder, cache_of
+from featcache.runs.run import RunFolder, cache_of, is_run
 from featcache.training.outputs import pooled
 from featcache.training.prediction import ROWS, Predictor
 
@@ -115,7 +115,7 @@ def open_situation(
     The labels of a run are those that it learned from, and those that `read_own` returns beside them. The
     labels of a cache are its own, or those that are returned instead.
     """
-    run = RunFolder.finished(place.path) if (place.path / CONFIG).is_file() else None
+    run = RunFolder.finished(place.path) if is_run(place.path) else None
     opened = CacheReader.open(_cache_of(run, cache) if run else place.path)
     part = opened.split(split or _split_of(run))
     part.check()

@@ -9,9 +9,8 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from featcache import files
 from featcache.errors import CacheError
@@ -20,8 +19,9 @@ from featcache.locks import FileLock
 
 PARTIAL = files.PARTIAL
 """The ending of names that are not complete yet; no key of a cache ends with it."""
-_DESCRIPTION = "zarr.json"
-_REPLACED = "replaced"
+now = files.now
+T = TypeVar("T")
+_DESCRIPTION, _REPLACED = "zarr.json", "replaced"
 
 
 def _ignore(read: int) -> None:
@@ -126,9 +126,6 @@ Place = str | os.PathLike[str] | Location
 """A folder, as users name it."""
 
 
-now = files.now
-
-
 def storage_at(place: Place | Storage) -> Storage:
     """Return the storage at a place; raise ConfigError for a URL such as `s3://bucket/key`."""
     return place if isinstance(place, Storage) else Folder(Location.of(place).path)
@@ -214,12 +211,7 @@ class Folder:
     def read(self, key: str) -> bytes | None:
         """Return the bytes of a file, or None if there is none."""
         path = self.path / key
-        try:
-            data = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            data = None
-        except OSError as error:
-            raise CacheError(f"cannot read {path}", got=error.strerror) from error
+        data = _read(path, path.read_bytes)
         self.require_pin()
         return data
 
@@ -234,12 +226,7 @@ class Folder:
     def checksum(self, key: str, advance: Callable[[int], object] = _ignore) -> tuple[int, int] | None:
         """Return (bytes, crc32c) of a file, or None if there is none."""
         path = self.path / key
-        try:
-            found = files.checksum(path, advance)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            found = None
-        except OSError as error:
-            raise CacheError(f"cannot read {path}", got=error.strerror) from error
+        found = _read(path, lambda: files.checksum(path, advance))
         self.require_pin()
         return found
 
@@ -260,7 +247,7 @@ class Folder:
     def write(self, contents: Mapping[str, bytes]) -> None:
         """Write each file beside its place, force it to disk, and rename it."""
         paths = {self.path / key: data for key, data in contents.items()}
-        changed = {folder for path in paths for folder in _make(path.parent)}
+        changed = {folder for path in paths for folder in files.make(path.parent)}
         files.write_all(paths, changed)
 
     def scratch(self, key: str) -> Path:
@@ -297,23 +284,13 @@ class Folder:
 
     def replace(self) -> None:
         """Exchange the two folders, then delete the old one."""
-        # A mark in the old one, so that it is not taken for a replacement that is to be continued.
-        (self.path / _REPLACED).touch()
+        (self.path / _REPLACED).touch()  # so that it is not taken for a replacement to be continued
         files.exchange(self.path, self.beside().path)
         self.tidy()
 
     def tidy(self) -> None:
         """Delete a folder beside that was replaced, and end an exchange that was killed."""
-        files.recover(self.path)
-        beside = self.beside().path
-        if not (beside / _REPLACED).exists():
-            return
-        for entry in beside.iterdir():
-            if entry.is_file() and entry.name not in (_REPLACED, _DESCRIPTION):
-                os.replace(entry, self.path / entry.name)  # not of featcache, so it stays
-            elif entry.is_dir():
-                shutil.rmtree(entry)
-        shutil.rmtree(beside)
+        _tidy(self.path, self.beside().path)
 
     def lock(self) -> Lock:
         """Hold the file `PATH.lock`; the lock of a killed process is free again."""
@@ -350,9 +327,24 @@ class NewFile:
         self.path.unlink(missing_ok=True)
 
 
-def _make(folder: Path) -> list[Path]:
-    """Create a folder and those above it; return the folders in which a name has been added."""
-    missing = list(takewhile(lambda place: not place.exists(), (folder, *folder.parents)))
-    if missing:
-        folder.mkdir(parents=True, exist_ok=True)
-    return [place.parent for place in missing]
+def _read(path: Path, call: Callable[[], T]) -> T | None:
+    """Return what a call reads from a file; None if there is none."""
+    try:
+        return call()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise CacheError(f"cannot read {path}", got=error.strerror) from error
+
+
+def _tidy(path: Path, beside: Path) -> None:
+    """End the replacement of a folder by the one beside it, which has its place and is marked by now."""
+    files.recover(path)
+    if not (beside / _REPLACED).exists():
+        return
+    for entry in beside.iterdir():
+        if entry.is_file() and entry.name not in (_REPLACED, _DESCRIPTION):
+            os.replace(entry, path / entry.name)  # not of featcache, so it stays
+        elif entry.is_dir():
+            shutil.rmtree(entry)
+    shutil.rmtree(beside)

@@ -28,11 +28,10 @@ from featcache.errors import CacheError
 class CacheWriter:
     """The only writer of a cache; a context manager that holds the lock of the cache.
 
-    Nothing is written or deleted before the first `split`, so that a model may fail on its first batch. An
-    existing cache is continued in its own storage layout. With `overwrite` the new one is written beside it;
-    it takes the place of the old one when all begun splits are complete. `provenance` is kept in a new
-    cache, and never compared. Raise CacheMismatch if the cache was made with another `spec`. Raise
-    CacheError if something else is at `place`, or another process is writing it.
+    Nothing is written before the first `split`, so that a model may fail on its first batch. An existing
+    cache is continued in its own storage layout. With `overwrite` a new one is written beside it, and takes
+    its place when all begun splits are complete. `provenance` is kept in it, and never compared. Raise
+    CacheMismatch for a cache of another `spec`, CacheError for anything else, or one that is being written.
     """
 
     def __init__(
@@ -44,8 +43,8 @@ class CacheWriter:
         overwrite: bool = False,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        self._place, self.spec = storage_at(place), spec
-        self._layout, self._provenance = layout or LayoutSpec(), provenance or {}
+        self._place, self.spec, self._layout = storage_at(place), spec, layout or LayoutSpec()
+        self._provenance = provenance or {}
         self._splits: list[SplitWriter] = []
         self._lock = self._place.lock()
         try:
@@ -53,14 +52,14 @@ class CacheWriter:
                 self._place.tidy()
             self._replaces = create.is_cache(self._place) and overwrite
             self._storage = self._place.beside() if self._replaces else self._place
-            self._cache = self._existing()
+            self._cache = _continued(self._storage, spec, begun_anew=self._replaces)
         except BaseException:
             self.close()
             raise
 
     @property
     def path(self) -> Path:
-        """Folder that is written; raises CacheError if its storage is not a folder."""
+        """Folder that is written; raises CacheError if it is none."""
         return folder_of(self._storage)
 
     @property
@@ -127,12 +126,6 @@ class CacheWriter:
         finally:
             self._lock.release()
 
-    def _replace(self) -> None:
-        """Put the new cache in the place of the old one, if every split is complete."""
-        if self._replaces and self._splits and not any(split.missing() for split in self._splits):
-            with explained(self._place, "the cache"):
-                self._place.replace()
-
     def __enter__(self) -> Self:
         return self
 
@@ -140,23 +133,10 @@ class CacheWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None:
-                self._replace()
+            if error is None and self._replaces and self._splits:
+                _replace(self._place, self._splits)
         finally:
             self.close()
-
-    def _existing(self) -> CacheReader | None:
-        """Open the cache that is continued; a replacement begun with another spec is not."""
-        if not create.is_cache(self._storage):
-            return None
-        try:
-            cache = CacheReader.open(self._storage)
-            require_same(self._storage, cache.spec, self.spec)
-        except CacheError:
-            if not self._replaces:
-                raise
-            return None
-        return cache
 
     def _created(self, shapes: Shapes) -> CacheReader:
         if self._cache is not None and not (self._replaces and self._cache.shapes != shapes):
@@ -165,6 +145,27 @@ class CacheWriter:
             self._storage.delete("")
         create.create_cache(self._storage, self.spec, shapes, self._provenance)
         return CacheReader.open(self._storage)
+
+
+def _continued(storage: Storage, spec: CacheSpec, *, begun_anew: bool) -> CacheReader | None:
+    """Open the cache that is continued; None if there is none, or it is of another spec and `begun_anew`."""
+    if not create.is_cache(storage):
+        return None
+    try:
+        cache = CacheReader.open(storage)
+        require_same(storage, cache.spec, spec)
+    except CacheError:
+        if begun_anew:
+            return None
+        raise
+    return cache
+
+
+def _replace(place: Storage, splits: Sequence[SplitWriter]) -> None:
+    """Put the new cache in the place of the old one, if every split is complete."""
+    if not any(split.missing() for split in splits):
+        with explained(place, "the cache"):
+            place.replace()
 
 
 class SplitWriter:

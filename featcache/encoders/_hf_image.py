@@ -58,7 +58,7 @@ class HfImage(FrozenEncoder):
             ),
             silent(transformers),
         ):
-            return transformers.AutoTokenizer.from_pretrained(self.path)
+            return transformers.AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
         """Return tokens (B, T, D) by layer and the pooled embedding (B, P), from one forward pass."""
@@ -66,7 +66,7 @@ class HfImage(FrozenEncoder):
         images = self.on_device(inputs)
         run = self.module.get_image_features if self.joint else self.module
         with torch.inference_mode(), layer_errors(self.spec.name, layers):
-            out = run(**images, output_hidden_states=True)
+            out = run(**images, **self._unmasked(images["pixel_values"]), output_hidden_states=True)
             states = {layer: hidden_state(out, layer) for layer in {*layers, -1}}
             size = images["pixel_values"].shape[-2:]
             every = {layer: self._with_geometry(state, size) for layer, state in states.items()}
@@ -89,6 +89,15 @@ class HfImage(FrozenEncoder):
             for batch in batches(texts, text):
                 parts.append(self.module.get_text_features(**self.on_device(batch)).pooler_output)
         return torch.cat(parts)
+
+    def _unmasked(self, images: Tensor) -> dict[str, Tensor]:
+        """Return what keeps a masked autoencoder (ViTMAE) from shuffling its patches at random."""
+        config = self.module.config
+        if not hasattr(config, "mask_ratio") or not hasattr(config, "patch_size"):
+            return {}
+        rows, columns = (size // config.patch_size for size in images.shape[-2:])
+        order = torch.arange(rows * columns, device=images.device, dtype=torch.float32)
+        return {"noise": order.expand(len(images), -1)}
 
     def _with_geometry(self, state: Tensor, size: Sequence[int]) -> Layer:
         """Return a hidden state as tokens with their positions; `size` is (H, W) of the images."""

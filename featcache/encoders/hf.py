@@ -13,6 +13,7 @@ Layer -1 is the last hidden state; earlier layers are the hidden states without 
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,15 @@ def load(name: str) -> HfImage | HfText:
     own = portable(path) + name.removeprefix(path)
     if path.startswith((".", "/", "~")) and not Path(path).is_dir():
         raise EncoderError("there is no such model folder", got=path, expected=_HINT)
+    _refuse_adapter(path)
     transformers = import_transformers()
     with load_errors(f"hf:{name}", _HINT), seeded(0), silent(transformers):
         # In float32 for every checkpoint: only `amp` lowers the precision.
         module, info = transformers.AutoModel.from_pretrained(
-            path, dtype=torch.float32, output_loading_info=True
+            path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
+        if hasattr(module.config, "mask_ratio"):
+            module.config.mask_ratio = 0.0  # patches are masked for pretraining only
         absent = {key for key in info["missing_keys"] if "pooler" not in key}
         if absent:
             raise EncoderError(f"hf:{name} lacks weights", got=f"none for {sorted(absent)[0]}", hint=_HINT)
@@ -53,16 +57,26 @@ def load(name: str) -> HfImage | HfText:
         if hasattr(module, "get_image_features") or module.main_input_name == "pixel_values":
             if length:
                 raise EncoderError("only text models have a length", got=f"hf:{name}", hint=f"hf:{path}")
-            processor = transformers.AutoImageProcessor.from_pretrained(path)
+            processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
             return HfImage(module, own, path, processor, trained_pooler=not info["missing_keys"])
         if module.main_input_name != "input_ids":
             got = f"a model of {module.main_input_name}"
             raise EncoderError(
                 "the input of the model is not supported", got=got, expected="pixel_values or input_ids"
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         text = TextTransform(_right_padded(tokenizer), _length(name, module, tokenizer, length))
         return HfText(module, own, text, pooling_of(path))
+
+
+def _refuse_adapter(path: str) -> None:
+    """Raise EncoderError for an adapter beside the weights, which transformers leaves out without PEFT."""
+    if (Path(path) / "adapter_config.json").is_file() and importlib.util.find_spec("peft") is None:
+        raise EncoderError(
+            f"an adapter lies in {path}, which would be left out",
+            got="adapter_config.json, and no package peft",
+            hint="merge it into the weights (merge_and_unload of peft), or move it away",
+        )
 
 
 def _split(name: str) -> tuple[str, int | None]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -124,6 +125,7 @@ def _processes(
         prefetch_factor=READ_AHEAD,
         multiprocessing_context=_context(),
         pin_memory=pinned,
+        worker_init_fn=_end_with_parent,
     )
     try:
         with _without_main():
@@ -138,6 +140,18 @@ def _processes(
             expected=f"enough memory for {option('num_workers')} and {option('batch_size')}",
             hint=f"rerun with a smaller {option('num_workers')} or {option('batch_size')}; it continues",
         ) from error
+
+
+def _end_with_parent(worker: int) -> None:
+    """End this worker when the process that started it does, however it ends; its server follows."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="featcache-parent", daemon=True).start()
 
 
 def _thread(dataset: ViewDataset, pinned: bool) -> Generator[Loaded | FeatcacheError, None, None]:

@@ -151,7 +151,7 @@ def _nothing_labelled(
     elif origin.kind == "column" and (level := _level_of_list(whole)) is not None:
         say = option("label_from", level.pattern)
         yield f"nothing is labelled; are the folders {listed(level.names, 5)} classes? pass {say}"
-    elif origin.kind == "array" and origin.name is None:
+    elif origin.kind == "array" and origin.name is None and origin.known:
         yield f"nothing is taken for labels, of {listed(origin.known)}; name it with {option('label_column')}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 def alike(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
-    """Group names that differ only in case, spaces, hyphens, underscores or their Unicode form.
+    """Group names that differ only in case, spaces, hyphens, underscores, unseen signs or their Unicode form.
 
     >>> alike(["Type A", "type_a", "owl"])
     (('Type A', 'type_a'),)
@@ -24,6 +24,7 @@ def alike(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 
 def _plain(name: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    folded = "".join(sign for sign in folded if unicodedata.category(sign) != "Cf")  # has no width
     # Only signs between words go: `A+` is another class than `A`, and `-` than `_`.
     words = re.split(r"[\s_-]+(?=\w)", folded.strip())
     return "".join(words) or folded

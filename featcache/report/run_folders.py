@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from featcache.errors import TrainError
+from featcache.errors import DamagedRun, TrainError
 from featcache.location import Location
 from featcache.report.rows import Result
-from featcache.runs.run import CONFIG, RESULT, RunFolder, cache_of
+from featcache.runs.run import RunFolder, cache_of
+from featcache.runs.saved import CONFIG, RESULT
 
 FIGURES = ("accuracy", "nll", "ece", "nll_scaled", "ece_scaled")
 """Test figures that a row needs."""
@@ -64,11 +65,16 @@ def find_folders(places: Iterable[Place]) -> list[Path]:
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[FinishedRun], dict[str, str]]:
-    """Return the finished runs, and for each other folder the reason why it is none."""
+    """Return the finished runs, and for each other folder the reason why it is none.
+
+    Raises DamagedRun if a file that is read is damaged.
+    """
     runs, skipped = [], {}
     for folder in folders:
         try:
             runs.append(_read(folder))
+        except DamagedRun:
+            raise
         except TrainError as error:
             skipped[str(folder)] = error.what
         except OSError as error:
@@ -104,9 +110,9 @@ def _matches(place: Place) -> list[Path]:
 
 def _read(folder: Path) -> FinishedRun:
     run = RunFolder(folder)
-    if not (folder / CONFIG).is_file():
-        raise TrainError(f"no {CONFIG}" if folder.is_dir() else "no such folder")
     config, result = run.config(), run.result()
+    if not config:
+        raise TrainError(f"no {CONFIG}" if folder.is_dir() else "no such folder")
     if result is None:
         raise TrainError(f"not finished: no {RESULT}")
     _require(CONFIG, config, _CONFIG_KEYS)
@@ -114,18 +120,11 @@ def _read(folder: Path) -> FinishedRun:
         raise TrainError("no test: its cache has no labelled test split")
     _require(RESULT, result, _RESULT_KEYS)
     _require(RESULT, result["test"], FIGURES)
-    return FinishedRun(folder, config, result, _place_of_cache(run))
+    place = cache_of(run)
+    return FinishedRun(folder, config, result, None if place is None else str(place))
 
 
 def _require(name: str, content: Any, keys: Iterable[str]) -> None:
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise TrainError(f"{name} lacks `{missing[0]}`")
-
-
-def _place_of_cache(run: RunFolder) -> str | None:
-    try:
-        place = cache_of(run)
-    except TrainError:  # damaged, but the result counts all the same
-        return None
-    return None if place is None else str(place)

@@ -13,13 +13,23 @@ from typing import Any, Self
 
 from featcache.config import flatten
 from featcache.errors import TrainError, option
-from featcache.files import explained, partial, write_atomic
-
-CONFIG, RESULT, METRICS, LABELS = "config.json", "result.json", "metrics.jsonl", "labels.json"
-TASK, CHECKPOINT = "task.safetensors", "checkpoint.safetensors"
-
+from featcache.files import partial
+from featcache.locks import FileLock
+from featcache.runs.saved import (
+    CHECKPOINT,
+    CONFIG,
+    ENVIRONMENT,
+    LABELS,
+    RECORD,
+    RESULT,
+    TASK,
+    make_record,
+    read_json,
+    write_json,
+)
 
 Values = Mapping[str, Any]
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -41,7 +51,7 @@ class RunFolder:
         `resume`.
         """
         run = cls(path)
-        if (path / CONFIG).is_file():
+        if (path / CONFIG).exists():
             _check(run, config, resume, flatten(defaults or {}))
         elif path.exists() and not _is_empty(path):
             raise TrainError(
@@ -56,7 +66,7 @@ class RunFolder:
     def finished(cls, path: Path) -> Self:
         """Open the run at `path`; raises TrainError if there is none, or if it is not finished."""
         run = cls(path)
-        config = run.config() if (path / CONFIG).is_file() else {}
+        config = run.config()
         if not {"objective", "seed", "options"} <= config.keys():
             raise TrainError(
                 f"no run at {path}",
@@ -71,21 +81,29 @@ class RunFolder:
             )
         return run
 
+    def lock(self) -> FileLock:
+        """Take the lock of the only training into this folder; raises TrainError, naming its holder."""
+        return FileLock(self.path / LOCK, f"training into {self.path}", TrainError)
+
     def begin(self, config: Mapping[str, Any], cache: Path) -> None:
-        """Create the folder, and write the configuration, the environment and the path of the cache."""
-        with explained(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        """Write the configuration, the environment and the path of the cache."""
         self.write(CONFIG, config)
-        self.write("environment.json", environment() | {"cache": str(cache)})
+        self.write(ENVIRONMENT, environment() | {"cache": str(cache)})
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the result, which makes the run a finished one, with a record of all other files."""
+        self.write(RESULT, {**result, RECORD: make_record(self.path)})
 
     def config(self) -> dict[str, Any]:
         """Return the configuration; keys of earlier versions are renamed."""
-        return _renamed(_read(self.path / CONFIG))
+        return _renamed(read_json(self.path / CONFIG) or {})
 
     def result(self) -> dict[str, Any] | None:
         """Return the result; None if the run is not finished."""
-        path = self.path / RESULT
-        return _renamed(_read(path)) if path.is_file() else None
+        if (result := read_json(self.path / RESULT)) is None:
+            return None
+        result.pop(RECORD, None)
+        return _renamed(result)
 
     def labelled(self) -> dict[str, str | None]:
         """Return the class of each sample whose label the run has learned from, by id; empty if unknown.
@@ -107,8 +125,7 @@ class RunFolder:
         return not self._labels().get("chosen", 0)
 
     def _labels(self) -> dict[str, Any]:
-        path = self.path / LABELS
-        return _read(path) if path.is_file() else {}
+        return read_json(self.path / LABELS) or {}
 
     @property
     def checkpoint(self) -> Path:
@@ -122,8 +139,12 @@ class RunFolder:
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON file atomically."""
-        with explained(self.path / name):
-            write_atomic(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_json(self.path / name, content)
+
+
+def is_run(path: Path) -> bool:
+    """Return True if a folder holds a run, finished or not, or what is left of one."""
+    return any((path / name).exists() for name in (CONFIG, RESULT))
 
 
 def _check(run: RunFolder, config: Mapping[str, Any], resume: bool, defaults: Mapping[str, Any]) -> None:
@@ -139,49 +160,13 @@ def _check(run: RunFolder, config: Mapping[str, Any], resume: bool, defaults: Ma
                 hint=f"choose another {option('out')}, or repeat that run's options",
             )
     if not resume:
-        done = run.result() is not None
+        if not (done := run.result() is not None):
+            run.lock().release()  # raises if it is being trained at this moment
         what = "its result is there already; show it again" if done else "continue it"
         raise TrainError(
             f"{run.path} holds {'a finished' if done else 'an unfinished'} run of this configuration",
             hint=f"{what} with {option('resume', True)}, or choose another {option('out')}",
         )
-
-
-class MetricLog:
-    """Append metrics to metrics.jsonl and to TensorBoard events.
-
-    When it starts at step k, it drops lines after step k, which a killed run wrote. It writes the events
-    again from the remaining lines, because a kill loses events that are not flushed.
-    """
-
-    def __init__(self, run: RunFolder, start: int) -> None:
-        from tensorboardX import SummaryWriter
-
-        path = run.path / METRICS
-        for events in run.path.glob("events.out.tfevents.*"):
-            events.unlink()
-        found = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        # Runs of earlier versions called the replay cache `source`.
-        kept = [line.replace('"source_share"', '"replay_share"') for line in found if _step(line) <= start]
-        write_atomic(path, "".join(kept).encode())
-        self._lines = path.open("a")
-        self._events = SummaryWriter(str(run.path))
-        for line in kept:
-            self._show(**json.loads(line))
-
-    def __call__(self, step: int, terms: Mapping[str, float]) -> None:
-        self._lines.write(json.dumps({"step": step, **terms}) + "\n")
-        self._lines.flush()
-        self._show(step, **terms)
-
-    def _show(self, step: int, **terms: float) -> None:
-        for name, value in terms.items():
-            self._events.add_scalar(f"train/{name}", value, step)
-
-    def close(self) -> None:
-        """Close both files."""
-        self._lines.close()
-        self._events.close()
 
 
 def environment() -> dict[str, Any]:
@@ -198,9 +183,8 @@ def environment() -> dict[str, Any]:
 
 def cache_of(run: RunFolder) -> Path | None:
     """Return the path of the cache that a run was trained on, at that time; None if it is not recorded."""
-    file = run.path / "environment.json"
-    found = _read(file).get("cache") if file.is_file() else None
-    return None if found is None else Path(str(found))
+    found = (read_json(run.path / ENVIRONMENT) or {}).get("cache")
+    return None if found is None else Path(found)
 
 
 def _version(package: str) -> str | None:
@@ -211,28 +195,12 @@ def _version(package: str) -> str | None:
 
 
 def _is_empty(path: Path) -> bool:
-    """Return True if the folder is empty, or holds only the unfinished first file of a killed run."""
-    return path.is_dir() and {entry.name for entry in path.iterdir()} <= {partial(path / CONFIG).name}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise TrainError(
-            f"{path} is damaged", got=error, hint=f"train again with another {option('out')}"
-        ) from None
+    """Return True if the folder is empty, or holds only the lock and the first file of a killed run."""
+    return path.is_dir() and {entry.name for entry in path.iterdir()} <= {partial(path / CONFIG).name, LOCK}
 
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _step(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except ValueError:
-        return sys.maxsize  # a line that a kill truncated is dropped and written again
 
 
 def _renamed(content: dict[str, Any]) -> dict[str, Any]:

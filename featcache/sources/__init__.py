@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from featcache.config import did_you_mean
 from featcache.errors import SourceError
 from featcache.plugins import find, names
-from featcache.sources._files import EMBEDDINGS, describe_unread, may_be_embeddings, unread_images
+from featcache.sources._files import EMBEDDINGS, may_be_embeddings, require_file_or_folder
+from featcache.sources._scan import describe_left_out, scan
 
 if TYPE_CHECKING:
     from featcache.sources.base import Source
@@ -17,6 +18,9 @@ _EXPECTED = (
     "digits, a folder of images, .parquet, .tar shards, .h5, .npy, .npz, "
     "a .csv or .jsonl with a path or a text column, a folder of these, or .txt"
 )
+
+
+_ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 def open_source(
@@ -39,8 +43,9 @@ def open_source(
     if colon and key in names("sources"):
         path = str(Path(rest).expanduser()) if rest else ""
     else:
-        path = str(Path(spec).expanduser())
-        key = _detect(spec, Path(path))
+        path, key = str(Path(spec).expanduser()), ""
+    require_file_or_folder(Path(path))
+    key = key or _detect(spec, Path(path))
     splits: dict[str, Source] = find("sources", key).splits(path, label_column)
     if label_from is None and not no_labels:
         return splits
@@ -68,10 +73,12 @@ def _detect(spec: str, path: Path) -> str:
             else "no format fits the source"
         )
         hint = f"name the format as FORMAT:{spec}, with FORMAT one of {', '.join(names('sources'))}"
-        unread = unread_images(path) if path.is_dir() else []
-        got = f"{spec} ({describe_unread(unread)})" if unread else spec
+        unread = describe_left_out(scan(path).others) if path.is_dir() else None
+        got = f"{spec} ({unread})" if unread else spec
         if may_be_embeddings(path):
             hint = EMBEDDINGS
+        elif path.suffix.lower() in _ARCHIVES:
+            hint = "unpack it; shards for WebDataset are .tar files that are not compressed"
         raise SourceError(what, got=got, expected=_EXPECTED, hint=hint)
     key, colon, rest = spec.partition(":")
     hint = did_you_mean(key, names("sources")) if colon and Path(rest).exists() else "check the path"

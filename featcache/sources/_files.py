@@ -1,15 +1,18 @@
-"""Image files on disk, read by name."""
+"""Read files by name: only regular ones, only so many bytes of each, and without ever waiting for one."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
+import stat
+import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from featcache.errors import SampleError
+from featcache.errors import SampleError, SourceError
+from featcache.files import human_bytes
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -29,15 +32,17 @@ IMAGE_SUFFIXES = frozenset(
         ".pnm",
     ]
 )
-_UNREAD = re.compile(
-    r".*\.(heic|heif|dng|cr2|cr3|nef|arw|raf|orf|rw2|psd|svg|jp2|j2k|jxl|czi|lif|nd2|svs|ndpi"
-    r"|dcm|nii|pdf|mp4|mov|avi)",
-    re.IGNORECASE,
-)
-"""Pictures that people have, and that are not read."""
-
 EMBEDDINGS = "embeddings need no model: `featcache import` brings them into a cache"
 """The hint where a file holds neither images nor texts."""
+MAX_BYTES = 512 * 2**20
+"""Bytes of one encoded sample: as many as the most pixels of an image take, uncompressed, with 16 bits."""
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
 @dataclass(frozen=True)
@@ -48,58 +53,72 @@ class Files:
     names: Sequence[str]
 
     def path(self, row: int) -> Path:
-        """Return the path of a row's file, which may not exist."""
-        return Path(self.root, self.names[row])
+        """Return the path of a row's file, which may not exist.
+
+        A name in another Unicode form is the same name: systems write names of files in different ones.
+        """
+        path = Path(self.root, name := self.names[row])
+        if name.isascii() or os.path.lexists(path):
+            return path
+        forms = (Path(self.root, unicodedata.normalize(form, name)) for form in ("NFC", "NFD"))
+        return next(filter(os.path.lexists, forms), path)
 
     def __call__(self, row: int) -> bytes:
-        try:
-            return self.path(row).read_bytes()
-        except OSError as error:
-            raise SampleError("the file cannot be read", got=error.strerror or type(error).__name__) from None
+        return read_file(self.path(row))
 
 
-def image_files(root: Path) -> Iterator[str]:
-    """Yield the image files below `root`, as relative POSIX paths.
+def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a file; raise SampleError if it is none, cannot be read, or is above the limit."""
+    try:
+        with open_file(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > limit:
+                raise too_large(size, limit)
+            return stream.read(size)
+    except OSError as error:
+        raise SampleError("the file cannot be read", got=error.strerror or type(error).__name__) from None
+    except ValueError as error:  # a name with a null byte, or half of a surrogate pair
+        raise SampleError("the file cannot be read", got=f"no name of a file: {error}") from None
 
-    Hidden files and folders are left out; links are followed.
+
+def too_large(size: int, limit: int = MAX_BYTES) -> SampleError:
+    """Return the error for a sample, or for a part of one, with more bytes than are read."""
+    return SampleError(
+        "the file is too large", got=human_bytes(size), expected=f"at most {human_bytes(limit)}"
+    )
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read; raise SampleError for a pipe, a socket, a device or a folder.
+
+    Opening some devices has effects, so the path is looked at before. It may be replaced between the two, so
+    opening never waits, and what was opened is looked at again.
     """
-    seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a parent folder would loop forever
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        base = Path(folder).relative_to(root)
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield (base / name).as_posix()
+    _require_regular(os.stat(path).st_mode)
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+    )
+    with open(os.open(path, flags), "rb") as stream:
+        _require_regular(os.fstat(stream.fileno()).st_mode)
+        yield stream
 
 
-def unread_images(root: Path) -> list[str]:
-    """Return the files below `root` in formats of pictures that are not read, as relative POSIX paths."""
-    found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        base = Path(folder).relative_to(root)
-        found += [(base / name).as_posix() for name in sorted(files) if _is_unread(name)]
-    return found
+def require_file_or_folder(path: Path) -> None:
+    """Raise SourceError if there is something at `path` that is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        got = f"{path}: {_KINDS.get(stat.S_IFMT(mode), 'something else')}"
+        raise SourceError("the source is neither a file nor a folder", got=got, hint="save it as a file")
 
 
-def describe_unread(names: Sequence[str]) -> str:
-    """Count files of formats that are not read, by suffix.
-
-    >>> describe_unread(["a.heic", "b.HEIC", "c.pdf"])
-    '3 files are of formats that are not read: .heic (2), .pdf (1)'
-    """
-    counts = sorted(Counter(Path(name).suffix.lower() for name in names).items())
-    listed = ", ".join(f"{suffix} ({count})" for suffix, count in counts)
-    return f"{len(names)} files are of formats that are not read: {listed}"
-
-
-def _is_unread(name: str) -> bool:
-    return not name.startswith(".") and _UNREAD.fullmatch(name) is not None
+def _require_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise SampleError("the file cannot be read", got=kind, expected="a regular file")
 
 
 def may_be_embeddings(path: Path) -> bool:

@@ -1,4 +1,8 @@
-"""Decode images to 8-bit RGB; raise SampleError with a reproducible reason for anything else."""
+"""Decode images to 8-bit RGB; raise SampleError with a reproducible reason for anything else.
+
+Files may come from anybody: pixels are counted before any is decoded, decoding ends after a time, and only
+formats are tried whose decoders are made for images from anywhere.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,11 @@ import io
 import re
 import struct
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +24,33 @@ from featcache.errors import SampleError
 
 _ADDRESS_OR_PATH = re.compile(r"0x[0-9a-fA-F]+|(?:/[^\s/'\"]+){2,}")
 _DEPTH_MODES = ("I", "F")
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
+"""Formats of Pillow. Others are left out, such as EPS, for which Pillow starts Ghostscript."""
+MAX_PIXELS = 2**30 // 12
+"""Pixels of an image: 89 million, Pillow's own limit, which other code in the process may lift."""
+MAX_SECONDS = 60
+"""Time to decode an image; a JPEG of some megabytes can ask for hours, by thousands of passes."""
+_STRIP = 1024
+"""Rows that are converted at a time."""
 
 
 def decode(data: bytes) -> Image.Image:
     """Return the first frame of an encoded image as RGB.
 
     The image is turned upright by its EXIF tag, transparency is laid over white, and 16 bits are scaled to 8.
-    Raise SampleError for data that is not a whole image below PIL's size limit.
+    Raise SampleError for data that is not a whole image of at most `MAX_PIXELS`, or that takes longer than
+    `MAX_SECONDS` to decode, and MemoryError where the machine lacks memory for it.
     """
     if not data:
         raise SampleError("the file is empty", got="0 bytes", expected="an image")
     with _quiet_pil():
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with _open(_Timed(data)) as image:
                 _check_size(image)
+                bits = _bits(image)
                 image.load()
-                return _rgb(_upright(image))
-        except SampleError:
+                return _rgb(_upright(image), bits)
+        except (SampleError, MemoryError):
             raise
         except UnidentifiedImageError:
             raise SampleError("not an image", got=f"{len(data)} bytes of no known format") from None
@@ -44,6 +59,37 @@ def decode(data: bytes) -> Image.Image:
         except Exception as error:  # decoders raise many types of errors for damaged data
             reason = _ADDRESS_OR_PATH.sub("...", f"{type(error).__name__}: {error}")
             raise SampleError("the image is damaged", got=reason) from None
+
+
+def has_frames(stream: BinaryIO) -> bool:
+    """Return True for an image with a second frame; False for what is no image."""
+    with _quiet_pil():
+        try:
+            with _open(stream) as image:
+                image.seek(1)
+        except Exception:  # also where there is no second frame
+            return False
+    return True
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    """Read the header of an image, in one of the formats that are read."""
+    Image.init()
+    return Image.open(stream, formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+class _Timed(io.BytesIO):
+    """The bytes of an image, which cannot be read any more when decoding takes too long."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._end = time.monotonic() + MAX_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes; raise SampleError when the time is over."""
+        if time.monotonic() > self._end:
+            raise SampleError("the image takes too long to decode", expected=f"at most {MAX_SECONDS} s")
+        return super().read(size)
 
 
 def from_array(array: NDArray[Any]) -> Image.Image:
@@ -70,7 +116,7 @@ def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return _by_strips(array, lambda part: (part.astype(np.uint32) + 128) // 257)
     if array.dtype.kind != "f":
         raise SampleError(
             "pixels of an unknown kind", got=array.dtype, expected="bool, uint8, uint16 or float"
@@ -78,28 +124,47 @@ def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high <= 1):  # also where one is NaN
         raise SampleError("pixels out of range", got=f"{low:g} to {high:g}", expected="floats from 0 to 1")
-    return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    return _by_strips(array, lambda part: np.rint(part.astype(np.float64) * 255))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB, with transparency laid over white."""
+def _by_strips(array: NDArray[Any], scale: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.uint8]:
+    """Scale an image some rows at a time, as a wider type takes several times the memory."""
+    scaled = np.empty(array.shape, np.uint8)
+    for top in range(0, len(array), _STRIP):
+        scaled[top : top + _STRIP] = scale(array[top : top + _STRIP])
+    return scaled
+
+
+def _rgb(image: Image.Image, bits: int = 16) -> Image.Image:
+    """Convert any mode to RGB, with transparency laid over white; `bits` are those of a deep gray image."""
     if image.mode.startswith(_DEPTH_MODES):
-        return _rgb(Image.fromarray(_to_uint8(_depth(np.asarray(image)))))
+        return _rgb(Image.fromarray(_to_uint8(_depth(np.asarray(image), bits))))
     if not image.has_transparency_data:
         return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
+    flat = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        box = (0, top, image.width, min(top + _STRIP, image.height))
+        rgba = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        flat.paste(Image.alpha_composite(white, rgba).convert("RGB"), box)
+    return flat
 
 
-def _depth(array: NDArray[Any]) -> NDArray[Any]:
+def _bits(image: Image.Image) -> int:
+    """Return the bits of a gray sample that is stored in 16; TIFF has 12 as well, as cameras give them."""
+    stored = getattr(image, "tag_v2", {}).get(258)
+    return 12 if stored == (12,) else 16
+
+
+def _depth(array: NDArray[Any], bits: int) -> NDArray[Any]:
     """Return pixels as uint16, as PIL holds 16-bit samples in 32-bit integers for some formats."""
     if array.dtype.kind not in "iu":
         return array
     low, high = int(array.min()), int(array.max())
-    if low < 0 or high > 65535:
-        raise SampleError("pixels out of range", got=f"{low} to {high}", expected="16 bits")
-    return array.astype(np.uint16)
+    if low < 0 or high >= 2**bits:
+        raise SampleError("pixels out of range", got=f"{low} to {high}", expected=f"{bits} bits")
+    deep = array.astype(np.uint16)
+    return deep if bits == 16 else np.rint(deep * (65535 / (2**bits - 1))).astype(np.uint16)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -113,14 +178,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _check_size(image: Image.Image) -> None:
-    """Raise SampleError for an image above PIL's size limit."""
+    """Raise SampleError for an image with too many pixels."""
     pixels = image.width * image.height
-    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+    if pixels > MAX_PIXELS:
         raise SampleError("the image is too large", got=f"{pixels:,} pixels", expected=_size_limit())
 
 
 def _size_limit() -> str:
-    return f"at most {Image.MAX_IMAGE_PIXELS:,} pixels (PIL's limit)"
+    return f"at most {MAX_PIXELS:,} pixels"
 
 
 _lock = threading.Lock()

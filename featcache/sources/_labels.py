@@ -19,6 +19,7 @@ _LIKELY = re.compile(
     "label|class|type|categor|target|species|diagnos|group|kind|genus|grade|intent|sentiment|topic|truth"
 )
 _UNLABELLED = ("", "-1", "-1.0")
+_UNLABELLED_FOLDERS = frozenset(["unlabelled", "unlabeled", "unsorted"])
 _MAX_INDEX = 99_999
 # pandas writes `3.0` for an integer in a column with gaps; `007` is a name, not the number 7.
 _INDEX = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0)?")
@@ -80,11 +81,17 @@ def class_name(text: str) -> str | None:
     return None if name in _UNLABELLED else name
 
 
+def is_unlabelled_folder(name: str) -> bool:
+    """Return True for the name of a folder of unlabelled images."""
+    return class_name(name) is None or name.strip().casefold() in _UNLABELLED_FOLDERS
+
+
 def merged_forms(found: Iterable[object]) -> list[str]:
-    """Return the class names that are found in several Unicode forms, which count as one."""
+    """Return the class names that are found in several Unicode forms, or with different space around them."""
     forms: dict[str, set[str]] = {}
-    for value in {value.strip() for value in found if isinstance(value, str)}:
-        forms.setdefault(unicodedata.normalize("NFC", value), set()).add(value)
+    for value in {value for value in found if isinstance(value, str)}:
+        forms.setdefault(class_name(value) or "", set()).add(value)
+    forms.pop("", None)
     return sorted(name for name, spelled in forms.items() if len(spelled) > 1)
 
 

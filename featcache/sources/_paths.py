@@ -7,28 +7,30 @@ import re
 from pathlib import Path
 
 from featcache.errors import SourceError
+from featcache.sources._scan import describe_left_out, walk
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def matches(path: Path, suffix: str) -> bool:
-    """Return True for a file with the suffix, a pattern of one, or a folder with one.
+    """Return True for a file with the suffix in any case, a pattern of one, or a folder with one.
 
     Folders are searched at most two levels down.
     """
     if path.is_dir():
-        return any(_shown(path, file) for p in (f"*{suffix}", f"*/*{suffix}") for file in path.glob(p))
-    return path.suffix == suffix and any(file.is_file() for file in spelled(path))
+        return any(_fits(entry.name, suffix) for entry in walk(path, depth=2))
+    return path.suffix.lower() == suffix and any(file.is_file() for file in spelled(path))
 
 
 def expand(path: Path, suffix: str) -> tuple[Path, list[Path]]:
     """Return the folder that ids are relative to, and the files that `path` stands for, in order.
 
-    Raise SourceError if there are none, or if a file that the pattern spells out is missing.
+    Raise SourceError if there are none, or if one that a pattern spells out or a link leads to is missing.
     """
     if path.is_dir():
-        root, files = path, sorted(f for f in path.glob(f"**/*{suffix}") if f.is_file() and _shown(path, f))
+        root = path
+        files = sorted(path / entry.name for entry in walk(path) if _fits(entry.name, suffix))
     else:
         root, files = _fixed_parent(path), spelled(path)
     if not files:
@@ -36,16 +38,21 @@ def expand(path: Path, suffix: str) -> tuple[Path, list[Path]]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise SourceError(
-            f"{len(missing)} of {len(files)} files are missing",
+            f"{len(missing)} of {len(files)} files are missing, or no files",
             got=", ".join(missing[:5]),
             expected=str(path),
         )
     return root, files
 
 
-def _shown(root: Path, file: Path) -> bool:
-    """Return False for a file that is hidden below `root`, such as the `._name` files of macOS."""
-    return not any(part.startswith(".") for part in file.relative_to(root).parts)
+def left_beside(path: Path, suffix: str) -> tuple[str, ...]:
+    """Return a sentence on the files in a folder of shards that are none, if there are any."""
+    names = [entry.name for entry in walk(path) if not _fits(entry.name, suffix)] if path.is_dir() else []
+    return (note,) if (note := describe_left_out(names)) else ()
+
+
+def _fits(name: str, suffix: str) -> bool:
+    return name.lower().endswith(suffix)
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.errors import SampleError, SourceError
+from featcache.errors import SampleError, SourceError, option
 from featcache.sources._files import Files
 from featcache.sources._labels import encode, merged_forms
 from featcache.sources._origin import Origin
@@ -59,6 +59,13 @@ class Samples:
             name = self.ids[row]
             got = name if error.got is None else f"{name}: {error.got}"
             raise SampleError(error.what, got=got, expected=error.expected, hint=error.hint) from None
+        except MemoryError:
+            # No fault of the sample: its row may not be stored as failed.
+            raise SourceError(
+                "memory does not suffice to read a sample",
+                got=self.ids[row],
+                hint=f"rerun with a smaller {option('num_workers')} or {option('batch_size')}; it continues",
+            ) from None
 
     def file(self, index: int) -> Path | None:
         """Return the file of a sample; None if samples are not files of their own."""
@@ -108,11 +115,12 @@ def assemble(
 
 
 def _with_merged(origin: Origin | None, parts: Mapping[str, Part]) -> Origin | None:
-    """Note the class names that are written in several Unicode forms."""
+    """Note the class names that are written in several ways."""
     merged = merged_forms(value for part in parts.values() for value in part.labels)
     if origin is None or not merged:
         return origin
-    note = f"written in several Unicode forms, and taken as one class each: {', '.join(merged)}"
+    ways = "written in several Unicode forms, or with other space around them"
+    note = f"{ways}, and taken as one class each: {', '.join(merged)}"
     return replace(origin, notes=(*origin.notes, note))
 
 

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 from featcache.errors import SourceError
 from featcache.outside import json_of
-from featcache.sources._files import image_files
 from featcache.sources._labels import LABEL_COLUMNS, label_column_of, likely_column, usual
 from featcache.sources._origin import Origin
 from featcache.sources._paths import matches
+from featcache.sources._scan import image_files
 from featcache.sources._splits import group_files, split_name, split_of
 
 PATH_COLUMNS = (
@@ -157,7 +157,11 @@ class Table:
 
     def _header(self, lines: _Lines) -> tuple[str, ...]:
         """Read the CSV header; raise SourceError if it is empty or has a name twice."""
-        header = tuple(name.strip() for name in next(csv.reader(lines, delimiter=self._delimiter or ","), []))
+        try:
+            first = next(csv.reader(lines, delimiter=self._delimiter or ","), [])
+        except csv.Error as error:
+            raise lines.malformed(str(error), "a header of quoted CSV in UTF-8") from None
+        header = tuple(name.strip() for name in first)
         if not header:
             raise SourceError(
                 "the file is empty", got=str(self.path), expected="a header and at least one row"
@@ -207,7 +211,7 @@ def _sniffed(lines: Sequence[str], path: Path) -> str:
 
     Raise SourceError if several would do.
     """
-    parsed = {mark: [row for row in csv.reader(lines, delimiter=mark) if row] for mark in _DELIMITERS}
+    parsed = {mark: _rows(lines, mark) for mark in _DELIMITERS}
     if len(lines) == _SNIFFED_LINES:
         parsed = {mark: rows[:-1] for mark, rows in parsed.items()}  # the last one may be cut
     able = [mark for mark, rows in parsed.items() if rows and len(rows[0]) > 1]
@@ -222,6 +226,14 @@ def _sniffed(lines: Sequence[str], path: Path) -> str:
             hint="put names that hold another one of these characters in double quotes",
         )
     return next(iter([*known, *even, *able]), ",")
+
+
+def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """Return the rows that are not blank; none where the lines are no CSV."""
+    try:
+        return [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:
+        return []
 
 
 class _Lines:

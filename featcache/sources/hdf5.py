@@ -5,7 +5,6 @@ Names are read as in `_arrays`; an optional dataset `class_names` names the clas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import SampleError, SourceError
 from featcache.sources._arrays import assemble_arrays
+from featcache.sources._hdf5 import datasets
 from featcache.sources._samples import Lazy, Reader
 from featcache.sources.base import Source
 
@@ -30,10 +30,8 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
     Raise SourceError as `assemble_arrays` does.
     """
-    import h5py
-
     with _open_file(path) as file:
-        arrays = {name: item for name, item in _items(file, "") if isinstance(item, h5py.Dataset)}
+        arrays = dict(datasets(file))
         handle = Lazy(_open_file, path)
 
         def reader_of(name: str) -> Reader:
@@ -55,22 +53,6 @@ class _Reader:
         except (OSError, KeyError) as error:
             raise SampleError("the row cannot be read from the HDF5 file", got=type(error).__name__) from None
         return pixels
-
-
-def _items(group: Any, prefix: str, depth: int = 4) -> Iterator[tuple[str, Any]]:
-    """Yield everything below a group by name, also what soft and external links lead to.
-
-    Raise SourceError for a link that leads nowhere.
-    """
-    for key in group:
-        name = f"{prefix}{key}"
-        try:
-            item = group[key]
-        except (KeyError, OSError) as error:
-            raise SourceError("a link in the HDF5 file leads nowhere", got=f"{name}: {error}") from None
-        yield name, item
-        if hasattr(item, "keys") and depth:
-            yield from _items(item, f"{name}/", depth - 1)
 
 
 def _open_file(path: str) -> Any:

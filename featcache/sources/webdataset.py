@@ -4,28 +4,31 @@ A sample has an image (`.jpg`, `.png`, ...) and may have a label: `.cls` (an ind
 `.json`. Other members (captions, masks) are ignored. `classes.txt` beside the shards lists the class names,
 one per line. The shards' headers are read once, on opening; then each sample takes one seek and one read.
 Ids are `shard/key`.
+
+Nothing is ever unpacked: names of members are ids and no paths, and links lead to members of the same shard.
 """
 
 from __future__ import annotations
 
-import tarfile
+import json
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
 
 from featcache.errors import SampleError, SourceError, option
-from featcache.outside import json_of
-from featcache.sources._files import IMAGE_SUFFIXES, printable
+from featcache.sources._files import IMAGE_SUFFIXES, MAX_BYTES, open_file, printable, read_file, too_large
 from featcache.sources._labels import LABEL_COLUMNS
 from featcache.sources._origin import Origin
-from featcache.sources._paths import expand, matches
+from featcache.sources._paths import expand, left_beside, matches
 from featcache.sources._samples import Part, assemble
+from featcache.sources._scan import describe_left_out
 from featcache.sources._splits import group_files
+from featcache.sources._tar import Member, read_shard
 from featcache.sources.base import Source
 
 _LABEL_MEMBERS = ("cls", "json")
+_MAX_NAMES = 2**26
+"""Bytes of `classes.txt`."""
 
 
 def match(path: Path) -> bool:
@@ -41,17 +44,12 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     """
     root, files = expand(Path(path), ".tar")
     groups = group_files(root, files)
-    asked = _Label(label_column)
-    parts = {split: _part(root, shards, asked) for split, shards in groups.items()}
+    asked, left_out = _Label(label_column), list[str]()
+    parts = {split: _part(root, shards, asked, left_out) for split, shards in groups.items()}
     asked.check_found(path)
-    return assemble("image", parts, _class_names(root), path, asked.origin())
-
-
-class _Member(NamedTuple):
-    """Byte offset and size of a member in its shard."""
-
-    start: int
-    size: int
+    within = describe_left_out(left_out)
+    notes = (*left_beside(Path(path), ".tar"), *([f"within the shards, {within}"] if within else []))
+    return assemble("image", parts, _class_names(root), path, asked.origin(notes))
 
 
 @dataclass
@@ -80,10 +78,10 @@ class _Label:
         self.used.update(f"json:{key}" for key in keys[:1])
         return record[keys[0]] if keys else None
 
-    def origin(self) -> Origin:
-        """Return where the labels were found."""
+    def origin(self, notes: tuple[str, ...]) -> Origin:
+        """Return where the labels were found, and what was left out."""
         name = ", ".join(sorted(self.used)) or None
-        return Origin("array", name, tuple(sorted(self.seen)))
+        return Origin("array", name, tuple(sorted(self.seen)), notes=notes)
 
     def check_found(self, origin: str) -> None:
         """Raise SourceError if a label was asked for that no sample has."""
@@ -103,85 +101,58 @@ class _Reader:
     shard_of: array[int]
     starts: array[int]
     sizes: array[int]
+    reasons: dict[int, str]
+    """The reason by row, for samples whose image is none."""
+
+    def add(self, shard: int, image: Member | None) -> None:
+        """Append a row."""
+        if image is None or image.unread is not None:
+            self.reasons[len(self.sizes)] = "" if image is None else str(image.unread)
+        self.shard_of.append(shard)
+        self.starts.append(image.start if image else 0)
+        self.sizes.append(image.size if image else 0)
 
     def __call__(self, row: int) -> bytes:
-        if self.sizes[row] < 0:
-            raise SampleError(
-                "the sample has no image", expected=f"one of {' '.join(sorted(IMAGE_SUFFIXES))}"
-            )
+        if (reason := self.reasons.get(row)) is not None:
+            expected = "a file in the shard" if reason else f"one of {' '.join(sorted(IMAGE_SUFFIXES))}"
+            raise SampleError("the sample has no image", got=reason or None, expected=expected)
+        start, size = self.starts[row], self.sizes[row]
+        if size > MAX_BYTES:
+            raise too_large(size)
         try:
-            with self.shards[self.shard_of[row]].open("rb") as stream:
-                stream.seek(self.starts[row])
-                return stream.read(self.sizes[row])
+            with open_file(self.shards[self.shard_of[row]]) as stream:
+                stream.seek(start)
+                data = stream.read(size)
         except OSError as error:
             raise SampleError("the shard cannot be read", got=error.strerror) from None
+        if len(data) < size:
+            raise SampleError("the shard ends within the sample", got=f"{len(data)} of {size} bytes")
+        return data
 
 
-def _part(root: Path, shards: list[Path], asked: _Label) -> Part:
-    """Read the headers of a split's shards."""
+def _part(root: Path, shards: list[Path], asked: _Label, left_out: list[str]) -> Part:
+    """Read the headers of a split's shards; append the members of no sample to `left_out`."""
     ids: list[str] = []
     labels: list[object] = []
-    reader = _Reader(tuple(shards), array("q"), array("q"), array("q"))
+    reader = _Reader(tuple(shards), array("q"), array("q"), array("q"), {})
+    wanted = {*_LABEL_MEMBERS, *([asked.asked] if asked.asked else [])}
     for number, shard in enumerate(shards):
         name = shard.relative_to(root).as_posix()
-        for key, image, extras in _samples(shard, asked.asked):
+        for key, sample in read_shard(shard, wanted).items():
+            if not sample.is_one:
+                left_out += sample.others
+                continue
             ids.append(printable(f"{name}/{key}"))
-            labels.append(asked.of(extras, ids[-1]))
-            reader.shard_of.append(number)
-            reader.starts.append(image.start)
-            reader.sizes.append(image.size)
+            labels.append(asked.of(sample.labels, ids[-1]))
+            reader.add(number, sample.image)
     return Part(ids, labels, reader)
-
-
-def _samples(shard: Path, label: str | None) -> Iterator[tuple[str, _Member, dict[str, bytes]]]:
-    """Yield key, image and label members of each sample; the size is -1 if a sample has no image."""
-    images: dict[str, _Member] = {}
-    places: dict[str, _Member] = {}
-    extras: dict[str, dict[str, bytes]] = {}
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                key, extension = _split(member.name)
-                if member.isreg():
-                    places[member.name] = _Member(member.offset_data, member.size)
-                elif not member.islnk():
-                    continue
-                if f".{extension}" in IMAGE_SUFFIXES:
-                    _check_new(key not in images, member.name, shard)
-                    # GNU tar writes a file with several names once, and then links to it.
-                    images[key] = places.get(member.linkname or member.name, _Member(0, -1))
-                elif extension in (label, *_LABEL_MEMBERS) and (stream := tar.extractfile(member)):
-                    extras.setdefault(key, {})[extension] = stream.read()
-    except (tarfile.TarError, OSError) as error:
-        raise SourceError(
-            "the shard cannot be read as a tar file",
-            got=f"{shard}: {error}",
-            expected="a whole, uncompressed tar",
-        ) from None
-    for key in dict.fromkeys((*images, *extras)):
-        yield key, images.get(key, _Member(0, -1)), extras.get(key, {})
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Return the key and the lower-case extension of a member's name."""
-    path = PurePosixPath(name)
-    stem, _, extension = path.name.partition(".")
-    return (path.parent / stem).as_posix(), extension.lower() if stem else ""
-
-
-def _check_new(new: bool, name: str, shard: Path) -> None:
-    """Raise SourceError for a second image of a sample."""
-    if not new:
-        raise SourceError(
-            "a sample has two images", got=f"{name} in {shard}", expected="one image for each key"
-        )
 
 
 def _record(data: bytes, where: str) -> dict[str, object]:
     """Parse a `.json` member; raise SourceError if it is not an object."""
     try:
-        record = json_of(data)
-    except ValueError:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise SourceError(
@@ -195,4 +166,10 @@ def _class_names(folder: Path) -> list[str] | None:
     file = folder / "classes.txt"
     if not file.is_file():
         return None
-    return [name for line in file.read_text("utf-8-sig").splitlines() if (name := line.strip())]
+    try:
+        text = read_file(file, _MAX_NAMES).decode("utf-8-sig")
+    except (SampleError, ValueError) as error:
+        raise SourceError(
+            "the class names cannot be read", got=f"{file}: {error}", expected="UTF-8"
+        ) from None
+    return [name for line in text.splitlines() if (name := line.strip())]

@@ -15,7 +15,7 @@ from featcache.files import explained, write_atomic
 from featcache.labels.table import LabelFiles, read_labels
 from featcache.location import HasPath, Location
 from featcache.progress import MakeProgress, bar, silent
-from featcache.runs.run import CONFIG, RunFolder, cache_of
+from featcache.runs.run import RunFolder, cache_of, is_run
 from featcache.training.held_out import load_held_out
 from featcache.training.learners import class_names_of
 
@@ -59,7 +59,7 @@ def check(
         _refuse_foreign(table)
     show: MakeProgress = bar if progress else silent
     folder = Location.of(place).path
-    run = RunFolder.finished(folder) if (folder / CONFIG).is_file() else None
+    run = RunFolder.finished(folder) if is_run(folder) else None
     cache = CacheReader.open(folder) if run is None else _cache_of(run)
     known, notes = cache.labels, tuple[str, ...]()
     if labels:

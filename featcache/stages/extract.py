@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from featcache.api.cache import Cache
 from featcache.cache.labels import LabelTable
-from featcache.cache.reader import CacheReader, is_group
+from featcache.cache.reader import CacheReader, SplitReader, is_group
 from featcache.cache.spec import Shapes
 from featcache.errors import CacheError, option
 from featcache.extraction.block import BlockReport, begun, run_here
@@ -19,7 +21,7 @@ from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.pilot import predict
 from featcache.extraction.plan import draft, prepare
-from featcache.extraction.understood import Understood
+from featcache.extraction.understood import SplitClasses, Understood, listed
 from featcache.files import free_bytes, human_bytes
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, human_time, silent
@@ -43,6 +45,8 @@ class SplitSummary:
     """Bytes of the split on disk."""
     failed: dict[str, str]
     """The reason by sample id, for samples that could not be read."""
+    lost_classes: list[str]
+    """Classes with samples of which none could be read."""
     seconds: float
     """From the first sample read to the last one written."""
     stages: dict[str, float]
@@ -180,6 +184,8 @@ def describe(name: str, summary: SplitSummary) -> str:
     lines += [f"  failed: {key}: {reason}" for key, reason in list(summary.failed.items())[:10]]
     if len(summary.failed) > 10:
         lines.append(f"  and {len(summary.failed) - 10} more")
+    if summary.lost_classes:
+        lines.append(f"  no sample could be read of the class {listed(summary.lost_classes)}")
     return "\n".join(lines)
 
 
@@ -217,12 +223,20 @@ def _summary(cache: CacheReader, report: BlockReport, before: LabelTable) -> Spl
         computed=report.views,
         nbytes=split.nbytes(),
         failed={split.ids[row]: reason for row, reason in failed.items()},
+        lost_classes=_lost_classes(split, failed),
         seconds=report.seconds,
         stages={"read": clock.read, "wait": clock.wait, "forward": clock.forward, "write": clock.write},
         bound_by=clock.bound_by(),
         at_once=report.at_once,
         relabelled=before.changes(cache.labels, report.split),
     )
+
+
+def _lost_classes(split: SplitReader, failed: Collection[int]) -> list[str]:
+    """Return the classes of which every sample failed."""
+    read = np.delete(split.labels, [*failed])
+    there = SplitClasses.of(split.class_names, split.labels).classes
+    return [name for name in there if name not in SplitClasses.of(split.class_names, read).classes]
 
 
 def _require_some(name: str, summary: SplitSummary) -> None:

@@ -16,15 +16,16 @@ from featcache.errors import in_python
 from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, human_time, silent
-from featcache.runs.run import RESULT, RunFolder
+from featcache.runs.run import RunFolder
 from featcache.shown import harmless
 from featcache.stages.label import class_text_of, unused_names
 from featcache.training.config_file import options_for
-from featcache.training.data import DataPool, Say
+from featcache.training.data import DataPool, Draw, Say
 from featcache.training.journal import Watch
+from featcache.training.learner import Learner
 from featcache.training.recipe import parse_options
 from featcache.training.request import TrainRequest
-from featcache.training.session import Training
+from featcache.training.session import Training, restore
 
 
 def train(
@@ -138,12 +139,23 @@ def run_training(
     draw = training.draw()
     start = time.perf_counter()
     learner = training.create(draw)
+    with run.lock():
+        # Another process may have begun or finished the same run in the meantime.
+        RunFolder.at(path, training.config(), resume=True, defaults=training.defaults())
+        if (done := run.result()) is not None:
+            return done
+        return _train(training, learner, draw, run, start)
+
+
+def _train(training: Training, learner: Learner, draw: Draw, run: RunFolder, start: float) -> dict[str, Any]:
+    """Train a learner to its result, from the checkpoint of the run if it has one."""
+    restore(learner, run)
     training.begin(learner, draw, run)
     training.learn(learner, draw, run)
     seconds = time.perf_counter() - start
     result = training.result(learner, draw, run) | {"seconds": round(seconds, 3)}
     result["seconds_in_all"] = round(time.perf_counter() - start, 3)
-    run.write(RESULT, result)
+    run.finish(result)
     return result
 
 

@@ -13,7 +13,8 @@ from featcache.errors import CacheError, ConfigError, option
 from featcache.files import human_bytes
 from featcache.location import HasPath, Location
 from featcache.progress import MakeProgress, bar, silent
-from featcache.runs.run import CONFIG
+from featcache.runs.run import is_run
+from featcache.runs.verify import verify_run
 
 _SHOWN = 20
 """Damaged files that are listed."""
@@ -39,10 +40,10 @@ def verify(place: Place, *, quick: bool = False, adopt: bool = False, progress: 
     ['train/pooled/c/0/0/0']
     """
     path, show = Location.of(place).path, bar if progress else silent
-    if (path / CONFIG).is_file():
+    if is_run(path):
         if adopt:
             raise ConfigError(f"{option('adopt', True)} is for caches", got=f"the run {path}")
-        raise NotImplementedError
+        return verify_run(path)
     if not adopt:
         return verify_folder(Folder(path), quick, show)
     storage = Folder(path)
@@ -78,7 +79,7 @@ def as_dict(found: Verification) -> dict[str, Any]:
 
 def describe(found: Verification) -> str:
     """Say in a few lines what was found."""
-    files = f"{len(found.files)} files, {human_bytes(found.nbytes)} of shards reread"
+    files = f"{len(found.files)} files, {human_bytes(found.nbytes)} reread"
     lines = [f"whole: {files}" if found.whole else f"not whole: {len(found.damages)} damaged of {files}"]
     for file, got, rows in found.damages[:_SHOWN]:
         lines.append(f"  {file}: {got}" + (f"; it holds {rows}" if rows else ""))
@@ -87,6 +88,6 @@ def describe(found: Verification) -> str:
     if found.unwritten:
         lines.append(f"  {found.unwritten} units are not written yet: repeat `featcache extract`")
     if found.unknown:
-        what = "has no checksum, as an earlier version wrote it; --adopt writes it"
-        lines.append(f"  {len(found.unknown)} files: nothing is known to compare with. Each {what}")
+        why = "an earlier version wrote them (for a cache, --adopt adds it), or a training is not finished"
+        lines.append(f"  {len(found.unknown)} files have no checksum: {why}")
     return "\n".join(lines)

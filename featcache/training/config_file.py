@@ -13,6 +13,7 @@ from featcache.errors import ConfigError, option
 from featcache.location import Location
 from featcache.outside import json_of, toml_of
 from featcache.plugins import portable_name
+from featcache.seal import KEY, is_whole
 from featcache.training.own_objective import DIGEST, copy_in
 
 REQUEST = ("objective", "seed", "order_seed", "labels_per_class", "num_labels", "holdout", "class_text")
@@ -49,8 +50,14 @@ def read_config(path: str | os.PathLike[str]) -> Asked:
     """
     file = Location.of(path).path
     try:
-        text = file.read_text(encoding="utf-8")
-        tree = json_of(text) if file.suffix == ".json" else toml_of(text)
+        data = file.read_bytes()
+        if is_whole(data) is False:
+            raise ConfigError(
+                f"{file} is not as a training wrote it",
+                got="its checksum does not match",
+                hint=f'delete its line "{KEY}" if the change is your own',
+            )
+        tree = json_of(data) if file.suffix == ".json" else toml_of(data)
     except OSError as error:
         raise ConfigError("the configuration cannot be read", got=f"{file}: {error.strerror}") from None
     except ValueError as error:

@@ -8,16 +8,14 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 from safetensors.numpy import save as serialize
 
-from featcache.files import explained, write_atomic
 from featcache.runs.run import RunFolder
-from featcache.runs.saved import readable
+from featcache.runs.saved import HELD_OUT, header, read, readable, write_tensors
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-FILE = "held_out.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,25 +54,24 @@ class HeldOut:
             "kept": self.kept,
             "folds": np.array(self.folds),
         }
-        with explained(path):
-            write_atomic(path, serialize(tensors))
+        write_tensors(path, serialize(tensors, header()))
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read the file; raises TrainError if it is damaged."""
+    def load(cls, path: Path) -> Self | None:
+        """Read the file; None if there is none, and a TrainError if it is damaged."""
+        if (data := read(path)) is None:
+            return None
         with readable(path, "predictions of held-out rows, as a training writes them"):
-            found = load_file(path)
-            return cls(
-                found["row"],
-                found["label"],
-                found["log_probs"].astype(np.float64),
-                found["correct"],
-                found["kept"],
-                int(found["folds"]),
-            )
+            found = load(data)
+            row, log_probs, correct = found["row"], found["log_probs"].astype(np.float64), found["correct"]
+            lengths = {len(found[name]) for name in ("row", "label", "log_probs", "kept")} | {
+                *correct.shape[1:]
+            }
+            if log_probs.ndim != 2 or lengths != {len(row)}:
+                raise ValueError("arrays whose shapes do not fit")
+            return cls(row, found["label"], log_probs, correct, found["kept"], int(found["folds"]))
 
 
 def load_held_out(run: RunFolder) -> HeldOut | None:
     """Return the held-out predictions of a run; None if it trained no folds."""
-    path = run.path / FILE
-    return HeldOut.load(path) if path.is_file() else None
+    return HeldOut.load(run.path / HELD_OUT)

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from featcache.progress import Progress
-from featcache.runs.run import MetricLog, RunFolder
+from featcache.runs.metrics import MetricLog, metrics_at
+from featcache.runs.run import RunFolder
 from featcache.training.learner import Journal, Learner
 
 Watch = Callable[[int, Mapping[str, float]], None]
@@ -19,7 +20,8 @@ class RunJournal(Journal):
 
     def __init__(self, run: RunFolder, learner: Learner, watch: Watch, bar: Progress) -> None:
         self._run, self._watch, self._bar, self._shown = run, watch, bar, learner.steps_done
-        self._metrics = MetricLog(run, learner.steps_done)
+        mark = metrics_at(run.checkpoint) if learner.steps_done else None
+        self._metrics = MetricLog(run, learner.steps_done, mark)
 
     def log(self, step: int, terms: Mapping[str, float]) -> None:
         """Append a line of metrics, and advance the progress bar."""
@@ -30,7 +32,7 @@ class RunJournal(Journal):
 
     def checkpoint(self, learner: Learner) -> None:
         """Replace the checkpoint."""
-        learner.save(self._run.checkpoint)
+        learner.save(self._run.checkpoint, self._metrics.mark())
 
     def __enter__(self) -> Self:
         return self

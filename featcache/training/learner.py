@@ -14,6 +14,7 @@ from featcache.batch import Batch, Views
 from featcache.loading.store import FeatureStore
 from featcache.nn.projector import Projector
 from featcache.objectives.base import ProbeData, Task
+from featcache.runs.saved import Digest
 from featcache.training.data import Draw, Labelled
 from featcache.training.outputs import Outputs
 from featcache.training.recipe import Recipe
@@ -94,8 +95,8 @@ class Learner(ABC):
         """Restore a checkpoint; raises TrainError if it is damaged or of another configuration."""
         self._refuse()
 
-    def save(self, checkpoint: Path) -> None:
-        """Write a checkpoint."""
+    def save(self, checkpoint: Path, metrics: Digest | None = None) -> None:
+        """Write a checkpoint; `metrics` is the digest of the metrics until this step."""
         self._refuse()
 
     def begin(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from featcache.objectives.base import Probe, ProbeData, Task
+from featcache.objectives.base import Probe
 from featcache.runs.run import RunFolder
 from featcache.training.data import Draw
 from featcache.training.fitted_probe import FittedProbe
@@ -12,7 +12,7 @@ from featcache.training.learner import Learner
 from featcache.training.options import TrainOptions
 from featcache.training.own_objective import kept
 from featcache.training.recipe import Recipe, objective_class
-from featcache.training.task import load_task
+from featcache.training.task import load_origin
 from featcache.training.trained_projector import TrainedProjector
 
 
@@ -39,6 +39,4 @@ def load_learner(run: RunFolder, device: torch.device) -> Learner:
 
 def class_names_of(run: RunFolder) -> tuple[str, ...]:
     """Return the class names of a run's task; only the folder of the run is read."""
-    probe = issubclass(objective_class(run.config()["objective"]), Probe)
-    origin = load_task(run.task, ProbeData)[1] if probe else load_task(run.task, Task)[1]
-    return origin.class_names
+    return load_origin(run.task).class_names

@@ -23,11 +23,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
-from featcache.files import explained, write_atomic
 from featcache.runs.run import RunFolder
-from featcache.runs.saved import readable
+from featcache.runs.saved import REFERENCE, header, read, readable, write_tensors
 from featcache.training.data import Draw
 from featcache.training.outputs import pooled
 from featcache.vectors import at_length_one
@@ -38,7 +37,6 @@ ROWS = 2000
 """Most training samples to keep."""
 K, WEIGHT = 5, 5.0
 """Which of the nearest samples counts, and how much less density counts than classes."""
-NAME = "reference.safetensors"
 _AT_ONCE = 1024
 
 
@@ -70,18 +68,21 @@ class Reference:
 
         Raises TrainError if the file is damaged.
         """
-        path = run.path / NAME
-        if not path.is_file():
+        path = run.path / REFERENCE
+        if (data := read(path)) is None:
             return None
-        with readable(path, otherwise="delete it to predict without novelty"):
-            found = load_file(path)
-            return cls(found["embedding"], found["label"])
+        with readable(path):
+            found = load(data)
+            embedding, label = found["embedding"], found["label"]
+            if embedding.ndim != 2 or label.shape != embedding.shape[:1]:
+                raise ValueError("arrays whose shapes do not fit")
+            return cls(embedding, label)
 
     def save(self, run: RunFolder) -> None:
         """Write the reference into the folder of a run."""
-        path = run.path / NAME
-        with explained(path):
-            write_atomic(path, save({"embedding": self.embedding, "label": self.label}))
+        write_tensors(
+            run.path / REFERENCE, save({"embedding": self.embedding, "label": self.label}, header())
+        )
 
     def novelty(self, embedding: Floats) -> NDArray[np.float64]:
         """Return the novelty of (N, P) pooled embeddings, from 0 to 1; 0 with nothing to compare.

@@ -11,10 +11,10 @@ from featcache.loading.replay import ReplayCache
 from featcache.plugins import portable_name
 from featcache.progress import MakeProgress, Progress, silent
 from featcache.runs.run import RunFolder
+from featcache.runs.saved import HELD_OUT, LABELS, is_sealed, writing
 from featcache.training.checks import refuse_missing_cls
 from featcache.training.cross_validation import cross_validate, folds_of
 from featcache.training.data import DataPool, Draw, Say, TrainingData, load_once
-from featcache.training.held_out import FILE
 from featcache.training.journal import RunJournal, Watch
 from featcache.training.leaks import refuse_leaks
 from featcache.training.learner import Learner
@@ -90,22 +90,21 @@ class Training:
         """Write everything that describes the run before its first step."""
         run.begin(self.config(), self.data.cache.path)
         keep(self.request.objective, run)
-        run.write("labels.json", draw.record(self.options.data))
+        run.write(LABELS, draw.record(self.options.data))
         Reference.of(draw).save(run)
         learner.save_task(run.task)
 
     def learn(self, learner: Learner, draw: Draw, run: RunFolder, bar: Progress | None = None) -> None:
-        """Train the learner to its last step, from its checkpoint if there is one.
+        """Train the learner from its current step to its last one.
 
-        `bar` counts the steps, also those of the checkpoint; without it, the training shows a bar of its own.
+        `bar` counts the steps, also those already done; without it, the training shows a bar of its own.
         """
         if not learner.steps:
             return
-        if run.checkpoint.exists():
-            learner.resume(run.checkpoint)
+        if learner.steps_done:
             self.say(f"resumed at step {learner.steps_done}")
-            if bar is not None:
-                bar.update(learner.steps_done)
+        if bar is not None:
+            bar.update(learner.steps_done)
         _load(self)
         title = f"{portable_name(self.request.objective)} {run.path.name}"
         left = learner.steps - learner.steps_done
@@ -128,7 +127,7 @@ class Training:
                 draw, repeats, lambda number, part: train_fold(self, number, part, run, bar)
             )
         if held_out is not None:
-            held_out.save(run.path / FILE)
+            held_out.save(run.path / HELD_OUT)
         report = self_report(
             learner,
             draw,
@@ -139,7 +138,8 @@ class Training:
             random=not self.data.labels.chosen,
         )
         for folder in run.path.glob("fold=*"):
-            shutil.rmtree(folder)
+            with writing(folder):
+                shutil.rmtree(folder)
         return report | {
             "objective": portable_name(self.request.objective),
             "seed": self.request.seed,
@@ -150,10 +150,22 @@ class Training:
         }
 
 
+def restore(learner: Learner, run: RunFolder) -> None:
+    """Restore the checkpoint of a run, if it has one; raises TrainError if it is damaged."""
+    if not learner.steps or not run.checkpoint.exists():
+        return
+    learner.resume(run.checkpoint)
+    if not is_sealed(run.checkpoint):  # of an earlier version, and `begin` seals the other files
+        learner.save(run.checkpoint)
+
+
 def train_fold(training: Training, number: int, draw: Draw, run: RunFolder, bar: Progress) -> Learner:
     """Train one fold of cross-validation in a folder below the run, so that it can be resumed."""
     learner, folder = training.create(draw), RunFolder(run.path / f"fold={number}")
     if learner.steps:
+        restore(learner, folder)
+        with writing(folder.path):
+            folder.path.mkdir(exist_ok=True)
         folder.begin(training.config(), training.data.cache.path)
     training.learn(learner, draw, folder, bar)
     return learner

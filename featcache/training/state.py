@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from featcache.files import explained, write_atomic
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective
-from featcache.runs.saved import readable
+from featcache.runs.saved import Digest, header, read_tensors, readable, write_tensors
 from featcache.training.options import OptimOptions
 
 
@@ -111,20 +108,24 @@ class TrainState:
         assert isinstance(objective, Objective)
         return projector.eval(), objective.eval()
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint in safetensors, atomically: a kill leaves the previous one or this one."""
+    def save(self, path: Path, metrics: Digest | None = None) -> None:
+        """Write a checkpoint in safetensors, atomically: a kill leaves the previous one or this one.
+
+        `metrics` is the digest of the metrics until this step.
+        """
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.average:
             tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
-        with explained(path):
-            write_atomic(path, serialize(unshared(tensors), {"featcache": json.dumps({"step": self.step})}))
+        noted = {"step": self.step} | ({} if metrics is None else {"metrics": metrics._asdict()})
+        write_tensors(path, serialize(unshared(tensors), header(noted)))
 
     def load(self, path: Path) -> None:
         """Restore a checkpoint; raises TrainError if it is damaged or of another configuration."""
         with readable(f"the checkpoint {path.name}", "a checkpoint of this configuration"):
-            tensors, step = load_file(path), read_step(path)
+            data, noted = read_tensors(path)
+            tensors, step = load(data), int(noted["step"])
             self.model.load_state_dict(_part(tensors, "model."))
             if self.average:
                 self.average.load_state_dict(_part(tensors, "average."))
@@ -154,9 +155,8 @@ def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_step(path: Path) -> int:
-    """Read the number of steps from the header of a checkpoint."""
-    with safe_open(path, framework="pt") as file:
-        return int(json.loads(file.metadata()["featcache"])["step"])
+    """Return the number of steps of a checkpoint."""
+    return int(read_tensors(path)[1]["step"])
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

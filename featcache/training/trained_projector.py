@@ -18,6 +18,7 @@ from featcache.errors import TrainError, option
 from featcache.loading.store import FeatureStore
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective, Project, Task
+from featcache.runs.saved import Digest
 from featcache.training.data import Draw, Labelled
 from featcache.training.learner import Learner, SavedFiles
 from featcache.training.outputs import Outputs, map_rows
@@ -73,9 +74,9 @@ class TrainedProjector(Learner):
         """Restore a checkpoint; raises TrainError if it is damaged or of another configuration."""
         self.state.load(checkpoint)
 
-    def save(self, checkpoint: Path) -> None:
-        """Write a checkpoint."""
-        self.state.save(checkpoint)
+    def save(self, checkpoint: Path, metrics: Digest | None = None) -> None:
+        """Write a checkpoint; `metrics` is the digest of the metrics until this step."""
+        self.state.save(checkpoint, metrics)
 
     def begin(self) -> None:
         """Put the model into training mode."""

@@ -92,7 +92,9 @@ def test_few_labels_are_not_judged(cache: Path, featcache: Callable[..., object]
     featcache("check", cache, "--labels", tmp_path / "few.csv")
 
 
-def test_a_run_is_judged_by_its_own_folds(cache: Path, write: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_run_is_judged_by_its_own_folds(
+    cache: Path, write: Callable[..., Path], tmp_path: Path, edit_run: Callable[..., None]
+) -> None:
     split = fc.Cache.open(cache)["train"]
     lines = [f"{split.ids[row]},{'x' if row % 2 else 'y'}" for row in range(30)]
     lines[4] = f"{split.ids[4]},x"  # a wrong one
@@ -102,10 +104,9 @@ def test_a_run_is_judged_by_its_own_folds(cache: Path, write: Callable[..., Path
     assert found.judged == 30
     assert "tr004.png" in {one.id for one in found.doubtful}
     assert {one.label for one in found.doubtful} <= {"x", "y"}
-    environment = json.loads((run.path / "environment.json").read_text())
     more = write(tmp_path / "more", {"train": blobs(61, 2, seed=0), "test": blobs(12, 2, seed=1)}, CLASSES)
     for place, why in ((more, "another cache"), (tmp_path / "gone", "is gone")):
-        (run.path / "environment.json").write_text(json.dumps(environment | {"cache": str(place)}))
+        edit_run(run.path, "environment.json", cache=str(place))
         with pytest.raises(CacheError, match=why):
             fc.check(run, progress=False)
 

@@ -49,13 +49,15 @@ def test_a_row_without_a_label_is_no_leak(leaky: Path, tmp_path: Path) -> None:
         fc.train(leaky, "knn", labels=own, out=tmp_path / "again", **QUICK)
 
 
-def test_a_run_from_before_an_option_is_resumed(leaky: Path, tmp_path: Path) -> None:
+def test_a_run_from_before_an_option_is_resumed(
+    leaky: Path, tmp_path: Path, edit_run: Callable[..., None]
+) -> None:
     """Its configuration lacks the option, which then has its default value."""
     asked = {"data.test": "none", "cv": "off"}
     run = fc.train(leaky, "knn", out=tmp_path / "run", options=asked, **QUICK)
     config = json.loads((run.path / "config.json").read_text())
     del config["options"]["data"]["token_subset"], config["options"]["objective"]["temperature"]
-    (run.path / "config.json").write_text(json.dumps(config))
+    edit_run(run.path, "config.json", options=config["options"])
     assert fc.train(leaky, "knn", out=run.path, options=asked, resume=True, **QUICK).path == run.path
     with pytest.raises(TrainError, match="token_subset"):
         fc.train(

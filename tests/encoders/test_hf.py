@@ -1,6 +1,8 @@
 """hf: models against transformers itself."""
 
+import json
 import pickle
+import shutil
 import string
 import sys
 
@@ -208,3 +210,33 @@ def test_a_checkpoint_in_half_precision_computes_in_float32(vit, tmp_path, image
     encoder = load(f"hf:{tmp_path}")
     assert {parameter.dtype for parameter in encoder.module.parameters()} == {torch.float32}
     assert encoder.encode(batch(encoder, images), [-1]).pooled.dtype == torch.float32
+
+
+def test_an_adapter_is_never_left_out_silently(bert, tmp_path):
+    shutil.copytree(bert, tmp_path / "model")
+    (tmp_path / "model" / "adapter_config.json").write_text("{}")
+    with pytest.raises(EncoderError, match="adapter"):
+        load(f"hf:{tmp_path / 'model'}")
+
+
+def test_a_masked_autoencoder_sees_every_patch_in_its_place(vit, tmp_path, images, batch):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.ViTMAEConfig(image_size=32, patch_size=8, **sizes)
+    save(transformers.ViTMAEModel(config), tmp_path)
+    transformers.AutoImageProcessor.from_pretrained(vit).save_pretrained(tmp_path)
+    encoder = load(f"hf:{tmp_path}")
+    whole, alone = (encoder.encode(batch(encoder, some), [-1]) for some in (images, images[2:3]))
+    assert whole.tokens[-1].shape[1] == 17
+    assert whole.geometry[-1] == (1, (4, 4))
+    torch.testing.assert_close(whole.tokens[-1][2:3], alone.tokens[-1])
+
+
+def test_code_in_a_model_folder_is_never_run_or_asked_for(bert, tmp_path):
+    folder = shutil.copytree(bert, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": auto_map}))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(EncoderError):
+        load(f"hf:{folder}")
+    assert not (tmp_path / "ran").exists()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.errors import ConfigError, MissingExtra
+from featcache.errors import ConfigError, DamagedRun, MissingExtra
 from featcache.report.compare import compare
 from featcache.report.distinguish import name_data, name_settings
 from featcache.report.run_folders import FinishedRun
@@ -136,22 +136,32 @@ def test_tasks_that_differ_are_not_compared_with_each_other(make, tmp_path):
 def test_a_folder_that_is_no_finished_run_is_skipped_with_its_reason(make, tmp_path):
     make("done", 50.0)
     make("unfinished", seed=1)
-    (make("damaged", 50.0, seed=2) / "config.json").write_text("{")
-    (make("other", 50.0, seed=3) / "result.json").write_text('{"test": 1}')
+    (make("other", 50.0, seed=3) / "result.json").write_text('{"test": {}}')
     (tmp_path / "runs" / "empty").mkdir()
     (tmp_path / "runs" / "results.md").write_text("a file is no folder")
     found = compare(f"{tmp_path}/runs/*")
     reasons = {Path(folder).name: reason for folder, reason in found.skipped.items()}
-    assert reasons.keys() == {"unfinished", "damaged", "other", "empty"}
+    assert reasons.keys() == {"unfinished", "other", "empty"}
     for name, fact in (("unfinished", "result.json"), ("other", "seconds"), ("empty", "config.json")):
         assert fact in reasons[name]
-    assert "damaged" in reasons["damaged"]
     assert len(found.rows) == 1
     assert "Skipped: " in repr(found)
-    assert "and 1 more" in repr(found)
+    (tmp_path / "runs" / "more").mkdir()
+    assert "and 1 more" in repr(compare(f"{tmp_path}/runs/*"))
     everywhere = compare(f"{tmp_path}/**")
-    assert {Path(folder).name for folder in everywhere.skipped} == {"unfinished", "damaged", "other"}
+    assert {Path(folder).name for folder in everywhere.skipped} == {"unfinished", "other"}
     assert everywhere.rows == found.rows
+
+
+@pytest.mark.parametrize("name", ["config.json", "environment.json", "result.json"])
+@pytest.mark.parametrize(
+    "content", ["{", '{"test": 1, "seed": "1", "cache": 1}', "[" * 100_000, "\0" * 99, ""]
+)
+def test_a_damaged_run_is_never_left_out(make, tmp_path, name, content):
+    make("done", 50.0)
+    (make("damaged", 50.0, seed=2) / name).write_text(content)
+    with pytest.raises(DamagedRun, match=rf"damaged/{name}"):
+        compare(f"{tmp_path}/runs/*")
 
 
 def test_without_a_finished_run_it_says_what_was_found(make, tmp_path):
@@ -299,13 +309,12 @@ projector.heads = 2
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_table_is_that_of_the_study_which_made_the_runs(photos, frozen, tmp_path):
+def test_the_table_is_that_of_the_study_which_made_the_runs(photos, frozen, tmp_path, edit_run):
     (tmp_path / "small.toml").write_text(FILE.format(source=photos, model=frozen("tiny")))
     out = tmp_path / "out"
     study = run_pipeline(str(tmp_path / "small.toml"), out=out, device="cpu")
     for file in out.rglob("environment.json"):
-        place = {"cache": str(out / "caches" / "small.zarr")}
-        file.write_text(json.dumps(json.loads(file.read_text()) | place))
+        edit_run(file.parent, file.name, cache=str(out / "caches" / "small.zarr"))
     found = compare(out / "**")
     table = (out / "results.md").read_text()
     for name, option in (("plain", "imbalance=1.0"), ("tail", "imbalance=2.0")):

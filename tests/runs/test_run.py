@@ -10,7 +10,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from featcache.errors import FeatcacheError, FileError, TrainError
-from featcache.runs.run import MetricLog, RunFolder
+from featcache.runs.metrics import MetricLog
+from featcache.runs.run import RunFolder
 from featcache.stages.train import run_training
 from featcache.training.request import TrainRequest
 
@@ -85,7 +86,9 @@ def test_their_content(finished, cache):
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["packages"]["numpy"] == np.__version__
     assert {"python", "platform", "cpus", "command"} < environment.keys()
-    assert RunFolder(finished).result() == json.loads((finished / "result.json").read_text())
+    result = json.loads((finished / "result.json").read_text())
+    assert result.items() >= RunFolder(finished).result().items()
+    assert result["files"].keys() == {path.name for path in finished.iterdir()} - {"result.json"}
     assert [line["step"] for line in lines(finished)] == [2, 4, 6]
     assert lines(finished)[0].keys() == {"step", "loss", "ce_cond", "grad_norm"}
     assert "model.objective.head.weight" in load_file(finished / "checkpoint.safetensors")

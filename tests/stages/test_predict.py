@@ -7,12 +7,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 import featcache as fc
 from featcache import plugins
 from featcache.filing.table import FIRST
 from featcache.objectives.linear import Linear
+from featcache.runs.run import RunFolder
+from featcache.runs.saved import header, write_tensors
 from featcache.specs import ViewSpec
 from featcache.stages.extract import extract
 from featcache.stages.predict import describe
@@ -86,11 +88,13 @@ def test_the_average_is_what_predicts(cache, learned, tmp_path):
     """The figures above would not tell, were the average and the last weights alike."""
     run = learned(cache, tmp_path / "run", optim={"ema": 0.99})
     _, before = predict(run, cache, tmp_path / "p.csv")
-    content = load_file(run / "checkpoint.safetensors")
+    content, result = load_file(run / "checkpoint.safetensors"), RunFolder(run).result()
     for name in content:
         if name.startswith("model."):
             content[name] = content[name] * 0
-    save_file(content, run / "checkpoint.safetensors", {"featcache": '{"step": 3}'})
+    (run / "result.json").unlink()
+    write_tensors(run / "checkpoint.safetensors", save(content, header({"step": 3})))
+    RunFolder(run).finish(result)
     assert predict(run, cache, tmp_path / "p.csv")[1] == before
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import featcache as fc
 from featcache.errors import CacheError, ConfigError, SourceError, TrainError
+from featcache.runs.run import RunFolder
 from featcache.stages.extract import extract
 from featcache.stages.predict import describe, predict
 from featcache.training.held_out import HeldOut
@@ -53,17 +54,15 @@ def test_the_table_is_what_python_gets(probe, cache, tmp_path):
     assert "6 of them learned from" in repr(said)
 
 
-def test_confidence_is_calibrated(probe, cache):
+def test_confidence_is_calibrated(probe, cache, edit_run):
     """With the temperature of the run; the order of the classes does not change."""
     run = fc.Run.open(probe)
     said, temperature = run.predict(cache), run.figures["temperature"]
-    (probe / "result.json").write_text(
-        json.dumps({**run.figures, "temperature": 2 * temperature}), encoding="utf-8"
-    )
+    edit_run(probe, "result.json", temperature=2 * temperature)
     try:
         hotter = run.predict(cache)
     finally:
-        run.write("result.json", {**run.figures, "temperature": temperature})
+        edit_run(probe, "result.json", temperature=temperature)
     assert (hotter.label == said.label).all()
     expected = said.probabilities**0.5 / (said.probabilities**0.5).sum(1, keepdims=True)
     assert hotter.probabilities == pytest.approx(expected)
@@ -95,10 +94,10 @@ def test_the_same_rows_in_every_format_and_order(probe, cache, tmp_path):
     assert not (tmp_path / "q.csv").exists()
 
 
-def test_sets_of_classes(run, cache, tmp_path):
+def test_sets_of_classes(run, cache, tmp_path, edit_run):
     shutil.copytree(run, tmp_path / "run")
     run, file = tmp_path / "run", tmp_path / "run" / "held_out.safetensors"
-    file.unlink(missing_ok=True)
+    RunFolder(run).write("result.json", fc.Run.open(run).figures)  # no record, as there will be another file
     with pytest.raises(TrainError, match="cross-validation"):
         predict(run, cache, tmp_path / "p.parquet", coverage=0.8)
     rng, label = np.random.default_rng(0), np.arange(12) % 3
@@ -118,8 +117,7 @@ def test_sets_of_classes(run, cache, tmp_path):
     assert 0 < several.sum() < len(said)
     assert said.unsure[several].all()
     assert summary.set_size == pytest.approx(said[said.split == "train"].within.sum(1).mean())
-    record = json.loads((run / "labels.json").read_text())
-    (run / "labels.json").write_text(json.dumps({**record, "chosen": 4}))
+    edit_run(run, "labels.json", chosen=4)
     summary = predict(run, cache, tmp_path / "p.parquet", coverage=0.8)["train"]
     assert not summary.promised
     assert "not drawn at random" in describe("train", summary)
@@ -129,6 +127,7 @@ def test_sets_of_classes(run, cache, tmp_path):
 
 def test_a_run_of_an_earlier_version_has_no_novelty(probe, cache, tmp_path):
     shutil.copytree(probe, tmp_path / "run")
+    RunFolder(tmp_path / "run").write("result.json", fc.Run.open(probe).figures)  # it has no record either
     (tmp_path / "run" / "reference.safetensors").unlink()
     predict(tmp_path / "run", cache, tmp_path / "p.parquet")
     assert list(table(tmp_path / "p.parquet")) == COLUMNS[:-1]

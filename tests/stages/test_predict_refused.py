@@ -59,33 +59,35 @@ def unfinished(run, learn):
 
 
 def of_something_else(run, learn):
+    shutil.rmtree(run)
+    run.mkdir()
     (run / "config.json").write_text('{"model_type": "bert"}')
     return rf"no run at {run}\n +got: +something else\n +next: +make one"
 
 
 def without_its_task(run, learn):
     (run / "task.safetensors").unlink()
-    return r"task\.safetensors cannot be used\n +got: [\s\S]*another `out`"
+    return r"task\.safetensors is damaged\n +got: [\s\S]*another `out`"
 
 
 def with_a_damaged_task(run, learn):
     (run / "task.safetensors").write_bytes((run / "task.safetensors").read_bytes()[:-9])
-    return r"task\.safetensors cannot be used\n +got: [\s\S]*another `out`"
+    return r"task\.safetensors is damaged\n +got: [\s\S]*another `out`"
 
 
 def with_another_s_task(run, learn):
     shutil.copy(learn(objective="knn") / "task.safetensors", run)
-    return r"task\.safetensors cannot be used"
+    return r"task\.safetensors is damaged"
 
 
 def without_its_checkpoint(run, learn):
     (run / "checkpoint.safetensors").unlink()
-    return r"checkpoint\.safetensors cannot be used"
+    return r"checkpoint\.safetensors is damaged"
 
 
 def with_another_s_checkpoint(run, learn):
     shutil.copy(learn(projector={"depth": 2}) / "checkpoint.safetensors", run)
-    return r"checkpoint\.safetensors cannot be used"
+    return r"checkpoint\.safetensors is damaged"
 
 
 def with_a_damaged_config(run, learn):

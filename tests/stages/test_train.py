@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from featcache import plugins
 from featcache.errors import CacheError, ConfigError, TrainError
+from featcache.runs.run import RunFolder
 from featcache.stages.extract import extract
 from featcache.stages.train import run_training
 from featcache.training.request import TrainRequest
@@ -57,7 +58,7 @@ def learn(tmp_path):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_gives_a_result(cache, learn, tmp_path, objective):
     result = learn(cache, objective, set={} if objective not in TRAINED else None)
-    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+    assert RunFolder(tmp_path / "run").result() == result
     assert result["objective"] == objective
     assert (result["seed"], result["num_labels"], result["test"]["samples"]) == (0, 6, 18)
     assert {"accuracy", "nll", "ece", "balanced_accuracy", "macro_f1"} < result["test"].keys()

@@ -1,16 +1,15 @@
 """`train --config`: a run's configuration makes the same run again, and what is given beside it wins."""
 
-import json
-
 import pytest
 
 import featcache as fc
+from featcache.runs.run import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(folder):
-    return json.loads((folder / "config.json").read_text())
+    return RunFolder(folder).config()
 
 
 def test_other_labels_than_those_of_the_configuration_are_said(cache, featcache, tmp_path):
@@ -53,6 +52,6 @@ def test_a_configuration_makes_the_same_run_again(cache, featcache, tmp_path):
         device="cpu",
         progress=False,
     )
-    assert in_python.config() == config(first)
+    assert in_python.config() == fc.Run.open(first).config()
     missing = featcache("train", cache, "--config", tmp_path / "none.json", "--out", tmp_path / "x", code=1)
     assert "none.json" in missing.stderr

@@ -8,9 +8,10 @@ import pytest
 from featcache.cache.labels import LabelTable
 from featcache.errors import TrainError
 from featcache.runs.run import RunFolder
+from featcache.runs.saved import HELD_OUT
 from featcache.stages.train import run_training
 from featcache.training.calibration import COLDEST, fit_temperature
-from featcache.training.held_out import FILE, HeldOut, load_held_out
+from featcache.training.held_out import HeldOut, load_held_out
 from featcache.training.request import TrainRequest
 
 
@@ -18,7 +19,7 @@ def test_a_file_comes_back_as_it_was(tmp_path):
     log_probs = np.array([[-0.25, -2.0], [np.nan, np.nan]])
     correct, kept = np.array([[1, -1], [0, -1]], np.int8), np.array([0.5, 0.0])
     saved = HeldOut(np.array([3, 7]), np.array([0, 1]), log_probs, correct, kept, 10)
-    saved.save(tmp_path / FILE)
+    saved.save(tmp_path / HELD_OUT)
     found = load_held_out(RunFolder(tmp_path))
     assert found is not None
     for name, value in vars(saved).items():
@@ -28,7 +29,7 @@ def test_a_file_comes_back_as_it_was(tmp_path):
 
 
 def test_a_damaged_file_is_said(tmp_path):
-    (tmp_path / FILE).write_bytes(b"no")
+    (tmp_path / HELD_OUT).write_bytes(b"no")
     with pytest.raises(TrainError, match="held_out"):
         load_held_out(RunFolder(tmp_path))
 
@@ -88,5 +89,5 @@ def test_an_estimate_that_was_interrupted_is_the_same(cache, tmp_path):
     assert (tmp_path / "cut" / "fold=1").is_dir()
     result = own_labels(cache, tmp_path / "cut", "supervised", resume=True)
     assert result["estimate"] == whole["estimate"]
-    one, other = (HeldOut.load(tmp_path / name / FILE) for name in ("whole", "cut"))
+    one, other = (HeldOut.load(tmp_path / name / HELD_OUT) for name in ("whole", "cut"))
     np.testing.assert_array_equal(one.log_probs, other.log_probs)

@@ -12,18 +12,17 @@ import numpy as np
 
 from featcache.errors import SourceError
 from featcache.exchange.columns import Column, Handle, Opened, kind_of, native, text
+from featcache.sources._hdf5 import datasets
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 DESCRIBED = "featcache"
 """The dataset with the description of an export; an attribute could not hold more than 64 kB."""
-_DEEPEST = 16
 
 
 def open_file(path: Path, name: str) -> Opened:
     """Return the datasets of a file.
 
-    Raise SourceError if it cannot be read, for a link that leads nowhere, and for a virtual dataset whose
-    files are missing: HDF5 itself would give zeros for them.
+    Raise SourceError if it cannot be read, and as `datasets` does for links and virtual datasets.
     """
     import h5py
 
@@ -33,47 +32,14 @@ def open_file(path: Path, name: str) -> Opened:
 
     handle = Handle(make)
     columns: dict[str, Column] = {}
-    for key, dataset in _datasets(handle(), name):
+    for key, dataset in datasets(handle()):
         if dataset.shape:
-            _require_parts(dataset, path, f"`{key}` in {name}")
             columns[key] = _column(handle, key, dataset, f"`{key}` in {name}")
     file = handle()
     classes, described = file.attrs.get("class_names"), file.get(DESCRIBED)
     names = None if classes is None else tuple(str(text(value)) for value in np.atleast_1d(classes).tolist())
     known = isinstance(described, h5py.Dataset) and not described.shape
     return Opened(name, columns, names, described=json.loads(described[()]) if known else None)
-
-
-def _datasets(group: Any, name: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every dataset below a group; `visititems` of h5py would leave out links."""
-    import h5py
-
-    if prefix.count("/") >= _DEEPEST:
-        return  # a link to a group above it
-    for key in group:
-        try:
-            item = group[key]
-        except (KeyError, OSError):
-            link = group.get(key, getlink=True)
-            target = f"{getattr(link, 'filename', '')}{getattr(link, 'path', '')}"
-            raise SourceError(
-                f"a link in {name} leads nowhere", got=f"`{prefix}{key}` -> {target}", hint="bring its file"
-            ) from None
-        if isinstance(item, h5py.Dataset):
-            yield prefix + key, item
-        elif isinstance(item, h5py.Group):
-            yield from _datasets(item, name, f"{prefix}{key}/")
-
-
-def _require_parts(dataset: Any, path: Path, where: str) -> None:
-    if not dataset.is_virtual:
-        return
-    names = {source.file_name for source in dataset.virtual_sources()} - {"."}
-    missing = sorted(found for found in names if "%" not in found and not (path.parent / found).exists())
-    if missing:
-        raise SourceError(
-            f"{where} is put together from other files, which are missing", got=", ".join(missing[:5])
-        )
 
 
 def _column(handle: Handle[Any], key: str, dataset: Any, where: str) -> Column:
