@@ -30,7 +30,7 @@ class _Group(click.Group):
             click.echo(f"interrupted: by {ended}; {again}", err=True)
             ctx.exit(ended.code)
         except (OSError, MemoryError, RecursionError) as error:
-            click.echo(_limit(error), err=True)
+            echo_aside(_limit(error))
             ctx.exit(1)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

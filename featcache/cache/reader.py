@@ -185,8 +185,7 @@ class SplitReader:
     @functools.cached_property
     def ids(self) -> list[str]:
         """(N,) stable sample ids."""
-        records = ledger.records(self.storage, "sample_id")
-        return _ids_in(self.storage.below("sample_id"), records, self.rows)
+        return _ids_in(self.storage, self.rows)
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -265,7 +264,8 @@ class SplitReader:
         return entry is not None and ledger.damage(self.storage, entry) is None
 
 
-def _ids_in(place: Storage, records: Mapping[str, FileRecord], rows: int) -> list[str]:
+def _ids_in(split: Storage, rows: int) -> list[str]:
+    place, records = split.below("sample_id"), ledger.records(split, "sample_id")
     found = [str(name) for name in read_array(place, records)]
     if len(found) != rows:
         raise CacheError(f"the ids in {place} do not fit their split", got=len(found), expected=f"{rows} ids")
