@@ -51,8 +51,17 @@ def test_a_configuration_and_a_run(
     assert not Path("ran").exists()
     featcache(*again, "--objective", "linear")  # named by the user
     assert not Path("ran").exists()
-    Path("run/config.json").write_bytes(Path("config.json").read_bytes())
-    refused = featcache("predict", "run", cache, "--out", "p.csv", code=1)
-    assert not Path("ran").exists()
+
+
+def test_a_run_with_its_own_objective(
+    featcache: Command, make_cache: Callable[..., Path], tmp_path: Path
+) -> None:
+    cache = make_cache(tmp_path / "c.zarr")
+    Path("mine.py").write_text("from featcache.objectives.linear import objective\n" + EVIL)
+    featcache("train", cache, "--objective", "python:mine.py", "--out", "run")
+    Path("ran").unlink(missing_ok=True)
+    predict = ("predict", "run", cache, "--out", "p.csv")
+    assert "--trust" in featcache(*predict, code=1).output
     assert not Path("p.csv").exists()
-    assert "--trust" in refused.output
+    featcache(*predict, "--trust")
+    assert Path("p.csv").exists()
