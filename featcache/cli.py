@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from featcache import __version__, commands
-from featcache.commands._common import examples
+from featcache.commands._common import echo_aside, examples
 
 
 class _Group(click.Group):
@@ -23,14 +23,14 @@ class _Group(click.Group):
             with ending_cleanly():
                 return super().invoke(ctx)
         except FeatcacheError as error:
-            click.echo(f"error: {error.text(command_line=True)}", err=True)
+            echo_aside(f"error: {error.text(command_line=True)}")
             ctx.exit(1)
         except Ended as ended:
             again = "repeat the command to continue (`featcache train` needs --resume)"
             click.echo(f"interrupted: by {ended}; {again}", err=True)
             ctx.exit(ended.code)
         except (OSError, MemoryError, RecursionError) as error:
-            click.echo(_limit(error), err=True)
+            echo_aside(_limit(error))
             ctx.exit(1)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

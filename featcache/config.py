@@ -6,7 +6,6 @@ import hashlib
 import json
 import operator
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, get_args, get_origin
 
@@ -15,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from featcache.errors import ConfigError, option
 from featcache.nearest import did_you_mean, near_leaf, nearest_value, same_leaf
+from featcache.outside import toml_of
 
 __all__ = [
     "Config",
@@ -176,8 +176,8 @@ def _nest(keys: list[str], value: Any) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return toml_of(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 

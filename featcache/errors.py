@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 
@@ -51,7 +52,9 @@ class FeatcacheError(Exception):
         what, *others = self._parts
         names = ("got:      ", "expected: ", "next:     ")
         parts = [f"  {name}{part}" for name, part in zip(names, others, strict=True) if part is not None]
-        return (on_the_command_line if command_line else in_python)("\n".join([what or "", *parts]))
+        # Further lines are indented, so that no name with a line break passes for another message.
+        write = on_the_command_line if command_line else in_python
+        return "\n".join(write(part).replace("\n", "\n" + " " * 12) for part in (what or "", *parts))
 
     def _part(self, index: int) -> str | None:
         part = self._parts[index]
@@ -79,12 +82,20 @@ def option(name: str, value: object = None) -> str:
 
 def in_python(text: str) -> str:
     """Write the marked options of a message as Python arguments."""
-    return _MARK.sub(lambda mark: _argument(*json.loads(mark[1])), text)
+    return _MARK.sub(lambda mark: _written(mark, _argument), text)
 
 
 def on_the_command_line(text: str) -> str:
     """Write the marked options of a message as command-line flags."""
-    return _MARK.sub(lambda mark: _flag(*json.loads(mark[1])), text)
+    return _MARK.sub(lambda mark: _written(mark, _flag), text)
+
+
+def _written(mark: re.Match[str], write: Callable[[str, Any], str]) -> str:
+    try:
+        name, value = json.loads(mark[1])
+        return write(name, value)
+    except (ValueError, TypeError, AttributeError, RecursionError):  # no mark of ours, but a strange name
+        return mark[0]
 
 
 _MARK = re.compile("\x02(.*?)\x03")

@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -138,6 +139,18 @@ def existing(path: Path) -> Path:
 def free_bytes(path: Path) -> int:
     """Return the bytes that are free on the disk which holds `path`, or will hold it."""
     return shutil.disk_usage(existing(path)).free
+
+
+def require_temporary_folder() -> None:
+    """Raise FileError if no temporary folder can be written to, because torch needs one."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as problem:
+        raise FileError(
+            "no temporary folder can be written to",
+            got=problem.strerror,
+            hint="free some space, or name a folder in the environment variable TMPDIR",
+        ) from problem
 
 
 def human_bytes(count: float) -> str:

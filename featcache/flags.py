@@ -68,8 +68,8 @@ class _Choice(click.Choice[str]):
 class _Number(click.IntRange):
     """An integer, or one of some words."""
 
-    def __init__(self, least: int, words: tuple[str, ...]) -> None:
-        super().__init__(least)
+    def __init__(self, least: int, most: int | None, words: tuple[str, ...]) -> None:
+        super().__init__(least, most)
         self.words = words
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -84,7 +84,9 @@ def _type(schema: dict[str, Any]) -> click.ParamType[Any]:
     for kind in kinds:
         if kind.get("type") == "integer":
             least = kind["minimum"] if "minimum" in kind else kind["exclusiveMinimum"] + 1
-            return _Number(least, tuple(kind["const"] for kind in kinds if "const" in kind))
+            return _Number(
+                least, kind.get("maximum"), tuple(kind["const"] for kind in kinds if "const" in kind)
+            )
     return click.STRING
 
 

@@ -15,12 +15,13 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
 from featcache.config import did_you_mean
-from featcache.errors import ConfigError, FeatcacheError
+from featcache.errors import ConfigError, FeatcacheError, option
 
 Kind = Literal["sources", "encoders", "objectives"]
 _OWN_FILE = "python:"
@@ -63,6 +64,30 @@ def own_file(name: str) -> Path | None:
     ('mine.py', None)
     """
     return Path(name.removeprefix(_OWN_FILE)).expanduser() if name.startswith(_OWN_FILE) else None
+
+
+def code_in(tree: object) -> list[str]:
+    """Return every name in a tree of options, keys too, that would run code of the user's own.
+
+    >>> code_in({"model": "python:mine.py:build", "train": ["linear"]})
+    ['python:mine.py:build']
+    """
+    if isinstance(tree, str):
+        return [tree] if tree.startswith(_OWN_FILE) else []
+    if isinstance(tree, Mapping):
+        return code_in([part for item in tree.items() for part in item])
+    return [name for part in tree for name in code_in(part)] if isinstance(tree, (list, tuple)) else []
+
+
+def require_trust(code: Sequence[str], place: object, trust: bool) -> None:
+    """Raise ConfigError if a file names code to run, and the user has not said that they trust it."""
+    if code and not trust:
+        raise ConfigError(
+            f"{place} names Python code, which was not run",
+            got=", ".join(dict.fromkeys(code)),
+            expected="code that you have read, or whose author you trust: it can do all that you can",
+            hint=f"read it, then {option('trust', True)}",
+        )
 
 
 def portable_name(name: str) -> str:

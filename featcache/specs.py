@@ -16,7 +16,10 @@ StoredType = Literal["float16", "bfloat16", "float32", "int8"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 NO_WEIGHTS = hashlib.sha256().hexdigest()
 """The digest of a model that has neither parameters nor buffers."""
-Count = Annotated[int, pydantic.Field(ge=0)]
+Count = Annotated[int, pydantic.Field(ge=0, le=10**12)]
+"""A number of things that a machine may hold."""
+Number = Annotated[int, pydantic.Field(gt=0, le=10**12)]
+SEED_LIMIT = 2**63 - 1
 
 
 def _token_choice(value: str) -> str:
@@ -66,6 +69,9 @@ class EncoderSpec(Config):
         return f"weights {self.weights[:12]}" if known else self.weights
 
 
+Views = Annotated[int, pydantic.Field(ge=0, le=1000)]
+
+
 class ViewSpec(Config):
     """The views of a sample to cache: the evaluation view, then weak and strong views.
 
@@ -73,23 +79,23 @@ class ViewSpec(Config):
     ('eval', 'weak0', 'strong0', 'strong1')
     """
 
-    weak: Count = 0
+    weak: Views = 0
     """Number of weak views: flip and crop (images), token dropout (text)."""
-    strong: Count = 0
+    strong: Views = 0
     """Number of strong views: RandAugment and erasing on top of the weak view."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     crop: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.6
     """Smallest area of a random crop, as a fraction of the image."""
-    magnitude: Count = 9
+    magnitude: Annotated[int, pydantic.Field(ge=0, le=30)] = 9
     """Magnitude of RandAugment."""
-    num_ops: Count = 2
+    num_ops: Annotated[int, pydantic.Field(ge=0, le=100)] = 2
     """Number of operations of RandAugment in a strong view."""
     erase: Fraction = 0.25
     """Probability of random erasing."""
     dropout: Fraction = 0.1
     """Probability of dropping a word of a text; twice that in strong views."""
-    seed: int = 0
+    seed: Annotated[int, pydantic.Field(ge=-SEED_LIMIT, le=SEED_LIMIT)] = 0
     """Seed of all random augmentations."""
 
     def names(self) -> tuple[str, ...]:

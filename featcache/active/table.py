@@ -11,6 +11,7 @@ from pathlib import Path
 from featcache.active.curve import Forecast
 from featcache.errors import ConfigError, option
 from featcache.files import explained, write_atomic
+from featcache.shown import cell, harmless
 
 COLUMNS = ("id", "label", "split", "prediction", "confidence", "second", "why", "chosen_by", "text")
 
@@ -37,7 +38,7 @@ class Suggestion:
         """Return the line of the table, with an empty label."""
         confidence = "" if self.confidence is None else f"{self.confidence:.4f}"
         known = (self.prediction or "", confidence, self.second or "", self.why, self.chosen_by)
-        return [self.id, "", self.split, *known, self.text or ""]
+        return [cell(text) for text in (self.id, "", self.split, *known, self.text or "")]
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,11 @@ def _lines(path: Path) -> list[list[str]]:
 
 def _aligned(samples: Sequence[Suggestion]) -> list[str]:
     """Return lines of aligned columns, for a person."""
-    lines = [("id", "prediction", "confidence", "why", "text")]
+    lines: list[tuple[str, ...]] = [("id", "prediction", "confidence", "why", "text")]
     for sample in samples:
         share = "" if sample.confidence is None else f"{100 * sample.confidence:.1f} %"
-        lines.append((sample.id, sample.prediction or "", share, sample.why, _short(sample.text)))
+        cells = (sample.id, sample.prediction or "", share, sample.why, _short(sample.text))
+        lines.append(tuple(harmless(text, lines=False) for text in cells))
     kept = [column for column in zip(*lines, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in kept]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in zip(*kept, strict=True)]

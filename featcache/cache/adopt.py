@@ -14,6 +14,7 @@ from featcache.cache.records import FileRecord
 from featcache.cache.spec import CLASS_TEXT, FORMAT
 from featcache.cache.storage import Storage
 from featcache.cache.zarr_files import METADATA
+from featcache.outside import json_of
 
 
 def adopt(storage: Storage) -> None:
@@ -67,7 +68,7 @@ def _seal(storage: Storage, key: str) -> None:
 
 def _sealed(data: bytes | None, more: Mapping[str, Any]) -> bytes:
     """Return a description with a seal, and with `more` in featcache's attributes."""
-    content = json.loads(data or b"{}")
+    content = json_of(data or b"{}")
     held = {key: value for key, value in content.get("attributes", {}).items() if key != seal.KEY}
     if more:
         held["featcache"] = {**held["featcache"], **more}

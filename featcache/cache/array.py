@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import mmap
 import resource
 import sys
@@ -23,6 +22,7 @@ from featcache.cache.records import damaged
 from featcache.cache.storage import Place, Storage, folder_of, storage_at
 from featcache.cache.zarr_files import METADATA, require_whole
 from featcache.errors import CacheError
+from featcache.outside import json_of
 
 
 class ShardedArray:
@@ -61,7 +61,7 @@ class ShardedArray:
         if (data := storage.read(METADATA)) is not None:
             require_whole(storage, data)
             try:
-                return cls(storage, parse_array(json.loads(data), str(storage)), strict=strict, checks=checks)
+                return cls(storage, parse_array(json_of(data), str(storage)), strict=strict, checks=checks)
             except ValueError as error:
                 got = error
         raise CacheError(f"no Zarr v3 array at {storage}", got=got, expected="a folder with zarr.json")

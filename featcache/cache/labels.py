@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featcache import seal
 from featcache.cache import zarr_files
+from featcache.cache.description import LabelsDescription, parsed
 from featcache.cache.storage import Storage
 from featcache.cache.zarr_files import METADATA, attributes_of, encode, group, under
 from featcache.errors import CacheError
@@ -119,16 +120,16 @@ def read(cache: Storage) -> LabelTable | None:
         zarr_files.require_whole(cache.below(LABELS), data)
         if (pointer := attributes_of(data)) is None:
             return None
-        names, table = tuple(pointer["class_names"]), cache.below(f"{LABELS}/{pointer['table']}")
+        about = parsed(LabelsDescription, pointer, cache.below(LABELS))
+        names, table = tuple(about.class_names), cache.below(f"{LABELS}/{about.table}")
         try:
             arrays = {
-                split: np.asarray(zarr_files.decode(table.below(split)), np.int64)
-                for split in pointer["splits"]
+                split: np.asarray(zarr_files.decode(table.below(split)), np.int64) for split in about.splits
             }
         except CacheError:
             continue
         # Zarr takes a missing file for fill values, so only the digest shows that one is lost.
-        if (found := LabelTable(names, arrays, pointer["chosen"])).digest() == pointer["digest"]:
+        if (found := LabelTable(names, arrays, about.chosen)).digest() == about.content:
             return found
     raise CacheError(
         f"the labels of {cache} are damaged",
@@ -141,7 +142,7 @@ def digest_at(cache: Storage) -> str | None:
     """Return the beginning of the digest of a table that may be damaged; None if it is not known."""
     data = cache.read(f"{LABELS}/{METADATA}")
     if data is not None and seal.is_whole(data) and (pointer := attributes_of(data)) is not None:
-        return str(pointer["digest"])
+        return str(pointer.get("digest"))
     tables = [name for name in cache.names(LABELS) if re.fullmatch(rf"[0-9a-f]{{{_TABLE}}}", name)]
     return tables[0] if len(tables) == 1 else None
 

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from featcache.errors import CacheError
+from featcache.errors import CacheError, option
 
 MIN_CHUNK_BYTES = 1 << 16
 MAX_BLOCK_ROWS = 4096
 """Limit of rows in a shard whose size is given in bytes, because a kill loses up to a shard of work."""
+MAX_UNITS = 1_000_000
+"""Limit of the shards of a split in each array; a million files."""
+MAX_SHARD_ROWS = 1_000_000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _DTYPES = {"bool", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -43,7 +46,15 @@ def units(rows: int, views: int, block_rows: int) -> Iterator[Unit]:
     >>> [(u.block, u.view, u.start, u.stop) for u in units(rows=5, views=1, block_rows=3)]
     [(0, 0, 0, 3), (1, 0, 3, 5)]
     """
-    for block in range(math.ceil(rows / block_rows)):
+    blocks = -(-rows // block_rows)
+    if blocks * views > MAX_UNITS:
+        raise CacheError(
+            "too many shards",
+            got=f"{blocks * views:,}: {rows:,} rows, {views:,} views, {block_rows:,} rows in a shard",
+            expected=f"at most {MAX_UNITS:,}",
+            hint=f"more rows in a shard: {option('shard_size')}",
+        )
+    for block in range(blocks):
         start = block * block_rows
         for view in range(views):
             yield Unit(block, view, start, min(start + block_rows, rows))
@@ -58,10 +69,12 @@ def block_rows(shard_size: str, row_bytes: int) -> int:
     >>> block_rows("1MB", row_bytes=3_000), block_rows("512", row_bytes=3_000)
     (320, 512)
     """
-    match = re.fullmatch(r"(\d+)\s*(?:([KMG]i?)?(B))?", shard_size.strip())
+    match = re.fullmatch(r"(\d{1,15})\s*(?:([KMG]i?)?(B))?", shard_size.strip())
     if match is None or int(match[1]) == 0:
         raise ValueError("a shard size is bytes like 64MB, 1GB, 1GiB, or a number of rows like 512")
     if match[3] is None:
+        if int(match[1]) > MAX_SHARD_ROWS:
+            raise ValueError(f"at most {MAX_SHARD_ROWS:,} rows in a shard")
         return int(match[1])
     rows = min(int(match[1]) * _UNITS[match[2] or ""] // row_bytes, MAX_BLOCK_ROWS)
     return max(rows - rows % 64 if rows > 64 else rows, 1)
@@ -75,6 +88,13 @@ def chunk_rows(block: int, row_bytes: int) -> int:
     """
     least = min(math.ceil(MIN_CHUNK_BYTES / row_bytes), block)
     return next(rows for rows in range(least, block + 1) if block % rows == 0)
+
+
+def whole_size(value: object) -> int:
+    """Return a size in metadata; raise ValueError if it is no whole number, negative or absurdly large."""
+    if type(value) is not int or not 0 <= value <= 2**48:
+        raise ValueError(f"the size {str(value)[:40]}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -158,6 +178,15 @@ def parse_array(metadata: Mapping[str, Any], where: str) -> ArrayLayout:
     Raise CacheError, with what was found and what is supported, if the array is compressed, big-endian,
     transposed, not on a regular grid, or of a type without a fixed size.
     """
+    try:
+        layout = _parse(metadata, where)
+        _require_sane(layout, where)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        raise CacheError(f"the description of {where} is damaged", got=repr(error)[:200]) from None
+    return layout
+
+
+def _parse(metadata: Mapping[str, Any], where: str) -> ArrayLayout:
     if metadata.get("zarr_format") != 3 or metadata.get("node_type") != "array":
         raise _unsupported(where, f"zarr_format {metadata.get('zarr_format')}, {metadata.get('node_type')}")
     name, attributes = metadata["data_type"], metadata.get("attributes", {})
@@ -166,12 +195,12 @@ def parse_array(metadata: Mapping[str, Any], where: str) -> ArrayLayout:
     bfloat16 = name == "bfloat16" or attributes.get("featcache_dtype") == "bfloat16"
     dtype = np.dtype("uint16" if bfloat16 else name).newbyteorder("<")
     grid, encoding = metadata["chunk_grid"], metadata["chunk_key_encoding"]
-    shape = tuple(metadata["shape"])
+    shape = tuple(map(whole_size, metadata["shape"]))
     if grid["name"] != "regular" or encoding["name"] not in ("default", "v2") or len(shape) < 2:
         raise _unsupported(where, f"{grid['name']} grid, {encoding['name']} keys, {len(shape)} axes")
     default = encoding["name"] == "default"
     separator = encoding.get("configuration", {}).get("separator", "/" if default else ".")
-    shard = tuple(grid["configuration"]["chunk_shape"])
+    shard = tuple(map(whole_size, grid["configuration"]["chunk_shape"]))
     return ArrayLayout(
         shape=shape,
         shard=shard,
@@ -182,6 +211,22 @@ def parse_array(metadata: Mapping[str, Any], where: str) -> ArrayLayout:
         key_separator=separator,
         **_codecs(metadata["codecs"], shard, dtype, where),
     )
+
+
+def _require_sane(layout: ArrayLayout, where: str) -> None:
+    """Raise CacheError if shards and chunks do not make up the array, or are absurdly many or large."""
+    shape, shard, chunk = layout.shape, layout.shard, layout.chunk
+    fits = len(shape) == len(shard) == len(chunk) and all(
+        0 < c <= s for c, s in zip(chunk, shard, strict=True)
+    )
+    if not (fits and all(s % c == 0 for c, s in zip(chunk, shard, strict=True))):
+        got = f"shape {shape}, shards {shard}, chunks {chunk}"
+        raise _unsupported(where, got)
+    cells = math.prod(-(-n // s) * (s // c) for n, s, c in zip(shape[2:], shard[2:], chunk[2:], strict=True))
+    sizes = (cells, math.prod(layout.chunks), math.prod(shard) * layout.dtype.itemsize, layout.row_bytes)
+    limits = (10**6, 10**8, 2**44, 2**36)
+    if any(size > limit for size, limit in zip(sizes, limits, strict=True)):
+        raise _unsupported(where, f"rows of {layout.row_bytes:,} bytes in {cells:,} parts, shards {shard}")
 
 
 def _codecs(codecs: list[Any], shard: tuple[int, ...], dtype: np.dtype[Any], where: str) -> dict[str, Any]:
@@ -196,7 +241,7 @@ def _codecs(codecs: list[Any], shard: tuple[int, ...], dtype: np.dtype[Any], whe
     if rest:
         raise _unsupported(where, f"codec {rest[0][0]} around the shards")
     at_end = options.get("index_location", "end") == "end"
-    return {"chunk": tuple(options["chunk_shape"]), "index_at_end": at_end, "index_crc": crc}
+    return {"chunk": tuple(map(whole_size, options["chunk_shape"])), "index_at_end": at_end, "index_crc": crc}
 
 
 def _codec(codec: Any) -> tuple[str, dict[str, Any]]:

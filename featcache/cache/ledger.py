@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import pydantic
 
 from featcache.cache.layout import Unit
-from featcache.cache.records import FileRecord
+from featcache.cache.records import FileRecord, Key
 from featcache.cache.storage import Storage
+from featcache.cache.zarr_files import METADATA
 from featcache.config import Config
 from featcache.seal import OPEN, is_whole
 from featcache.seal import seal as with_seal
+from featcache.specs import Count
+
+
+def _of_metadata(key: str) -> str:
+    if key.rpartition("/")[2] != METADATA:
+        raise ValueError(f"the key of a {METADATA}")
+    return key
+
+
+MetadataKey = Annotated[Key, pydantic.AfterValidator(_of_metadata)]
+"""The only files that `repair` writes from their copies."""
 
 
 class Entry(Config):
     """One committed unit, or what a split has besides: its failed rows and its files."""
 
     seal: str = OPEN
-    rows: int
-    failed: dict[int, str]
+    rows: Count
+    failed: dict[Count, str]
     """Reasons for failure, by row of the split."""
-    files: dict[str, FileRecord]
+    files: dict[Key, FileRecord]
     """Files by key below the split."""
-    copies: dict[str, str] = pydantic.Field(default_factory=dict)
+    copies: dict[MetadataKey, str] = pydantic.Field(default_factory=dict)
     """The text of every `zarr.json` by key below the cache, in the entry of the split; empty in others."""
 
 

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from featcache.cache import labels, ledger, zarr_files
 from featcache.cache.array import ShardedArray
 from featcache.cache.checks import ShardChecks
+from featcache.cache.description import CacheDescription, ClassTextDescription, SplitDescription, parsed
 from featcache.cache.labels import LabelTable
 from featcache.cache.layout import Unit, units
 from featcache.cache.records import FileRecord, damaged
-from featcache.cache.spec import CLASS_TEXT, FORMAT, READABLE, CacheSpec, FeatureSpec, Shapes, SplitSpec
+from featcache.cache.spec import CLASS_TEXT, FORMAT, READABLE, CacheSpec, FeatureSpec, Shapes
 from featcache.cache.storage import PARTIAL, Place, Storage, folder_of, storage_at
 from featcache.cache.zarr_files import METADATA
 from featcache.config import did_you_mean
-from featcache.errors import CacheError, ConfigError
+from featcache.errors import CacheError
 
 MISSING, WRITTEN, FAILED = 0, 1, 2
 """Values of `status`."""
@@ -47,14 +48,11 @@ class CacheReader:
             got = "something else, which is not a cache" if something else "no such folder, or an empty one"
             hint = "make one with `featcache extract SOURCE --model MODEL --out CACHE.zarr`"
             raise CacheError(f"no featcache cache at {storage}", got=got, hint=hint)
-        if attributes["format"] not in READABLE:
-            found = attributes["format"]
+        if (found := attributes.get("format")) not in READABLE:
             hint = "use the version of featcache that wrote it"
             raise CacheError(f"{storage} has another format", got=found, expected=FORMAT, hint=hint)
-        try:
-            spec, shapes = _spec_of(attributes["spec"]), Shapes.parse(attributes["shapes"])
-        except ConfigError as error:
-            raise CacheError(f"the description of the cache {storage} is damaged", got=error) from None
+        about = parsed(CacheDescription, attributes, name := f"the cache {storage}")
+        spec, shapes = _spec_of(about.spec, name), parsed(Shapes, about.shapes, name)
         return cls(storage, spec, shapes, attributes)
 
     @property
@@ -121,11 +119,17 @@ class CacheReader:
         """Return the (C, P) embeddings of some class names; None unless it holds all of them."""
         texts = self.storage.below(CLASS_TEXT)
         attributes = read_attributes(texts)
-        if attributes is None or not names or not {*names} <= {*attributes["class_names"]}:
+        if attributes is None:
             return None
-        held, files = attributes["class_names"], attributes.get("files", {})
-        records = {key.removeprefix("embedding/"): FileRecord.parse(files[key]) for key in files}
+        about = parsed(ClassTextDescription, attributes, texts)
+        if not names or not {*names} <= {*about.class_names}:
+            return None
+        held = about.class_names
+        records = {key.removeprefix("embedding/"): record for key, record in about.files.items()}
         embedding = np.asarray(read_array(texts.below("embedding"), records), np.float32)
+        if embedding.ndim != 2 or len(embedding) != len(held):
+            got, expected = f"shape {embedding.shape}", f"{len(held)} rows"
+            raise CacheError(f"the class texts {texts} are damaged", got=got, expected=expected)
         return embedding[[*map(held.index, names)]]
 
     def features(self, layer: int | None = None) -> FeatureSpec:
@@ -151,12 +155,13 @@ class SplitReader:
     def __init__(self, cache: Storage, name: str, views: tuple[str, ...]) -> None:
         self._cache, self.storage, self.name, self.views = cache, cache.below(name), name, views
         storage = self.storage
-        attributes = read_attributes(storage) or {}
-        self.spec = SplitSpec.parse(attributes["split"])
-        self.arrays: tuple[str, ...] = tuple(attributes["arrays"])
+        about = parsed(SplitDescription, read_attributes(storage) or {}, storage)
+        self.spec = about.split
+        self.arrays: tuple[str, ...] = tuple(about.arrays)
         self._opened: dict[tuple[str, bool], ShardedArray] = {}
         self.checks = ShardChecks(storage)
         self._status = ShardedArray.open(storage.below("status"))
+        _require_fitting(self._status, self.rows, len(views))
         self.block = self._status.layout.shard[0]
         """Rows of a unit."""
         self.units: tuple[Unit, ...] = tuple(units(self.rows, len(views), self.block))
@@ -189,8 +194,7 @@ class SplitReader:
     @functools.cached_property
     def ids(self) -> list[str]:
         """(N,) stable sample ids."""
-        records = ledger.records(self.storage, "sample_id")
-        return [str(name) for name in read_array(self.storage.below("sample_id"), records)]
+        return _ids_in(self.storage, self.rows)
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -211,6 +215,7 @@ class SplitReader:
         if (name, checked) not in self._opened:
             checks = self.checks if checked else None
             opened = ShardedArray.open(self.storage.below(name), strict=True, checks=checks)
+            _require_fitting(opened, self.rows, len(self.views))
             self._opened[name, checked] = opened
         return self._opened[name, checked]
 
@@ -268,6 +273,21 @@ class SplitReader:
         return entry is not None and ledger.damage(self.storage, entry) is None
 
 
+def _ids_in(split: Storage, rows: int) -> list[str]:
+    place, records = split.below("sample_id"), ledger.records(split, "sample_id")
+    found = [str(name) for name in read_array(place, records)]
+    if len(found) != rows:
+        raise CacheError(f"the ids in {place} do not fit their split", got=len(found), expected=f"{rows} ids")
+    return found
+
+
+def _require_fitting(array: ShardedArray, rows: int, views: int) -> None:
+    """Raise CacheError unless an array has the rows and views of its split."""
+    if array.shape[:2] != (rows, views):
+        what = f"the description of {array.storage} does not fit its split"
+        raise CacheError(what, got=f"rows, views: {array.shape[:2]}", expected=f"{(rows, views)}")
+
+
 def is_group(place: Place | Storage) -> bool:
     """Return True if there is a group of featcache, such as a cache or a split, even if it is damaged."""
     return zarr_files.is_group(storage_at(place).read(METADATA))
@@ -297,11 +317,10 @@ def _labels_of_format_1(cache: Storage) -> LabelTable:
     return LabelTable(tuple(spec.get("class_names", ())), arrays)
 
 
-def _spec_of(stored: Mapping[str, Any]) -> CacheSpec:
+def _spec_of(stored: Mapping[str, Any], name: str) -> CacheSpec:
     """Parse a stored spec; format 1 kept the class names in it."""
-    return CacheSpec.parse(
-        {name: value for name, value in stored.items() if name not in ("class_names", "format")}
-    )
+    fields = {name: value for name, value in stored.items() if name not in ("class_names", "format")}
+    return parsed(CacheSpec, fields, name)
 
 
 def _undescribed(cache: Storage, name: str) -> CacheError:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import google_crc32c
+import pydantic
 
 from featcache.config import Config
 from featcache.errors import CacheError
+from featcache.specs import Count
 
 Data = bytes
 """Under another name, as a record has a field `bytes`."""
 
 
+def _within(key: str) -> str:
+    parts = key.split("/")
+    if not key or len(key) > 1000 or "\\" in key or "\0" in key or {"", ".", ".."} & {*parts}:
+        raise ValueError("a key within the cache, such as pooled/c/0/0/0")
+    return key
+
+
+Key = Annotated[str, pydantic.AfterValidator(_within)]
+"""The key of a file in a stored record, which must not lead out of the folder."""
+
+
 class FileRecord(Config):
     """One file, as it was committed."""
 
-    bytes: int
-    crc32c: int
+    bytes: Count
+    crc32c: Annotated[int, pydantic.Field(ge=0, le=2**32 - 1)]
 
     @classmethod
     def of(cls, data: Data) -> FileRecord:

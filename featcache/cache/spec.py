@@ -18,6 +18,8 @@ Format 2 had no seals. Format 1 also kept class names in the spec, and labels in
 """
 READABLE = (1, 2, 3)
 SEALED_SINCE = 3
+Size = Annotated[int, pydantic.Field(ge=0, le=10**9)]
+Layer = Annotated[int, pydantic.Field(ge=-1000, le=1000)]
 CLASS_TEXT = "class_text"
 """Name of the group of class texts, which no split may have."""
 
@@ -27,7 +29,7 @@ class CacheSpec(Config):
 
     format: int = FORMAT
     encoder: EncoderSpec
-    layers: Annotated[tuple[int, ...], pydantic.Field(min_length=1)]
+    layers: Annotated[tuple[Layer, ...], pydantic.Field(min_length=1, max_length=1000)]
     """Layers counted from the end, -1 the last; the first one is stored as `tokens`."""
     tokens: TokenChoice
     views: ViewSpec = ViewSpec()
@@ -96,11 +98,11 @@ class LayoutSpec(Config):
 class TokenArray(Config):
     """Tokens of one layer: first `prefix` tokens, then a row-major grid, if any."""
 
-    layer: int
-    tokens: int
-    dim: int
-    prefix: int = 0
-    grid: tuple[int, int] | None = None
+    layer: Layer
+    tokens: Size
+    dim: Size
+    prefix: Size = 0
+    grid: tuple[Size, Size] | None = None
     std: tuple[float, ...] = ()
     """(D,) divisors of int8 tokens, one for each dimension: measured once, before the first shard."""
 
@@ -108,9 +110,9 @@ class TokenArray(Config):
 class Shapes(Config):
     """Geometry of a cache, known after the first batch."""
 
-    layers: tuple[TokenArray, ...]
+    layers: Annotated[tuple[TokenArray, ...], pydantic.Field(min_length=1, max_length=1000)]
     """In the order of CacheSpec.layers."""
-    pooled: int
+    pooled: Size
     """Width of the model's own pooled embedding."""
     mask: bool = False
     """True if samples differ in length, so that a token mask is stored."""

@@ -6,15 +6,22 @@ Every `zarr.json` is sealed, in its attributes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from featcache import seal
+from featcache.cache.layout import whole_size
 from featcache.cache.records import FileRecord, altered
 from featcache.cache.storage import Storage
 from featcache.errors import CacheError
+from featcache.outside import json_of
 
 METADATA = "zarr.json"
+_KINDS = ("string", "int64", "float32")
+"""Types of the small arrays: ids, labels and class texts."""
+_FILLED, _CHUNKS = 10**8, 10**4
+"""Most values, and most chunks, of a small array without files."""
 
 
 def encode(
@@ -57,12 +64,13 @@ def decode(storage: Storage, records: Mapping[str, FileRecord] | None = None) ->
     buffer = default_buffer_prototype().buffer
     files = dict(_files(storage, ""))
     require_whole(storage, files.get(METADATA))
+    _require_sane(storage, files)
     for key, record in (records or {}).items():
         record.require(f"{storage}/{key}", files.get(key))
     held = {key: buffer.from_bytes(data) for key, data in files.items()}
     try:
         return zarr.open_array(MemoryStore(held), mode="r")[...]
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any kind, as zarr-python does not expect metadata made by an enemy
         got = error if held else "no files"
         hint = (
             "`featcache repair CACHE` writes it again, as does the same `featcache extract` if it is missing"
@@ -91,7 +99,7 @@ def require_whole(storage: Storage, data: bytes | None) -> None:
 def attributes_of(data: bytes | None) -> dict[str, Any] | None:
     """Return featcache's attributes in the file of a group; None if it has none, or is no such file."""
     try:
-        found = None if data is None else json.loads(data)
+        found = None if data is None else json_of(data)
     except ValueError:
         return None
     for key in ("attributes", "featcache"):
@@ -102,6 +110,25 @@ def attributes_of(data: bytes | None) -> dict[str, Any] | None:
 def under(name: str, made: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return files with the keys that they have one level up, where `name` is their folder."""
     return {f"{name}/{key}": data for key, data in made.items()}
+
+
+def _require_sane(storage: Storage, files: Mapping[str, bytes]) -> None:
+    """Raise CacheError if a small array says that it is far larger than its files."""
+    if METADATA not in files:
+        return
+    try:
+        about = json_of(files[METADATA])
+        shape, chunk = about["shape"], about["chunk_grid"]["configuration"]["chunk_shape"]
+        values = math.prod(map(whole_size, shape))
+        chunks = math.prod(-(-n // max(whole_size(c), 1)) for n, c in zip(shape, chunk, strict=True))
+        kind = about["data_type"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CacheError(f"the array {storage} is damaged", got=repr(error)) from None
+    held = sum(map(len, files.values()))
+    # A file that is missing holds the fill value, in caches of earlier formats.
+    if values > max(held, _FILLED) or chunks > _CHUNKS or kind not in _KINDS:
+        got = f"{values:,} values of type {kind} in {chunks:,} chunks"
+        raise CacheError(f"the array {storage} is damaged", got=got, expected=f"what {held:,} bytes can hold")
 
 
 def _files(storage: Storage, prefix: str) -> Iterator[tuple[str, bytes]]:

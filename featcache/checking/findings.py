@@ -11,6 +11,7 @@ from typing import Any
 
 from featcache.checking.samples import Sample
 from featcache.errors import MissingExtra
+from featcache.shown import cell
 
 COLUMNS = ("split", "id", "label", "suggested", "doubt")
 SHOWN = 10
@@ -163,7 +164,8 @@ class Findings:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         for one in self.doubtful:
-            writer.writerow((one.split, one.id, one.label, one.suggested, f"{one.doubt:.4f}"))
+            names = (one.split, one.id, one.label, one.suggested)
+            writer.writerow((*map(cell, names), f"{one.doubt:.4f}"))
         return text.getvalue()
 
 

@@ -62,7 +62,16 @@ def examples(*lines: str) -> str:
 
 def echo(content: str | dict[str, Any]) -> None:
     """Print lines for a person, or values as JSON."""
-    click.echo(content if isinstance(content, str) else json.dumps(content, indent=2))
+    from featcache.shown import harmless
+
+    click.echo(harmless(content) if isinstance(content, str) else json.dumps(content, indent=2))
+
+
+def echo_aside(line: str) -> None:
+    """Print a message, such as a warning, on stderr."""
+    from featcache.shown import harmless
+
+    click.echo(harmless(line), err=True)
 
 
 def terminal_width() -> int:
@@ -77,4 +86,4 @@ def plain(summaries: Mapping[str, Any]) -> dict[str, Any]:
 
 def say_if_terminal() -> Callable[[str], None]:
     """Return a function that prints messages to stderr, if it is a terminal."""
-    return (lambda line: click.echo(line, err=True)) if sys.stderr.isatty() else (lambda line: None)
+    return echo_aside if sys.stderr.isatty() else (lambda line: None)

@@ -36,20 +36,25 @@ config_option = click.option(
 )
 
 
-def with_config(asked: Asked | None, overrides: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+def with_config(
+    asked: Asked | None, overrides: dict[str, Any], request: dict[str, Any], trust: bool
+) -> dict[str, Any]:
     """Return the options of the file with `overrides` over them; adapt the flags in `request` to those given.
 
     A label budget on the command line replaces that of the file. With another objective on the command line,
-    the file's options of its own objective do not apply.
+    the file's options of its own objective do not apply. Code that only the file names needs `trust`.
     """
     if asked is None:
         return overrides
     from featcache.config import merge
+    from featcache.plugins import code_in, require_trust
 
     ctx = click.get_current_context()
     typed = [
         name for name in request if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
     ]
+    if "objective" not in typed:
+        require_trust(code_in([request["objective"]]), "the file of --config", trust)
     if any(name in typed for name in BUDGETS):
         request |= {name: None for name in BUDGETS if name not in typed}
     options = merge({}, asked.options)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, device_option, echo, examples, json_option, plain
+from featcache.commands._common import PLACE, device_option, echo, echo_aside, examples, json_option, plain
 from featcache.flags import OptionsCommand
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def command(
     def tell(understood: Understood) -> None:
         told["understood"] = understood.as_dict()
         if not as_json:
-            click.echo(understood.describe())
+            echo(understood.describe())
         for line in understood.warning_lines(command_line=True):
-            click.echo(line, err=True)
+            echo_aside(line)
 
     if dry_run:
         dry = stage.dry_run(source, model, out, overwrite=overwrite, device=device, **options)

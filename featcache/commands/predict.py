@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--copy-to", type=PLACE, help="Fill this folder with copies of the files, by class.")
 @click.option("--unsure-apart", is_flag=True, help="Sort unsure files into a folder `unsure` of their own.")
 @click.option("--source", help="Where the files are now [default: as recorded in CACHE].")
+@click.option("--trust", is_flag=True, help="Run the Python code that RUN names.")
 @device_option
 @json_option
 def command(run: Location, cache: Location, out: Location, *, as_json: bool, **options: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featcache.commands._common import PLACE, device_option, echo, examples, json_option
+from featcache.commands._common import PLACE, device_option, echo, echo_aside, examples, json_option
 
 if TYPE_CHECKING:
     from featcache.location import Location
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="Override a key of the file (docs/pipelines.md).",
 )
+@click.option("--trust", is_flag=True, help="Run the Python code that PIPELINE names.")
 @device_option
 @json_option
-def command(pipeline: str, out: Location | None, pairs: tuple[str, ...], device: str, as_json: bool) -> None:
+def command(
+    pipeline: str, out: Location | None, pairs: tuple[str, ...], trust: bool, device: str, as_json: bool
+) -> None:
     """Extract and train everything in PIPELINE, a TOML file or the name of a bundled one such as quickstart.
 
     Finished trainings are skipped. Prints a table of means and standard deviations over seeds, and plots it.
@@ -43,6 +46,7 @@ def command(pipeline: str, out: Location | None, pairs: tuple[str, ...], device:
         out=out,
         overrides=parse_overrides(pairs),
         device=device,
-        say=(lambda line: click.echo(line, err=True)) if as_json else click.echo,
+        trust=trust,
+        say=echo_aside if as_json else echo,
     )
     echo(study.as_dict() if as_json else f"\n{study.describe()}")

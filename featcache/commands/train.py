@@ -10,6 +10,7 @@ from featcache.commands._common import (
     PLACE,
     device_option,
     echo,
+    echo_aside,
     examples,
     json_option,
     label_options,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     help="An option, as `featcache options` lists them, for example optim.steps=500.",
 )
 @config_option
+@click.option("--trust", is_flag=True, help="Run the Python code that the run of --config names.")
 @device_option
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in --out.")
 @json_option
@@ -69,6 +71,7 @@ def command(
     asked: Asked | None,
     device: str,
     resume: bool,
+    trust: bool,
     as_json: bool,
     **request: Any,
 ) -> None:
@@ -85,7 +88,7 @@ def command(
     from featcache.training.request import TrainRequest
 
     # First, because the file may replace what is in `request`.
-    options = with_config(asked, parse_overrides(pairs), request)
+    options = with_config(asked, parse_overrides(pairs), request, trust)
     training, warnings = stage.with_labels(
         TrainRequest(cache.path, options=options, **request),
         labels,
@@ -94,9 +97,9 @@ def command(
         class_text=class_text,
     )
     for warning in warnings:
-        click.echo(f"warning: {on_the_command_line(warning)}", err=True)
+        echo_aside(f"warning: {on_the_command_line(warning)}")
     say = say_if_terminal()
     result = stage.run_training(training, out.path, device=device, resume=resume, say=say, show=bar)
     if asked is not None and asked.labels not in (None, RunFolder(out.path).config().get("labels")):
-        click.echo("warning: the labels are not those that the run of --config learned from", err=True)
+        echo_aside("warning: the labels are not those that the run of --config learned from")
     echo({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from featcache.config import Config
 from featcache.specs import ValueType
@@ -31,7 +31,7 @@ class ImportOptions(Config):
     model: str | None = Field(
         None, description="What made the embeddings, in your words; caches with the same text fit together."
     )
-    max_tokens: PositiveInt | None = Field(
+    max_tokens: Annotated[int, Field(gt=0, le=10**6)] | None = Field(
         None, description="Keep at most N tokens of a sample, evenly spaced [default: all]."
     )
     dtype: ValueType | None = Field(None, description="The stored type [default: that of the arrays].")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from featcache.exchange.described import EXPORT, FILE, Description, array_names,
 from featcache.exchange.formats import arrow, hdf5, numpy_, tensors
 from featcache.exchange.options import ImportOptions
 from featcache.exchange.plan import Batch, ImportedSplit, ImportPlan
+from featcache.outside import json_of
 from featcache.progress import MakeProgress
 
 _PIECE = 32 << 20
@@ -106,7 +106,7 @@ def _read(place: Path) -> tuple[Description, Mapping[str, Columns]] | None:
     """Return the description and the tables of an export."""
     if (place / FILE).is_file():
         try:
-            described = Description.parse(json.loads((place / FILE).read_text()), None)
+            described = Description.parse(json_of((place / FILE).read_text()), None)
         except (ValueError, ConfigError) as error:
             raise SourceError(f"{place / FILE} cannot be read", got=error) from None
         return described, _folder(place, described)

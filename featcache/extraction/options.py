@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from featcache.config import Config, parse_overrides
 from featcache.errors import ConfigError, option
-from featcache.specs import Count, StoredType, TokenChoice, ValueType, ViewSpec
+from featcache.specs import Number, StoredType, TokenChoice, ValueType, ViewSpec
 
 if TYPE_CHECKING:
     from featcache.cache.reader import CacheReader
@@ -71,13 +71,15 @@ class ExtractOptions(Config):
     )
     tokens: TokenChoice = Field("all", description="all, cls, patch, pooled or grid:HxW.")
     layers: Annotated[
-        tuple[int, ...], pydantic.BeforeValidator(_layers), pydantic.AfterValidator(_from_the_end)
+        tuple[Annotated[int, Field(ge=-1000)], ...],
+        pydantic.BeforeValidator(_layers),
+        pydantic.AfterValidator(_from_the_end),
     ] = Field((-1,), description="Layers from the end, for example -1|-2.")
     dtype: StoredType = Field(
         "float16", description="The type values are stored in; int8 tokens come with a scale each."
     )
     amp: ValueType = Field("float32", description="The type the model computes in.")
-    limit: PositiveInt | Annotated[dict[str, PositiveInt], Field(min_length=1)] | None = Field(
+    limit: Number | Annotated[dict[str, Number], Field(min_length=1)] | None = Field(
         None, description="Only the first N samples of each split."
     )
     """A mapping gives N by split; only its splits are extracted, in its order."""
@@ -86,10 +88,10 @@ class ExtractOptions(Config):
         None, description="Where a path names the class, for example '*/LABEL/**'; others are unlabelled."
     )
     no_labels: bool = Field(False, description="Take no labels from the source.")
-    batch_size: PositiveInt | Literal["auto"] = Field(
+    batch_size: Annotated[int, Field(gt=0, le=10**6)] | Literal["auto"] = Field(
         64, description="Views in a forward pass; auto: what a GPU's memory holds."
     )
-    num_workers: Count | None = Field(
+    num_workers: Annotated[int, Field(ge=0, le=1024)] | None = Field(
         None, description="Reading processes; 0: a thread reads [default: half the cores]."
     )
     shard_size: Annotated[str, Field(coerce_numbers_to_str=True), pydantic.AfterValidator(_shard_size)] = (

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featcache.errors import in_python, on_the_command_line, option
 from featcache.extraction.levels import Level, deeper_level, is_generic
 from featcache.labels.files import spelling_warnings
+from featcache.shown import harmless
 from featcache.sources._origin import Origin
 from featcache.sources.base import UNLABELLED, Source
 
@@ -118,7 +119,7 @@ def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
     'a, b and 1 more'
     """
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return ", ".join(harmless(name, lines=False) for name in names[:shown]) + more
 
 
 def _labels_from(origin: Origin | None, whole: Mapping[str, Source]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from featcache.errors import ConfigError, option
 from featcache.files import explained, write_atomic
+from featcache.shown import cell
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,7 +90,7 @@ def _records(rows: pa.Table) -> Iterator[dict[str, Any]]:
 def _csv(rows: pa.Table) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows.column_names)
+    writer.writerow(map(cell, rows.column_names))
     writer.writerows([_cell(value) for value in record.values()] for record in _records(rows))
     return text.getvalue().encode()
 
@@ -99,7 +100,9 @@ def _cell(value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.{DIGITS}f}"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    return cell(value) if isinstance(value, str) else value
 
 
 def _jsonl(rows: pa.Table) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 from featcache.errors import LabelError, option
 from featcache.labels.names import alike
+from featcache.shown import uncelled
 from featcache.sources._labels import LABEL_COLUMNS, label_column_of, usual
 from featcache.sources._labels import class_name as name_of
 from featcache.sources._table import PATH_COLUMNS, Table, is_table, split_of_record
@@ -74,7 +75,7 @@ def class_name(value: object) -> str | None:
     ('cat', '3', None, None)
     """
     text = _text(value)
-    return None if text is None else name_of(text)
+    return None if text is None else name_of(uncelled(text))
 
 
 def _text(value: object) -> str | None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from featcache.shown import uncelled
+
 
 class Row(NamedTuple):
     """A row of a cache."""
@@ -45,10 +47,11 @@ class Matcher:
 
     def find(self, name: str, split: str | None = None) -> list[Row]:
         """Return the rows that a name fits equally well, in one split or in all: one if it is unambiguous."""
-        exact = _within(self._exact.get(unicodedata.normalize("NFC", name), []), split)
-        if exact:
-            return exact
-        parts = _parts(name)
+        plain = uncelled(name)  # as featcache itself writes an id into CSV
+        for spelling in (name, plain):
+            if exact := _within(self._exact.get(unicodedata.normalize("NFC", spelling), []), split):
+                return exact
+        parts = _parts(plain)
         return _longest(self._by_file.get(parts[-1], []), parts, split) or _longest(
             self._by_stem.get(parts[-1], []), parts, split
         )

@@ -27,11 +27,11 @@ ROUND = 128
 class ProjectorOptions(Config):
     """Size and aggregation of the projector."""
 
-    depth: int = pydantic.Field(default=1, ge=1)
+    depth: int = pydantic.Field(default=1, ge=1, le=100)
     """Transformer blocks."""
-    heads: int = pydantic.Field(default=4, ge=1)
+    heads: int = pydantic.Field(default=4, ge=1, le=1000)
     """Attention heads; their number must divide the token width."""
-    mlp_ratio: float = pydantic.Field(default=2.0, gt=0)
+    mlp_ratio: float = pydantic.Field(default=2.0, gt=0, le=100)
     """Width of the hidden layer of each block, as a multiple of the token width."""
     pool: aggregate.Pool = "attention"
     """Aggregation of tokens to one vector: `cls` (the first token), `mean`, `attention` or `gem`."""

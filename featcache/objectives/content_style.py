@@ -51,7 +51,7 @@ Terms = dict[str, Tensor]
 class ContentStyleOptions(Config):
     """Options of the content-style decomposition; weights multiply terms in nats."""
 
-    style_dim: int = pydantic.Field(default=64, ge=1)
+    style_dim: int = pydantic.Field(default=64, ge=1, le=100_000)
     """Width of the style; at most that of z."""
     prior: Prior = "uniform"
     """p(y): `uniform`, `labels` (frequencies of the labelled samples), or one number per class."""
@@ -63,7 +63,7 @@ class ContentStyleOptions(Config):
     """Weight of the reconstruction."""
     ramp: float = pydantic.Field(default=0.25, ge=0, le=1)
     """Share of training over which the weights of all terms except CE_cond rise from zero."""
-    critic_hidden: int = pydantic.Field(default=256, ge=1)
+    critic_hidden: int = pydantic.Field(default=256, ge=1, le=100_000)
     """Width of the critics' two hidden layers."""
     critic_penalty: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the critics' squared slope in their own loss."""

@@ -27,7 +27,7 @@ from featcache.objectives.base import Probe, ProbeData
 class KnnOptions(Config):
     """Options of the nearest-neighbour probe."""
 
-    k: int = pydantic.Field(default=20, ge=1)
+    k: int = pydantic.Field(default=20, ge=1, le=10**9)
     """Number of neighbours that vote; all labelled samples if there are fewer."""
     temperature: float = pydantic.Field(default=0.07, gt=0)
     """T; a lower value gives the nearest neighbour more weight."""

@@ -30,9 +30,9 @@ class LinearOptions(Config):
     C: float | None = pydantic.Field(default=None, gt=0)
     """Inverse regularisation strength. By default it is chosen by stratified cross-validation of the labelled
     log-likelihood; it is 1.0 if a labelled class has only one sample."""
-    folds: int = pydantic.Field(default=3, ge=2)
+    folds: int = pydantic.Field(default=3, ge=2, le=1000)
     """Folds of that cross-validation; at most the size of the smallest class."""
-    max_iter: int = pydantic.Field(default=1000, ge=1)
+    max_iter: int = pydantic.Field(default=1000, ge=1, le=10**9)
     """Most iterations of the solver."""
 
 

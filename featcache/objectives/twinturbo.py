@@ -75,7 +75,7 @@ class TwinTurboOptions(Config):
     """Share of training over which the weights of all terms except CE_cond rise from zero."""
     marginal_decay: float = pydantic.Field(default=0.9, ge=0, lt=1)
     """Decay of the moving average of q(y) over batches; 0 uses the current batch only."""
-    critic_hidden: int = pydantic.Field(default=256, ge=1)
+    critic_hidden: int = pydantic.Field(default=256, ge=1, le=100_000)
     """Width of the critics' two hidden layers."""
     critic_penalty: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the critics' squared slope in their own loss."""

@@ -19,6 +19,7 @@ from featcache.extraction.options import ExtractOptions
 from featcache.report.distinguish import CONDITION
 from featcache.report.grid import GridCell, folder_of
 from featcache.report.rows import CONTROLS
+from featcache.specs import Count, Number
 from featcache.training.options import TrainOptions
 from featcache.training.recipe import parse_options
 from featcache.training.request import TrainRequest
@@ -80,11 +81,11 @@ class TrainTable(Config):
     """Also train zero_shot (if the cache has class text), knn, linear and supervised."""
     against: tuple[str, ...] = ()
     """Objectives, besides the controls, to compare the others with; each gets a column."""
-    labels_per_class: tuple[pydantic.PositiveInt, ...] = ()
+    labels_per_class: tuple[Number, ...] = ()
     """Numbers of labels of each class; each is one label budget. Without any budget, all labels are used."""
-    num_labels: tuple[pydantic.PositiveInt, ...] = ()
+    num_labels: tuple[Number, ...] = ()
     """Numbers of labels in all; each is one label budget."""
-    seeds: tuple[pydantic.NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Count, ...] = Field(default=(0,), min_length=1, max_length=100_000)
     """Seeds of label draws and trainings; each method is trained once for each seed."""
 
 

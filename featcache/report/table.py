@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featcache.report.statistics import Difference, mean_and_std
+from featcache.shown import harmless
 
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 
@@ -31,9 +32,9 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """Return the table as Markdown; a `|` inside a cell is escaped."""
+        """Return the table as Markdown; what would end a cell, or is HTML, is escaped."""
         lines = [self.head, ["---"] * len(self.head), *self.rows]
-        return "".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |\n" for cells in lines)
+        return "".join(f"| {' | '.join(map(_markdown_cell, cells))} |\n" for cells in lines)
 
     def text(self) -> str:
         """Return the table with padded columns, for a terminal; a star follows what is bold.
@@ -57,6 +58,11 @@ class Table:
         return (
             "<table>" + "".join(f"<tr>{_html_cells(kind, cells)}</tr>" for kind, cells in lines) + "</table>"
         )
+
+
+def _markdown_cell(text: str) -> str:
+    plain = re.sub("&(?=[A-Za-z#])", "&amp;", harmless(text, lines=False))
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", plain).replace("|", "\\|")
 
 
 def _html_cells(kind: str, cells: Sequence[str]) -> str:

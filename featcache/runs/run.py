@@ -26,6 +26,7 @@ from featcache.runs.saved import (
     make_record,
     read_json,
     write_json,
+    writing,
 )
 
 Values = Mapping[str, Any]
@@ -82,7 +83,9 @@ class RunFolder:
         return run
 
     def lock(self) -> FileLock:
-        """Take the lock of the only training into this folder; raises TrainError, naming its holder."""
+        """Create the folder, and take the lock of its only training; raises TrainError, naming the holder."""
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path / LOCK, f"training into {self.path}", TrainError)
 
     def begin(self, config: Mapping[str, Any], cache: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from featcache.errors import SourceError
+from featcache.outside import json_of
 from featcache.sources._labels import LABEL_COLUMNS, label_column_of, likely_column, usual
 from featcache.sources._origin import Origin
 from featcache.sources._paths import matches
@@ -198,9 +198,9 @@ class Table:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise lines.malformed(error.msg, "one JSON object on each line") from None
+                record = json_of(line)
+            except ValueError as error:
+                raise lines.malformed(str(error), "one JSON object on each line") from None
             if not isinstance(record, dict):
                 raise lines.malformed(type(record).__name__, "one JSON object on each line")
             yield offset, record

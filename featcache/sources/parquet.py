@@ -7,7 +7,6 @@ small (100 to 1,000 rows). Ids are the images' paths if these are unique and rel
 
 from __future__ import annotations
 
-import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from featcache.errors import SampleError, SourceError
+from featcache.outside import json_of
 from featcache.sources._files import EMBEDDINGS, printable
 from featcache.sources._labels import label_column_of, likely_column
 from featcache.sources._origin import Origin
@@ -126,7 +126,7 @@ def _features(schema: Any, file: Path) -> Mapping[str, Any]:
     if text is None:
         return {}
     try:
-        features = json.loads(text)["info"]["features"]
+        features = json_of(text)["info"]["features"]
     except (ValueError, KeyError, TypeError):
         raise SourceError(
             f"the `huggingface` metadata of {file.name} cannot be read",

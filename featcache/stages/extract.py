@@ -25,6 +25,7 @@ from featcache.extraction.understood import SplitClasses, Understood, listed
 from featcache.files import free_bytes, human_bytes
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, human_time, silent
+from featcache.shown import harmless
 
 Place = str | os.PathLike[str] | Location
 
@@ -90,7 +91,7 @@ def extract(
 
 def _warn(understood: Understood) -> None:
     for line in understood.warning_lines():
-        print(line, file=sys.stderr)
+        print(harmless(line), file=sys.stderr)
 
 
 def _ignore(understood: Understood) -> None:

@@ -13,6 +13,7 @@ from featcache.cache.writer import CacheWriter
 from featcache.errors import CacheError, in_python, on_the_command_line, option
 from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import Location
+from featcache.shown import harmless
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +60,7 @@ def label(
         class_text=class_text,
     )
     for warning in own.warnings:
-        print(f"warning: {in_python(warning)}", file=sys.stderr)
+        print(f"warning: {harmless(in_python(warning))}", file=sys.stderr)
     return Cache.open(Location.of(cache).path)
 
 

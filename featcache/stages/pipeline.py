@@ -6,14 +6,13 @@ import json
 import math
 import os
 import time
-import tomllib
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from featcache.cache.labels import LabelTable
-from featcache.cache.reader import CacheReader
+from featcache.cache.reader import CacheReader, is_group
 from featcache.config import as_tree, did_you_mean, merge, option_names
 from featcache.devices import resolve
 from featcache.errors import ConfigError
@@ -22,6 +21,8 @@ from featcache.files import explained, write_atomic
 from featcache.labels.files import read_given
 from featcache.labels.table import read_labels
 from featcache.location import Location
+from featcache.outside import json_of, toml_of
+from featcache.plugins import code_in, require_trust
 from featcache.progress import MakeProgress, bar, human_time, silent
 from featcache.report.pipeline_file import ExtractTable, Pipeline
 from featcache.report.study import Study, write_study
@@ -34,13 +35,20 @@ from featcache.training.recipe import parse_options
 Say = Callable[[str], None]
 
 
-def load(name: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Pipeline:
-    """Load a TOML file, or the bundled pipeline of that name; raises ConfigError if it is not valid."""
+def load(
+    name: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None, *, trust: bool = False
+) -> Pipeline:
+    """Load a TOML file, or the bundled pipeline of that name; raises ConfigError if it is not valid.
+
+    An own objective that the file names is imported, which needs `trust`.
+    """
     path = find(name)
     try:
-        content = tomllib.loads(path.read_bytes().decode())
+        content = toml_of(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is not TOML", got=error) from None
+    # Before the options are parsed, as the objective itself parses its own.
+    require_trust(code_in({key: content[key] for key in content if key != "extract"}), path, trust)
     others = [f"options.{option}" for option in option_names(TrainOptions)]
     return Pipeline.parse(merge(content, overrides or {}), str(name), others)
 
@@ -78,6 +86,7 @@ def run_pipeline(
     out: str | os.PathLike[str] | Location | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
+    trust: bool = False,
     say: Say = print,
     progress: bool = True,
 ) -> Study:
@@ -86,8 +95,10 @@ def run_pipeline(
     The results are `out`/results.md, results.png (a plot of accuracy) and reliability.png. Finished
     trainings are skipped, and unfinished ones are resumed. Raises ConfigError if the file is not valid,
     before anything is computed.
+
+    Code that the file names (`python:FILE`) is not run without `trust`; names in `overrides` are yours.
     """
-    pipeline, show = load(name, as_tree(overrides)), bar if progress else silent
+    pipeline, show = load(name, as_tree(overrides), trust=trust), bar if progress else silent
     folder = Path("runs") / Path(name).stem if out is None else Location.of(out).path
     if pipeline.description:
         say(pipeline.description.strip())
@@ -95,12 +106,15 @@ def run_pipeline(
         key: folder / "caches" / f"{key}.zarr" if table.cache is None else Location.of(table.cache).path
         for key, table in pipeline.extract.items()
     }
+    caches_done = _require_trust(name, pipeline, caches, trust)
     _check_files(pipeline, caches)
     for key, table in pipeline.extract.items():
         if table.cache is not None:
             say(f"using {key}: {caches[key]}")
     extractions = [
-        _extract(key, table, caches[key], device, say, show)
+        _seconds(caches[key].with_suffix(".json"))
+        if key in caches_done
+        else _extract(key, table, caches[key], device, say, show)
         for key, table in pipeline.extract.items()
         if table.cache is None
     ]
@@ -121,6 +135,36 @@ def run_pipeline(
     known = bool(extractions) and None not in extractions
     extraction = math.fsum(filter(None, extractions)) if known else None
     return write_study(trained, extraction, folder, pipeline.train.against)
+
+
+def _require_trust(
+    name: str | os.PathLike[str], pipeline: Pipeline, caches: Mapping[str, Path], trust: bool
+) -> set[str]:
+    """Return the caches that are used as they are; raise ConfigError if code of the file has to be run.
+
+    A complete cache does not need the code of its model again.
+    """
+    code = [] if trust else code_in(toml_of(find(name).read_bytes()).get("extract"))
+    done = {
+        key
+        for key, table in pipeline.extract.items()
+        if table.model in code and _is_complete(caches[key], table)
+    }
+    models = {pipeline.extract[key].model for key in done}
+    require_trust([one for one in code if one not in models], find(name), trust)
+    return done
+
+
+def _is_complete(path: Path, table: ExtractTable) -> bool:
+    if not is_group(path) or table.model is None:
+        return False
+    cache = CacheReader.open(path)
+    name = "python:" + table.model.removeprefix("python:").rpartition("/")[2]
+    same = cache.spec.encoder.name == name and all(
+        getattr(cache.spec, field) == getattr(table, field)
+        for field in ("views", "tokens", "layers", "dtype", "amp")
+    )
+    return same and all(cache.split(split).complete() for split in cache.split_names)
 
 
 def _require_test(cache: CacheReader, split: str, own: LabelTable | None) -> None:
@@ -205,6 +249,6 @@ def _extract(
 def _seconds(path: Path) -> float | None:
     """Read the seconds of an extraction; None if the file is missing or damaged."""
     try:
-        return float(json.loads(path.read_bytes())["seconds"])
+        return float(json_of(path.read_bytes())["seconds"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None

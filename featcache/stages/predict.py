@@ -18,6 +18,7 @@ from featcache.errors import CacheError, ConfigError, option
 from featcache.filing.sorter import Sorted, Sorter
 from featcache.filing.table import Table
 from featcache.location import Location
+from featcache.plugins import code_in, require_trust
 from featcache.training.fitting import command_for
 from featcache.training.prediction import Predictor
 
@@ -69,6 +70,7 @@ def predict(
     unsure_apart: bool = False,
     source: str | os.PathLike[str] | None = None,
     device: str = "auto",
+    trust: bool = False,
 ) -> dict[str, PredictSummary]:
     """Predict the rows of a split (None: of all splits), write a table to `out`, return a summary by split.
 
@@ -83,7 +85,8 @@ def predict(
 
     `in_place_links` or `copy_to` names a folder that gets a link or a copy of each file, in a folder for each
     class. With `unsure_apart`, unsure ones are below its folder `unsure`. `source` is where the files are, if
-    not where they were at the extraction. Files are never moved or deleted.
+    not where they were at the extraction. Files are never moved or deleted. The code of an own objective,
+    which RUN holds a copy of, is not run without `trust`.
 
     Raises a FeatcacheError before anything is written. The run must be finished, and the cache complete, with
     the same features as that of the run. `out` must not exist or be an earlier table.
@@ -91,6 +94,7 @@ def predict(
     finished, table = Run.open(run), Table.at(Location.of(out).path)
     if sort not in ("cache", "unsure"):
         raise ConfigError(f"{option('sort')} is not an order", got=repr(sort), expected="cache or unsure")
+    require_trust(code_in([finished.config()["objective"]]), finished.path, trust)
     predictor = finished.predictor(device, coverage)
     opened = _opened(Location.of(cache), Location.of(run), predictor)
     splits = [opened[name] for name in _names(opened, split)]

@@ -29,6 +29,7 @@ from featcache.errors import ConfigError, TrainError, in_python, option
 from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import HasPath, Location
 
+MOST_SAMPLES = 1_000_000
 TAKEN = 20_000
 """Most labelled rows to keep away from. More are drawn at random to this number."""
 Place = str | os.PathLike[str] | HasPath
@@ -71,10 +72,10 @@ def suggest(
     3
     """
     count, seed = whole_number("n", n), whole_number("seed", seed)
-    if count < 1 or strategy not in STRATEGIES:
-        got = option("strategy", strategy) if count >= 1 else option("n", count)
-        hint = did_you_mean(strategy, STRATEGIES) if count >= 1 else None
-        expected = f"1 or more samples, by one of {', '.join(STRATEGIES)}"
+    if not 1 <= count <= MOST_SAMPLES or strategy not in STRATEGIES:
+        got = option("strategy", strategy) if 1 <= count <= MOST_SAMPLES else option("n", count)
+        hint = did_you_mean(strategy, STRATEGIES) if 1 <= count <= MOST_SAMPLES else None
+        expected = f"1 to {MOST_SAMPLES:,} samples, by one of {', '.join(STRATEGIES)}"
         raise ConfigError("this batch cannot be chosen", got=got, expected=expected, hint=hint)
     target = None if out is None else Location.of(out).path
     if target is not None:

@@ -17,6 +17,7 @@ from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, human_time, silent
 from featcache.runs.run import RunFolder
+from featcache.shown import harmless
 from featcache.stages.label import class_text_of, unused_names
 from featcache.training.config_file import options_for
 from featcache.training.data import DataPool, Draw, Say
@@ -84,7 +85,7 @@ def train(
     )
     request, warnings = with_labels(request, labels, label_column, ignore_unmatched, class_text=class_text)
     for warning in warnings if progress else ():
-        print(f"warning: {in_python(warning)}", file=sys.stderr)
+        print(f"warning: {harmless(in_python(warning))}", file=sys.stderr)
     run_training(request, out, device=device, resume=resume, show=bar if progress else silent)
     return Run.open(out)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from featcache.config import as_tree
 from featcache.errors import ConfigError, option
 from featcache.location import Location
+from featcache.outside import json_of, toml_of
 from featcache.plugins import portable_name
 from featcache.seal import KEY, is_whole
 from featcache.training.own_objective import DIGEST, copy_in
@@ -58,10 +57,10 @@ def read_config(path: str | os.PathLike[str]) -> Asked:
                 got="its checksum does not match",
                 hint=f'delete its line "{KEY}" if the change is your own',
             )
-        tree = json.loads(data) if file.suffix == ".json" else tomllib.loads(data.decode())
+        tree = json_of(data) if file.suffix == ".json" else toml_of(data)
     except OSError as error:
         raise ConfigError("the configuration cannot be read", got=f"{file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         kind = "JSON" if file.suffix == ".json" else "TOML"
         raise ConfigError(f"{file} is not {kind}", got=error) from None
     return asked_by(tree, file.parent)

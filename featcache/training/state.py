@@ -13,6 +13,7 @@ from safetensors.torch import load
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from featcache.files import require_temporary_folder
 from featcache.nn.projector import Projector
 from featcache.objectives.base import Objective
 from featcache.runs.saved import Digest, header, read_tensors, readable, write_tensors
@@ -26,6 +27,7 @@ class TrainState:
         self.model = nn.ModuleDict({"projector": projector, "objective": objective})
         self.options = options
         self.step = 0
+        require_temporary_folder()  # the first optimiser makes torch look for its own
         # Fused: one kernel for all parameters, which counts its steps on the device.
         self.optimizer = torch.optim.AdamW(
             self._groups(), lr=options.lr, weight_decay=options.weight_decay, fused=True

@@ -1,5 +1,6 @@
 """Tables as Markdown, text and HTML hold the same cells, whatever stands in them."""
 
+import html
 import re
 from xml.etree import ElementTree
 
@@ -20,7 +21,7 @@ TABLES = st.integers(1, 4).flatmap(
 
 def unescaped(line):
     """The cells of a line of Markdown, whose borders are bars without a backslash."""
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    return [html.unescape(cell.strip().replace("\\|", "|")) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
 @given(TABLES.filter(lambda table: "\\" not in str(table)))

@@ -1,8 +1,10 @@
 """Trainings that meet a full disk, or another training into the same folder: in processes of their own."""
 
+import errno
 import os
 import resource
 import signal
+import tempfile
 import time
 from contextlib import closing
 
@@ -108,6 +110,18 @@ def test_a_full_disk_on_the_command_line_leaves_no_traceback(cache, whole, tmp_p
     assert "Exception" not in errors
     train(cache, tmp_path / "run", resume=True)
     assert_same(tmp_path / "run", whole)
+
+
+def test_not_even_a_temporary_folder(cache, tmp_path, monkeypatch):
+    """A disk that is full to the last byte has no room for torch's own files either."""
+
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(FileError, match="TMPDIR"):
+        train(cache, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_second_training_into_a_folder_is_told_about_the_first(cache, whole, tmp_path, spawn):

@@ -27,7 +27,7 @@ def times(folder):
 
 def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path):
     out, said = tmp_path / "out", []
-    study = run_pipeline(write(), out=out, device="cpu", say=said.append)
+    study = run_pipeline(write(), out=out, device="cpu", trust=True, say=said.append)
     assert [line.partition("] ")[2].partition(":")[0] for line in said[-8:]] == RUNS
     assert all((out / run / "result.json").is_file() for run in RUNS)
     assert {row.objective: len(row.accuracy) for row in study.rows} == {"linear": 2, "supervised": 2}
@@ -45,7 +45,7 @@ def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path)
     ]
 
     before, again = times(out), []
-    repeated = run_pipeline(write(), out=out, device="cpu", say=again.append)
+    repeated = run_pipeline(write(), out=out, device="cpu", trust=True, say=again.append)
     assert repeated == study
     after = times(out)
     written = {out / "results.md", out / "results.png", out / "reliability.png"}
@@ -57,16 +57,16 @@ def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path)
     assert study.extraction > 0
     assert "s; 8 trainings: " in repeated.describe()
     (out / "caches" / "small.json").write_text("{")
-    assert run_pipeline(write(), out=out, device="cpu").extraction is None
+    assert run_pipeline(write(), out=out, device="cpu", trust=True).extraction is None
     (out / "caches" / "small.zarr" / "train" / "status" / "ledger" / "0.0.json").unlink()
     assert (
         "extraction: earlier, or in several parts; 8 trainings"
-        in run_pipeline(write(), out=out, device="cpu").describe()
+        in run_pipeline(write(), out=out, device="cpu", trust=True).describe()
     )
 
 
 def test_it_says_what_the_second_experiment_costs(write, tmp_path):
-    study = run_pipeline(write(), out=tmp_path / "out", device="cpu")
+    study = run_pipeline(write(), out=tmp_path / "out", device="cpu", trust=True)
     trainings = [("knn", 0.5), ("supervised", 2.0), ("supervised", 1.0), ("supervised", 6.0)]
     said = replace(study, extraction=18.0, trainings=trainings).describe()
     assert "extraction: 18.0 s; 4 trainings: 9.5 s" in said
@@ -77,23 +77,23 @@ def test_it_says_what_the_second_experiment_costs(write, tmp_path):
 
 def test_an_interrupted_run_goes_on(write, tmp_path, tree):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    rows = run_pipeline(write(), out=whole, device="cpu").rows
+    rows = run_pipeline(write(), out=whole, device="cpu", trust=True).rows
 
     def interrupt(line):
         if line.startswith("[3/8]"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_pipeline(write(), out=cut, device="cpu", say=interrupt)
+        run_pipeline(write(), out=cut, device="cpu", trust=True, say=interrupt)
     assert not (cut / RUNS[3]).exists()
     (cut / RUNS[3]).mkdir(parents=True)
     done = times(cut / "small" / "linear")
-    rest = run_pipeline(write(), out=cut, device="cpu").rows
+    rest = run_pipeline(write(), out=cut, device="cpu", trust=True).rows
     assert [row.accuracy for row in rest] == [row.accuracy for row in rows]
     assert done.items() <= times(cut / "small" / "linear").items()
     assert tree(cut / "caches" / "small.zarr") == tree(whole / "caches" / "small.zarr")
     shutil.rmtree(cut / RUNS[0])
-    assert len(run_pipeline(write(), out=cut, device="cpu").rows) == len(rows)
+    assert len(run_pipeline(write(), out=cut, device="cpu", trust=True).rows) == len(rows)
 
 
 def test_a_changed_file_does_not_mix_with_old_runs(write, tmp_path):
@@ -108,7 +108,7 @@ def test_overrides(write, tmp_path):
     overrides = parse_overrides(
         ["train.objectives=['knn']", "train.num_labels=[]", "train.seeds=[3]", "extract.small.dtype=float32"]
     )
-    rows = run_pipeline(write(), out=tmp_path, overrides=overrides, device="cpu").rows
+    rows = run_pipeline(write(), out=tmp_path, overrides=overrides, device="cpu", trust=True).rows
     assert [(row.cache, row.budget.label, row.objective) for row in rows] == [("small", "1/class", "knn")]
     assert (tmp_path / "small/knn/labels_per_class=1/seed=3/result.json").is_file()
     assert CacheReader.open(tmp_path / "caches" / "small.zarr").spec.dtype == "float32"
@@ -120,7 +120,7 @@ def test_overrides(write, tmp_path):
 )
 def test_limits(write, tmp_path, limit, rows):
     overrides = {"train": {"objectives": ["knn"], "num_labels": [2], "labels_per_class": []}}
-    run_pipeline(write(limit), out=tmp_path, overrides=overrides, device="cpu")
+    run_pipeline(write(limit), out=tmp_path, overrides=overrides, device="cpu", trust=True)
     cache = CacheReader.open(tmp_path / "caches" / "small.zarr")
     assert {name: cache.split(name).rows for name in cache.split_names} == rows
 
@@ -164,7 +164,7 @@ def test_conditions_and_variants(write, tmp_path):
     }
     path = write(swap=("[train]", f"{CASES}\n[train]"))
     out = tmp_path / "out"
-    study = run_pipeline(path, out=out, overrides=overrides, device="cpu")
+    study = run_pipeline(path, out=out, overrides=overrides, device="cpu", trust=True)
     named = [(row.cache, row.objective, len(row.accuracy)) for row in study.rows]
     names = ["linear", "supervised", "smoother", "bare"]
     assert named == [(data, name, 2) for data in ("small+plain", "small+tail") for name in names]
@@ -183,9 +183,9 @@ def test_conditions_and_variants(write, tmp_path):
     rows = {(row.cache, row.objective): row.accuracy for row in study.rows}
     assert rows["small+plain", "bare"] == rows["small+plain", "supervised"]
     some = merge(overrides, {"train": {"conditions": ["tail"]}})
-    assert {row.cache for row in run_pipeline(path, out=out, overrides=some, device="cpu").rows} == {
-        "small+tail"
-    }
+    assert {
+        row.cache for row in run_pipeline(path, out=out, overrides=some, device="cpu", trust=True).rows
+    } == {"small+tail"}
 
 
 def test_without_a_labelled_test_split_nothing_is_trained(make_cache, tmp_path):
@@ -194,7 +194,9 @@ def test_without_a_labelled_test_split_nothing_is_trained(make_cache, tmp_path):
         f'[extract.mine]\ncache = "{cache}"\n[train]\nobjectives = ["linear"]\nlabels_per_class = [2]\n'
     )
     with pytest.raises(ConfigError, match="no labelled split `test`"):
-        run_pipeline(tmp_path / "p.toml", out=tmp_path / "out", device="cpu", say=lambda line: None)
+        run_pipeline(
+            tmp_path / "p.toml", out=tmp_path / "out", device="cpu", trust=True, say=lambda line: None
+        )
     assert not list(tmp_path.glob("out/**/config.json"))
 
 

@@ -53,7 +53,7 @@ def _times(folder):
 def test_a_cache_that_is_there_and_an_objective_of_ones_own(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     few = {"train": {"objectives": ["linear"], "num_labels": [], "seeds": [0]}}
-    run_pipeline(write(), out="first", overrides=few, device="cpu")
+    run_pipeline(write(), out="first", overrides=few, device="cpu", trust=True)
     cache = tmp_path / "first" / "caches" / "small.zarr"
     (tmp_path / "mine.py").write_text(OWN)
     text = (tmp_path / "small.toml").read_text()
@@ -62,7 +62,7 @@ def test_a_cache_that_is_there_and_an_objective_of_ones_own(write, tmp_path, mon
         f'{text[:start]}cache = "first/caches/small.zarr"\n{OTHERS}{text[end:]}'
     )
     before, few["train"]["objectives"] = _times(cache), ["python:mine.py", "quick"]
-    study = run_pipeline("small.toml", out="second", overrides=few, device="cpu")
+    study = run_pipeline("small.toml", out="second", overrides=few, device="cpu", trust=True)
     assert [row.objective for row in study.rows] == ["python:mine.py", "quick"]
     assert study.extraction is None
     assert _times(cache) == before
@@ -93,12 +93,14 @@ def test_a_cache_that_is_there_and_an_objective_of_ones_own(write, tmp_path, mon
     ]
     (tmp_path / "labels.csv").write_text("\n".join(["id,split,label", *lines]))
     few["train"]["objectives"], few["extract"] = ["knn"], {"small": {"labels": "labels.csv"}}
-    run_pipeline("small.toml", out="third", overrides=few | {"objective": {}, "variant": {}}, device="cpu")
+    run_pipeline(
+        "small.toml", out="third", overrides=few | {"objective": {}, "variant": {}}, device="cpu", trust=True
+    )
     relabelled = Run.open("third/small/knn/labels_per_class=1/seed=0")
     assert relabelled.predict(Cache.open(cache)["test"]).classes == ("feline", "other")
     few["extract"]["small"]["labels"] = ["labels.csv", "none.csv"]
     with pytest.raises(LabelError, match=r"none\.csv"):
-        run_pipeline("small.toml", out="fourth", overrides=few, device="cpu")
+        run_pipeline("small.toml", out="fourth", overrides=few, device="cpu", trust=True)
     assert not (tmp_path / "fourth").exists()
 
 
@@ -158,5 +160,5 @@ REFUSALS = [
 def test_a_file_that_does_not_fit_is_said_before_any_work(write, tmp_path, replace, message):
     path = write(swap=replace)
     with pytest.raises(ConfigError, match=message):
-        run_pipeline(path, out=tmp_path / "out", device="cpu")
+        run_pipeline(path, out=tmp_path / "out", device="cpu", trust=True)
     assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ import numpy as np
 from featcache.errors import SourceError
 from featcache.exchange.columns import Column, Handle, Opened, Shape
 from featcache.exchange.formats import _lists
+from featcache.outside import json_of
 
 SUFFIXES = (".parquet",)
 _BATCH = 1024
@@ -118,7 +119,7 @@ def _class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
     if b"class_names" in metadata:
         return tuple(json.loads(metadata[b"class_names"]))
     try:
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"].values()
+        features = json_of(metadata.get(b"huggingface", b"{}"))["info"]["features"].values()
         named = [feature["names"] for feature in features if "names" in feature]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -204,7 +205,7 @@ class _Cursor:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json_of(path.read_text())
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read", got=error) from None
 

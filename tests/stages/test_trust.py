@@ -1,0 +1,58 @@
+"""Code that only a file names is not run unless the user says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Command = Callable[..., Result]
+EVIL = "from pathlib import Path\nPath('ran').touch()\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder from elsewhere, with code in it that leaves a mark when it is run."""
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text(EVIL)
+
+
+@pytest.mark.parametrize(
+    ("model", "objective"),
+    [("python:evil.py:build", "linear"), ("open_clip:glyph-clip", "python:evil.py")],
+)
+def test_a_pipeline(featcache: Command, model: str, objective: str) -> None:
+    Path("s.toml").write_text(
+        f'[extract.a]\nsource = "digits"\nmodel = "{model}"\nlimit = 8\n'
+        f'[train]\nobjectives = ["{objective}"]\n'
+    )
+    refused = featcache("run", "s.toml", code=1)
+    assert "--trust" in refused.output
+    assert not Path("ran").exists()
+    assert not Path("runs").exists()
+    featcache("run", "s.toml", "--trust", code=1)  # it is run, and is no model or objective
+    assert Path("ran").exists()
+
+
+def test_a_configuration_and_a_run(
+    featcache: Command, make_cache: Callable[..., Path], tmp_path: Path, reseal: Callable[[str], bytes]
+) -> None:
+    cache = make_cache(tmp_path / "c.zarr")
+    featcache("train", cache, "--objective", "linear", "--out", "run")
+    config = json.loads(Path("run/config.json").read_text())
+    absolute = f"python:{tmp_path / 'evil.py'}"
+    Path("config.json").write_bytes(reseal(json.dumps(config | {"objective": absolute})))
+    again = ("train", cache, "--config", "config.json", "--out", "again")
+    assert "--trust" in featcache(*again, code=1).output
+    assert not Path("ran").exists()
+    featcache(*again, "--objective", "linear")  # named by the user
+    assert not Path("ran").exists()
+    Path("run/config.json").write_bytes(Path("config.json").read_bytes())
+    refused = featcache("predict", "run", cache, "--out", "p.csv", code=1)
+    assert not Path("ran").exists()
+    assert not Path("p.csv").exists()
+    assert "--trust" in refused.output
