@@ -16,8 +16,8 @@ import filelock
 from featcache.errors import FeatcacheError
 from featcache.files import explained
 
-_MARKER = re.compile(r"(\d+) (\S+)( \d+)?$")
-"""A process and its host, as filelock writes them."""
+_MARKER = re.compile(r"(\d+) ([^ ?]+)\S*( \d+)?$")
+"""A process and its host, as filelock writes them; what follows a `?` tells containers of a host apart."""
 
 
 class FileLock:
@@ -38,8 +38,7 @@ class FileLock:
                 raise error(f"another process is {what}", got=self._holder(), hint=self._hint()) from None
             # Where the file system has no locks, filelock writes its own marker, which must stay as it is.
             # It breaks that of a dead process of this machine, and none because of its age.
-            marker = _MARKER.match(self._text())
-            self._ours = marker is None or int(marker[1]) != os.getpid()
+            self._ours = not getattr(self._lock, "is_lock_held_by_us", False)
             if self._ours:
                 self._sign()
 
