@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import functools
 import os
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -21,10 +21,7 @@ import numpy as np
 from featcache.errors import FeatcacheError, FileError, option
 
 PARTIAL = ".partial"
-_ASIDE = ".aside"
 _PIECE = 1 << 18
-_HERE = -100
-"""Relative paths begin in the current folder (AT_FDCWD)."""
 _AT_ONCE = 16
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -68,46 +65,27 @@ def checksum(path: Path, advance: Callable[[int], object]) -> tuple[int, int]:
     return size, crc32c
 
 
+class Stamp(NamedTuple):
+    """A file, and when it was last written to."""
+
+    file: tuple[int, int]
+    written: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp | None:
+        """Return the stamp of a file; None if it cannot be reached."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls((found.st_dev, found.st_ino), (found.st_mtime_ns, found.st_size))
+
+
 def now() -> str:
     """Return the date and time in UTC; that of SOURCE_DATE_EPOCH, if it is set, for reproducible bytes."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     time = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
     return time.isoformat(timespec="seconds")
-
-
-def exchange(one: Path, other: Path) -> None:
-    """Exchange the names of two folders on one disk, atomically where the system can.
-
-    Elsewhere there is a moment without a folder at `one`; `recover` ends an exchange that a kill cut in two.
-    """
-    if not _exchanged(one, other):
-        aside = one.with_name(one.name + _ASIDE)
-        os.replace(one, aside)
-        os.replace(other, one)
-        os.replace(aside, other)
-    sync({one.parent})
-
-
-def recover(path: Path) -> None:
-    """Give a folder back its name if an exchange was killed before another folder had it."""
-    aside = path.with_name(path.name + _ASIDE)
-    if aside.is_dir():
-        os.replace(aside, partial(path) if path.exists() else path)
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Ask the system for an atomic exchange; return False if it has none."""
-    system = ctypes.CDLL(None, use_errno=True)
-    paths = os.fsencode(one), os.fsencode(other)
-    if (linux := getattr(system, "renameat2", None)) is not None:
-        failed = linux(_HERE, paths[0], _HERE, paths[1], 2)
-    elif (darwin := getattr(system, "renamex_np", None)) is not None:
-        failed = darwin(*paths, 2)
-    else:
-        return False
-    if failed and (code := ctypes.get_errno()) not in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}:
-        raise OSError(code, os.strerror(code), str(one))
-    return not failed
 
 
 def at_once(calls: Sequence[Callable[[], object]]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
-from datetime import datetime
+import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +16,8 @@ import filelock
 from featcache.errors import FeatcacheError
 from featcache.files import explained
 
-_OWNER = "featcache"
+_MARKER = re.compile(r"(\d+) ([^ ?]+)\S*( \d+)?$")
+"""A process and its host, as filelock writes them; what follows a `?` tells containers of a host apart."""
 
 
 class FileLock:
@@ -29,15 +32,13 @@ class FileLock:
         with explained(path, error=error):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._lock.acquire(blocking=False)
+                with warnings.catch_warnings(action="ignore"):  # that it writes markers instead, as below
+                    self._lock.acquire(blocking=False)
             except filelock.Timeout:
-                raise error(
-                    f"another process is {what}",
-                    got=self._holder() or None,
-                    hint="wait until it ends; the lock of a killed process is released by itself",
-                ) from None
+                raise error(f"another process is {what}", got=self._holder(), hint=self._hint()) from None
             # Where the file system has no locks, filelock writes its own marker, which must stay as it is.
-            self._ours = self._holder() == "" or self._holder().startswith(_OWNER)
+            # It breaks that of a dead process of this machine, and none because of its age.
+            self._ours = not getattr(self._lock, "is_lock_held_by_us", False)
             if self._ours:
                 self._sign()
 
@@ -49,8 +50,8 @@ class FileLock:
         self._lock.release()
 
     def _sign(self) -> None:
-        since = datetime.now().astimezone().isoformat(" ", timespec="seconds")
-        text = f"{_OWNER} process {os.getpid()} on {socket.gethostname()}, since {since}\n"
+        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        text = f"featcache process {os.getpid()} on {socket.gethostname()}, since {since}\n"
         try:
             self._path.write_text(text, encoding="utf-8")
         except OSError:  # the disk is full
@@ -65,7 +66,17 @@ class FileLock:
     ) -> None:
         self.release()
 
-    def _holder(self) -> str:
+    def _holder(self) -> str | None:
+        text = self._text()
+        marker = _MARKER.match(text)
+        return f"process {marker[1]} on {marker[2]}" if marker else text or None
+
+    def _hint(self) -> str:
+        if _MARKER.match(self._text()):
+            return f"wait until it ends; if it was killed, and on another machine, delete {self._path}"
+        return "wait until it ends; the lock of a killed process is released by itself"
+
+    def _text(self) -> str:
         try:
             return " ".join(self._path.read_text(encoding="utf-8", errors="replace").split())
         except FileNotFoundError:  # released in the meantime

@@ -67,13 +67,17 @@ def _explained_bus_error() -> Iterator[None]:
 
 
 def _bus_error(number: Any) -> None:
-    lines = [
-        "error: a file of the cache was truncated while it was read",
-        f"  got:      {', '.join(_shrunk()) or 'a bus error'}",
-        "  next:     `featcache repair CACHE` writes it again; repeat the command then",
-    ]
-    os.write(2, ("\n".join(lines) + "\n").encode())
-    os._exit(1)
+    # Whatever happens here, the instruction that failed must not be tried again.
+    try:
+        found = ", ".join(_shrunk())
+        lines = [
+            "error: a file that is being read has been truncated, or its disk cannot be read",
+            f"  got:      {found or 'a bus error'}",
+            "  next:     `featcache repair CACHE` writes it again; repeat the command then",
+        ]
+        os.write(2, ("\n".join(lines) + "\n").encode(errors="backslashreplace"))
+    finally:
+        os._exit(1)
 
 
 def _shrunk() -> list[str]:

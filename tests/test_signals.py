@@ -71,6 +71,17 @@ def test_a_shard_truncated_under_a_training_is_an_error_that_names_it(
     assert "train/tokens/c/" in errors
 
 
+def test_a_truncated_shard_ends_a_training_whose_terminal_is_gone(
+    training: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    for pipe in (training.stdout, training.stderr):
+        assert pipe is not None
+        pipe.close()
+    for shard in filter(Path.is_file, (tmp_path / "c.zarr" / "train" / "tokens" / "c").rglob("0")):
+        os.truncate(shard, 0)
+    assert training.wait(30) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_reading_processes_end_with_their_parent(
     spawn: Spawn,

@@ -199,5 +199,6 @@ class Cache(CacheReader):
             "pooled": str(self.shapes.pooled),
             "classes": str(len(self.class_names)),
             "size": human_bytes(self.nbytes()),
-            **{name: self.split(name).describe() for name in self.split_names},
+            **{name: self.split(name).describe() for name in self.described},
+            **dict.fromkeys(self.undescribed, "damaged, or never finished"),
         }

@@ -10,7 +10,7 @@ from typing import Any
 from featcache.cache import ledger
 from featcache.cache.layout import Unit
 from featcache.cache.records import FileRecord, damaged
-from featcache.cache.storage import Storage
+from featcache.cache.storage import Stamp, Storage
 
 
 class ShardChecks:
@@ -21,7 +21,7 @@ class ShardChecks:
 
     def __init__(self, split: Storage) -> None:
         self._split = split
-        self._asked: set[str] = set()
+        self._asked: dict[str, tuple[Unit, Stamp | None]] = {}
         self._waiting: queue.SimpleQueue[tuple[str, Unit]] = queue.SimpleQueue()
         self._state = threading.Condition()
         self._open = 0
@@ -35,11 +35,7 @@ class ShardChecks:
         with self._state:
             if key in self._asked:
                 return
-            self._asked.add(key)
-            self._waiting.put((key, unit))
-            self._open += 1
-            if self._open == 1:
-                threading.Thread(target=self._run, name="featcache-checks", daemon=True).start()
+            self._check(key, unit)
 
     def raise_found(self) -> None:
         """Raise CacheError if a shard that was checked is damaged; return at once."""
@@ -47,10 +43,22 @@ class ShardChecks:
             raise self._error
 
     def finish(self) -> None:
-        """Wait until every shard asked for is checked; raise CacheError if one is damaged."""
+        """Wait until every shard asked for is checked, as it is now; raise CacheError if one is damaged."""
         with self._state:
+            for key, (unit, before) in self._asked.items():
+                now = self._split.stamp(key)
+                # Another file of that name does not matter to those who read from the first one.
+                if now and before and now != before and now.file == before.file:
+                    self._check(key, unit)
             self._state.wait_for(lambda: self._open == 0)
         self.raise_found()
+
+    def _check(self, key: str, unit: Unit) -> None:
+        self._asked[key] = unit, self._split.stamp(key)
+        self._waiting.put((key, unit))
+        self._open += 1
+        if self._open == 1:
+            threading.Thread(target=self._run, name="featcache-checks", daemon=True).start()
 
     def _run(self) -> None:
         while True:

@@ -61,6 +61,11 @@ def is_cache(storage: Storage) -> bool:
     )
 
 
+def is_own(storage: Storage) -> bool:
+    """Return True for a part of a cache: a group of it, whole or damaged."""
+    return storage.name in (CLASS_TEXT, LABELS) or is_group(storage) or ledger.is_begun(storage)
+
+
 def require_rows(name: str, rows: SplitRows) -> None:
     """Raise CacheError unless the name, ids and labels of a split are valid."""
     if (
@@ -86,16 +91,26 @@ def require_rows(name: str, rows: SplitRows) -> None:
         )
 
 
-def create_cache(storage: Storage, spec: CacheSpec, shapes: Shapes, provenance: Mapping[str, Any]) -> None:
-    """Create the group, whose attributes say what the cache is."""
-    described = {
+def described(spec: CacheSpec, shapes: Shapes, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of the group, which say what the cache is."""
+    return {
         "format": spec.format,
         "fingerprint": spec.fingerprint(),
         "spec": spec.model_dump(mode="json"),
         "shapes": shapes.model_dump(mode="json"),
         "provenance": {**provenance, "date": now(), "versions": _versions()},
     }
-    storage.write(group(described))
+
+
+def create_cache(storage: Storage, spec: CacheSpec, shapes: Shapes, provenance: Mapping[str, Any]) -> None:
+    """Create the group."""
+    storage.write(group(described(spec, shapes, provenance)))
+
+
+def block_rows(shapes: Shapes, spec: CacheSpec, layout: LayoutSpec) -> int:
+    """Return the rows of a unit, which are those in a shard of the largest array."""
+    arrays = feature_arrays(shapes, spec.dtype).values()
+    return layout.block_rows(max(array.row_bytes for array in arrays))
 
 
 def create_split(
@@ -103,7 +118,7 @@ def create_split(
 ) -> None:
     """Create a split of the cache: ids complete, every other array without a shard yet."""
     arrays = feature_arrays(shapes, spec.dtype)
-    block = layout.block_rows(max(array.row_bytes for array in arrays.values()))
+    block = block_rows(shapes, spec, layout)
     views = len(spec.views.names())
     made: dict[str, bytes] = {}
     for array_name, array in arrays.items():

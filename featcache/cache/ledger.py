@@ -63,6 +63,11 @@ def read(split: Storage, unit: Unit | None = None) -> Entry | None:
         return None
 
 
+def is_begun(split: Storage) -> bool:
+    """Return True if a split has entries, whole or damaged."""
+    return bool(split.names("status/ledger"))
+
+
 def contents(entries: Mapping[Unit | None, Entry]) -> dict[str, bytes]:
     """Return the files of some entries, by key."""
     return {key(unit): _file(entry) for unit, entry in entries.items()}

@@ -77,7 +77,14 @@ class CacheReader:
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """Names of the splits, sorted."""
+        """Names of the splits, sorted; raise CacheError if one of them has lost its description."""
+        if lost := self.undescribed:
+            raise _undescribed(self.storage, lost[0])
+        return self.described
+
+    @property
+    def described(self) -> tuple[str, ...]:
+        """Names of the splits that can be opened, sorted."""
         others = (labels.LABELS, CLASS_TEXT)
         names = (n for n in self.storage.names() if not n.endswith(PARTIAL) and n not in others)
         return tuple(name for name in names if "split" in (read_attributes(self.storage.below(name)) or {}))
@@ -86,16 +93,16 @@ class CacheReader:
     def undescribed(self) -> tuple[str, ...]:
         """Names of folders with the ledger of a split, but not its description: damaged, or unfinished."""
         found = (self.storage.below(n) for n in self.storage.names() if not n.endswith(PARTIAL))
-        return tuple(s.name for s in found if s.size(ledger.key()) is not None and not is_group(s))
+        return tuple(s.name for s in found if not is_group(s) and ledger.is_begun(s))
 
     def split(self, name: str) -> SplitReader:
         """Open one split; raise CacheError, listing the names of all splits, if there is none."""
         self.storage.require_pin()
-        if name not in self.split_names:
-            raise CacheError(
-                f"no split `{name}` in {self.storage}",
-                hint=did_you_mean(name, self.split_names) or "extract it",
-            )
+        if name not in self.described:
+            if name in self.undescribed:
+                raise _undescribed(self.storage, name)
+            hint = did_you_mean(name, self.described) or "extract it"
+            raise CacheError(f"no split `{name}` in {self.storage}", hint=hint)
         return SplitReader(self.storage, name, self.spec.views.names())
 
     @property
@@ -155,7 +162,9 @@ class SplitReader:
         self.checks = ShardChecks(storage)
         self._status = ShardedArray.open(storage.below("status"))
         _require_fitting(self._status, self.rows, len(views))
-        self.units: tuple[Unit, ...] = tuple(units(self.rows, len(views), self._status.layout.shard[0]))
+        self.block = self._status.layout.shard[0]
+        """Rows of a unit."""
+        self.units: tuple[Unit, ...] = tuple(units(self.rows, len(views), self.block))
 
     @property
     def path(self) -> Path:
@@ -244,7 +253,7 @@ class SplitReader:
                 raise damaged(f"{self.storage}/{key}", got, f"{expected:,} bytes")
         written = sum(entry is not None for entry in entries)
         if written < len(entries):
-            got = f"{written} of {len(entries)} units (up to {self._status.layout.shard[0]} rows of a view)"
+            got = f"{written} of {len(entries)} units (up to {self.block} rows of a view)"
             hint = "rerun the same `featcache extract` command to finish it"
             raise CacheError(f"the split {self.storage} is not complete", got=got, hint=hint)
 
@@ -312,6 +321,14 @@ def _spec_of(stored: Mapping[str, Any], name: str) -> CacheSpec:
     """Parse a stored spec; format 1 kept the class names in it."""
     fields = {name: value for name, value in stored.items() if name not in ("class_names", "format")}
     return parsed(CacheSpec, fields, name)
+
+
+def _undescribed(cache: Storage, name: str) -> CacheError:
+    return CacheError(
+        f"the split `{name}` of {cache} is damaged, or was never finished",
+        got=f"no readable {name}/{METADATA}",
+        hint="`featcache repair CACHE`, or repeat the command that wrote it",
+    )
 
 
 def read_array(place: Place | Storage, records: Mapping[str, FileRecord] | None = None) -> Any:

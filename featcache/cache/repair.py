@@ -41,7 +41,7 @@ def losses_of(storage: Storage, damages: Iterable[Damage]) -> Losses:
     cache = CacheReader.open(storage)
     damaged = {damage.file for damage in damages}
     units: dict[str, dict[str, ledger.Entry | None]] = {}
-    for name in cache.split_names:
+    for name in cache.described:
         split = cache.split(name)
         for unit in split.units:
             key, entry = ledger.key(unit), ledger.read(split.storage, unit)

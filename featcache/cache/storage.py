@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
-from featcache import files
-from featcache.errors import CacheError
+from featcache import files, replacing
+from featcache.errors import CacheError, option
 from featcache.location import Location
 from featcache.locks import FileLock
 
 PARTIAL = files.PARTIAL
 """The ending of names that are not complete yet; no key of a cache ends with it."""
 now = files.now
+Stamp = files.Stamp
 T = TypeVar("T")
-_DESCRIPTION, _REPLACED = "zarr.json", "replaced"
+_DESCRIPTION = "zarr.json"
 
 
 def _ignore(read: int) -> None:
@@ -75,6 +76,9 @@ class Storage(Protocol):
     def size(self, key: str) -> int | None:
         """Return the number of bytes of a file, or None if there is none."""
 
+    def stamp(self, key: str) -> Stamp | None:
+        """Return which file has a key, and when it was last written to; None if there is none."""
+
     def checksum(self, key: str, advance: Callable[[int], object] = ...) -> tuple[int, int] | None:
         """Return (bytes, crc32c) of a file, which may be large, or None if there is none.
 
@@ -113,15 +117,20 @@ class Storage(Protocol):
         """Return the storage in which a replacement of this one is written."""
 
     def replace(self) -> None:
-        """Put what was written `beside` in the place of this storage, atomically; delete what was here."""
+        """Put what was written `beside` in the place of this storage, atomically; `tidy` comes next."""
 
-    def tidy(self) -> None:
-        """Remove what a killed `replace` left; the caller holds the lock."""
+    def tidy(self, is_own: IsOwn) -> None:
+        """Delete what `replace` replaced, also where it was killed; the caller holds the lock.
+
+        What `is_own` does not recognise as a part of a cache moves to its successor.
+        """
 
     def lock(self) -> Lock:
         """Take the lock of the only writer; raise CacheError, naming the holder, if another one has it."""
 
 
+IsOwn = Callable[[Storage], bool]
+"""Tells whether the storage below a name is a part of a cache."""
 Place = str | os.PathLike[str] | Location
 """A folder, as users name it."""
 
@@ -157,27 +166,15 @@ class _Pin:
     """A file that must stay the same one."""
 
     path: Path
-    identity: tuple[int, ...] | None
-
-    @classmethod
-    def of(cls, path: Path) -> _Pin:
-        return cls(path, cls._identity(path))
+    stamp: Stamp | None
 
     def require(self) -> None:
-        if self._identity(self.path) != self.identity:
+        if Stamp.of(self.path) != self.stamp:
             raise CacheError(
                 f"{self.path.parent} was replaced since it was opened",
                 got="another cache at the same place, or none",
                 hint="open it again, or repeat the command",
             )
-
-    @staticmethod
-    def _identity(path: Path) -> tuple[int, ...] | None:
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True)
@@ -201,7 +198,8 @@ class Folder:
 
     def pinned(self) -> Folder:
         """Return the folder, to be read only while its `zarr.json` is the same file as now."""
-        return Folder(self.path, _Pin.of(self.path / _DESCRIPTION))
+        description = self.path / _DESCRIPTION
+        return Folder(self.path, _Pin(description, Stamp.of(description)))
 
     def require_pin(self) -> None:
         """Raise CacheError if the cache has been replaced since `pinned`."""
@@ -222,6 +220,10 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Return which file it is, and when it was last written to; None if there is none."""
+        return Stamp.of(self.path / key)
 
     def checksum(self, key: str, advance: Callable[[int], object] = _ignore) -> tuple[int, int] | None:
         """Return (bytes, crc32c) of a file, or None if there is none."""
@@ -279,22 +281,29 @@ class Folder:
         path.unlink(missing_ok=True)
 
     def beside(self) -> Folder:
-        """Return the folder `PATH.partial`."""
-        return Folder(files.partial(self.path))
+        """Return the folder `PATH.partial`, which is on the same disk, also if PATH is a link."""
+        folder = self._folder()
+        if folder.is_mount():
+            raise CacheError(
+                f"{self} is the root of a disk, so nothing can be written beside it and take its place",
+                hint=f"delete what is in it and leave out {option('overwrite')}, or use a folder in it",
+            )
+        return Folder(files.partial(folder))
 
     def replace(self) -> None:
-        """Exchange the two folders, then delete the old one."""
-        (self.path / _REPLACED).touch()  # so that it is not taken for a replacement to be continued
-        files.exchange(self.path, self.beside().path)
-        self.tidy()
+        """Exchange the two folders."""
+        replacing.replace(self._folder())
 
-    def tidy(self) -> None:
+    def tidy(self, is_own: IsOwn) -> None:
         """Delete a folder beside that was replaced, and end an exchange that was killed."""
-        _tidy(self.path, self.beside().path)
+        replacing.tidy(self._folder(), lambda path: is_own(Folder(path)), _DESCRIPTION)
 
     def lock(self) -> Lock:
         """Hold the file `PATH.lock`; the lock of a killed process is free again."""
         return FileLock(self.path.with_name(self.path.name + ".lock"), f"writing {self.path}", CacheError)
+
+    def _folder(self) -> Path:
+        return self.path.resolve() if self.path.is_symlink() else self.path
 
     def _folders(self, key: str) -> set[Path]:
         # A file may be the first in several new folders, whose names are to be durable as well.
@@ -335,16 +344,3 @@ def _read(path: Path, call: Callable[[], T]) -> T | None:
         return None
     except OSError as error:
         raise CacheError(f"cannot read {path}", got=error.strerror) from error
-
-
-def _tidy(path: Path, beside: Path) -> None:
-    """End the replacement of a folder by the one beside it, which has its place and is marked by now."""
-    files.recover(path)
-    if not (beside / _REPLACED).exists():
-        return
-    for entry in beside.iterdir():
-        if entry.is_file() and entry.name not in (_REPLACED, _DESCRIPTION):
-            os.replace(entry, path / entry.name)  # not of featcache, so it stays
-        elif entry.is_dir():
-            shutil.rmtree(entry)
-    shutil.rmtree(beside)

@@ -88,7 +88,7 @@ def verify_cache(
     # The description of the cache and of its splits is needed to find the other files.
     try:
         cache = CacheReader.open(storage)
-        splits = [cache.split(name) for name in cache.split_names]
+        splits = [cache.split(name) for name in cache.described]
     except FeatcacheError:
         if not _report_unreadable(storage, report):
             raise

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.cache import codec, create, ledger
+from featcache.cache import codec, create, ledger, overwriting
 from featcache.cache.commit import Committer, FullUnit
 from featcache.cache.create import SplitRows
 from featcache.cache.identity import require_same
@@ -30,8 +30,9 @@ class CacheWriter:
 
     Nothing is written before the first `split`, so that a model may fail on its first batch. An existing
     cache is continued in its own storage layout. With `overwrite` a new one is written beside it, and takes
-    its place when all begun splits are complete. `provenance` is kept in it, and never compared. Raise
-    CacheMismatch for a cache of another `spec`, CacheError for anything else, or one that is being written.
+    its place at the end of the block, if all begun splits are complete; repeated, it goes on with that one.
+    `provenance` is kept in a new cache. Raise CacheMismatch for a cache of another `spec`, CacheError for
+    anything else, or one that is being written.
     """
 
     def __init__(
@@ -44,15 +45,18 @@ class CacheWriter:
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self._place, self.spec, self._layout = storage_at(place), spec, layout or LayoutSpec()
-        self._provenance = provenance or {}
-        self._splits: list[SplitWriter] = []
+        self._provenance, self._overwrites = provenance or {}, overwrite
+        self._splits: dict[str, SplitWriter] = {}
+        self._cache: CacheReader | None = None
         self._lock = self._place.lock()
         try:
             with explained(self._place, "the cache"):
-                self._place.tidy()
-            self._replaces = create.is_cache(self._place) and overwrite
-            self._storage = self._place.beside() if self._replaces else self._place
-            self._cache = _continued(self._storage, spec, begun_anew=self._replaces)
+                self._place.tidy(create.is_own)
+            create.is_cache(self._place)
+            self._storage = overwriting.written_at(self._place, overwrite)
+            if create.is_cache(self._storage) and not overwrite:
+                self._cache = CacheReader.open(self._place)
+                require_same(self._place, self._cache.spec, spec)
         except BaseException:
             self.close()
             raise
@@ -69,7 +73,7 @@ class CacheWriter:
 
     def has_split(self, name: str) -> bool:
         """Return True if the split exists, even if it is incomplete."""
-        return self._cache is not None and name in self._cache.split_names
+        return self._cache is not None and name in self._cache.described
 
     def split_spec(self, name: str) -> SplitSpec | None:
         """Return the identity of an existing split; None if there is none."""
@@ -87,14 +91,12 @@ class CacheWriter:
         with explained(self._storage, f"the split {name}"):
             cache = self._cache = self._created(shapes)
             require_same(self._storage, cache.shapes, shapes)
-            if self.has_split(name):
-                existing = cache.split(name)
-                require_same(existing.storage, existing.spec, split)
+            if self._continues(cache, name, split):
                 create.restore_rows(self._storage, name, rows)
             else:
                 create.create_split(self._storage, name, rows, self.spec, shapes, self._layout)
-        self._splits.append(SplitWriter.open(cache, name))
-        return self._splits[-1]
+        self._splits[name] = SplitWriter.open(cache, name)
+        return self._splits[name]
 
     def label(self, new: LabelTable) -> bool:
         """Replace the labels of the splits in `new`; call it after their `split`.
@@ -121,7 +123,7 @@ class CacheWriter:
     def close(self) -> None:
         """Wait for all commits and release the lock; raise the error of a failed commit."""
         try:
-            for split in self._splits:
+            for split in self._splits.values():
                 split.close()
         finally:
             self._lock.release()
@@ -133,39 +135,35 @@ class CacheWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None and self._replaces and self._splits:
-                _replace(self._place, self._splits)
+            if error is None and self._splits:
+                self._finish()
         finally:
             self.close()
 
     def _created(self, shapes: Shapes) -> CacheReader:
-        if self._cache is not None and not (self._replaces and self._cache.shapes != shapes):
-            return self._cache
-        if self._replaces:
-            self._storage.delete("")
-        create.create_cache(self._storage, self.spec, shapes, self._provenance)
-        return CacheReader.open(self._storage)
+        if self._overwrites and not self._splits:
+            self._cache = overwriting.begun(self._storage, self.spec, shapes, self._provenance)
+        if self._cache is None:
+            create.create_cache(self._storage, self.spec, shapes, self._provenance)
+            self._cache = CacheReader.open(self._storage)
+        return self._cache
 
+    def _continues(self, cache: CacheReader, name: str, split: SplitSpec) -> bool:
+        """Return True for a split that exists; raise CacheMismatch for another one, or write it anew."""
+        if not self.has_split(name):
+            return False
+        existing = cache.split(name)
+        if self._overwrites:
+            block = create.block_rows(cache.shapes, self.spec, self._layout)
+            return existing.spec == split and existing.block == block
+        require_same(existing.storage, existing.spec, split)
+        return True
 
-def _continued(storage: Storage, spec: CacheSpec, *, begun_anew: bool) -> CacheReader | None:
-    """Open the cache that is continued; None if there is none, or it is of another spec and `begun_anew`."""
-    if not create.is_cache(storage):
-        return None
-    try:
-        cache = CacheReader.open(storage)
-        require_same(storage, cache.spec, spec)
-    except CacheError:
-        if begun_anew:
-            return None
-        raise
-    return cache
-
-
-def _replace(place: Storage, splits: Sequence[SplitWriter]) -> None:
-    """Put the new cache in the place of the old one, if every split is complete."""
-    if not any(split.missing() for split in splits):
-        with explained(place, "the cache"):
-            place.replace()
+    def _finish(self) -> None:
+        if not self._overwrites:
+            overwriting.discard(self._place)
+        elif not any(split.missing() for split in self._splits.values()):
+            overwriting.take_place(self._place, self._splits)
 
 
 class SplitWriter:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featcache.cache.reader import CacheReader, is_group
+from featcache.cache import overwriting
+from featcache.cache.reader import is_group
 from featcache.cache.schema import view_bytes
+from featcache.cache.storage import storage_at
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.errors import option
 from featcache.exchange.plan import ImportedSplit, ImportPlan
@@ -63,6 +65,7 @@ def _require_room(plan: ImportPlan, out: Path, overwrite: bool) -> None:
     """Raise CacheError if the disk cannot hold what is not written yet."""
     rows = sum(split.spec.rows for split in plan.splits.values())
     needed = rows * len(plan.spec.views.names()) * view_bytes(plan.shapes, plan.spec.dtype)
-    if is_group(out) and not overwrite:
-        needed -= CacheReader.open(out).nbytes()
+    storage = overwriting.written_at(storage_at(out), overwrite)
+    if is_group(storage):
+        needed -= storage.nbytes()
     require_room(out, needed, f"or fewer tokens ({option('max_tokens')})")

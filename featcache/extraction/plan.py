@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from featcache.cache import overwriting
 from featcache.cache.layout import Unit
 from featcache.cache.reader import CacheReader, is_group
 from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
@@ -75,9 +76,7 @@ class ExtractionPlan:
     @property
     def written_at(self) -> Storage:
         """Where the cache is while it is written: beside the old one, if that is replaced."""
-        place = storage_at(self.out)
-        replaces = self.overwrite and is_group(place.beside())
-        return place.beside() if replaces else place
+        return overwriting.written_at(storage_at(self.out), self.overwrite)
 
     def blocks(self, cache: CacheReader) -> list[Block]:
         """List the blocks with a unit that is not in the ledger, or whose files are missing or truncated."""
@@ -188,7 +187,8 @@ def _require_no_loss(opened: Opened, out: Path, overwrite: bool) -> None:
     every = options.split is None and not isinstance(options.limit, Mapping)
     if every or not overwrite or not is_group(out):
         return
-    lost = [name for name in CacheReader.open(out).split_names if name not in opened.splits]
+    cache = CacheReader.open(out)
+    lost = [name for name in (*cache.described, *cache.undescribed) if name not in opened.splits]
     if lost:
         raise CacheError(
             f"{option('overwrite', True)} replaces the whole cache {out}, so other splits would be deleted",
@@ -202,8 +202,6 @@ def _require_room(plan: ExtractionPlan, opened: Opened) -> None:
     """Raise CacheError if the disk cannot hold the missing part of the cache."""
     storage = plan.written_at
     there = sum(map(storage.nbytes, opened.splits)) if is_group(storage) else 0
-    if plan.overwrite and is_group(plan.out) and storage == storage_at(plan.out):
-        there = 0  # the old cache stays until the new one is whole
     needed = sum(plan.nbytes(len(source)) for source in opened.splits.values())
     estimate.require_room(plan.out, needed - there)
 

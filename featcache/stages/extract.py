@@ -118,8 +118,8 @@ def run_extraction(
     with begun(plan, opened) as cache:
         reports = run_here(plan, plan.blocks(cache), opened, progress)
         summaries = {name: _summary(cache, report, before) for name, report in reports.items()}
-    for name, summary in summaries.items():
-        _require_some(name, summary)
+        for name, summary in summaries.items():
+            _require_some(name, summary)
     return summaries
 
 

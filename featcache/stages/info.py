@@ -37,7 +37,7 @@ def _content(cache: CacheReader) -> dict[str, Any]:
         "classes": list(cache.class_names),
         "class_text": cache.class_text is not None,
         "provenance": cache.provenance,
-        "splits": {name: _split(cache, name) for name in cache.split_names},
+        "splits": {name: _split(cache, name) for name in cache.described},
         "undescribed": list(cache.undescribed),
     }
 

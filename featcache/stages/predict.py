@@ -173,12 +173,6 @@ def _opened(place: Location, run: Location, predictor: Predictor) -> Cache:
 
 
 def _names(cache: Cache, split: str | None) -> Sequence[str]:
-    if split is None and cache.undescribed:
-        raise CacheError(
-            f"the split `{cache.undescribed[0]}` of {cache.path} is damaged or unfinished",
-            got="no description",
-            hint="`featcache repair CACHE`, or repeat its `featcache extract`",
-        )
     names = cache.split_names if split is None else (split,)
     if not names:
         raise CacheError(

@@ -132,7 +132,7 @@ def _extract_again(
     storage: Folder, losses: Losses, source: str, model: str, device: str, show: MakeProgress
 ) -> None:
     cache = CacheReader.open(storage)
-    rows = {name: cache.split(name).rows for name in cache.split_names}
+    rows = {name: cache.split(name).rows for name in cache.described}
     options = ExtractOptions.recorded(cache).model_copy(update={"limit": rows})
     opened = Opened.of(source, model, options, device)
     plan = prepare(opened, storage.path)

@@ -117,7 +117,10 @@ def kill_at(event: int, path: Path) -> None:
 
     def count(name: str, arguments: tuple[object, ...]) -> None:
         nonlocal seen
-        if name in ("open", "os.rename", "os.mkdir", "os.remove") and str(arguments[0]).startswith(str(path)):
+        # `shutil.rmtree` gives names within an open folder.
+        within = name in ("os.remove", "os.rmdir") and arguments[1] != -1
+        named = name in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
+        if within or (named and str(arguments[0]).startswith(str(path))):
             seen += 1
             if seen == event:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -154,7 +157,8 @@ def main() -> None:
     if options.units:
         work(options.path, options.units)
     elif not options.kill_at:
-        write(options.path, rows=options.rows, shard_size=options.shard_size, pause=options.pause)
+        fields = ("rows", "shard_size", "pause", "overwrite")
+        write(options.path, **{name: getattr(options, name) for name in fields})
 
 
 if __name__ == "__main__":

@@ -61,34 +61,6 @@ def test_killed_at_any_step_the_rerun_ends_byte_identical(
     assert begun > len(events) // 2
 
 
-def test_killed_while_overwriting_nothing_of_the_old_cache_is_believed(
-    tmp_path: Path, whole: Path, synthetic: ModuleType, start: Start
-) -> None:
-    synthetic.write(
-        tmp_path / "old.zarr", rows=9, cache=synthetic.spec(dtype="float16"), names=("train", "x")
-    )
-    # While the new group and its split are made beside the old ones, at the exchange, and after it.
-    events = [7, 8, 12, 13, 15, 18, 22, 24, 40, 54, 120, 200, *range(204, 400, 98), *range(440, 560, 8)]
-    for event in events:
-        shutil.copytree(tmp_path / "old.zarr", tmp_path / f"c-{event}.zarr")
-    program = start(tmp_path / "c.zarr", "--overwrite", "--kill-at", *events)
-    out, errors = program.communicate(timeout=120)
-    assert (program.returncode, errors) == (0, "")
-    killed = [int(event) for event, code in map(str.split, out.splitlines()) if code == "-9"]
-    replaced = []
-    for event in killed:
-        path = tmp_path / f"c-{event}.zarr"
-        there = CacheReader.open(path)
-        for name in there.split_names:
-            there.split(name).check()
-        replaced.append(there.spec.dtype == "float32")
-        synthetic.write(path, overwrite=True)
-        assert _tree(path) == _tree(whole), event
-        assert not [*path.rglob("*.partial"), *tmp_path.glob(f"c-{event}.*partial")], event
-    assert killed[: events.index(204)] == events[: events.index(204)]
-    assert {*replaced} == {False, True}
-
-
 def test_a_split_without_its_group_is_created_anew(
     tmp_path: Path, whole: Path, synthetic: ModuleType
 ) -> None:
@@ -98,7 +70,11 @@ def test_a_split_without_its_group_is_created_anew(
     shard.write_bytes(bytes(len(shard.read_bytes())))  # of the size that the ledger left behind gives
     (path / "train" / "more" / "c").mkdir(parents=True)
     (path / "train" / "more" / "c" / "0").write_bytes(b"old")
-    assert CacheReader.open(path).split_names == ()
+    cache = CacheReader.open(path)
+    assert (cache.described, cache.undescribed) == ((), ("train",))
+    for read in (lambda: cache.split_names, lambda: cache.split("train")):
+        with pytest.raises(CacheError, match="`train`"):
+            read()
     synthetic.write(path)
     assert _tree(path) == _tree(whole)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -172,6 +173,29 @@ def test_a_shard_is_checked_once_and_only_if_it_is_read(
     array.gather(np.arange(20), 0)
     with pytest.raises(CacheError, match="damaged"):
         array.finish_checks()
+
+
+def test_a_shard_that_is_written_to_after_its_check_is_checked_again(
+    whole: Path, damaged: Callable[[str, bytes], Path]
+) -> None:
+    shard = "train/pooled/c/0/0/0"
+    path = damaged(shard, (whole / shard).read_bytes())
+    array = CacheReader.open(path).split("train").array("pooled")
+    before = array.gather(np.arange(16), 0)
+    array.finish_checks()
+    os.utime(path / shard, (7, 7))
+    array.finish_checks()  # the bytes are the same
+    (path / "new").write_bytes(bytes((whole / shard).stat().st_size))
+    os.replace(path / "new", path / shard)
+    assert (array.gather(np.arange(16), 0) == before).all()
+    array.finish_checks()  # another file, which is not read from
+    other = CacheReader.open(damaged(shard, (whole / shard).read_bytes())).split("train").array("pooled")
+    other.gather(np.arange(16), 0)
+    other.finish_checks()
+    with open(path / shard, "r+b") as file:
+        file.write(bytes(64))
+    with pytest.raises(CacheError, match=shard):
+        other.finish_checks()
 
 
 def test_an_unfinished_cache_is_not_whole(tmp_path: Path, make_cache: Callable[..., Path]) -> None:

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("nearest", "vectors", "outside", "shown"),
     ("config", "files", "randomness", "progress", "seal", "signals"),
-    ("plugins", "devices", "location", "locks", "specs", "batch"),
+    ("plugins", "devices", "location", "locks", "replacing", "specs", "batch"),
     ("sources.base", "cache.layout", "loading.plan", "checking.neighbours", "flags"),
     ("nn",),
     ("mi",),

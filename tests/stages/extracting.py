@@ -3,6 +3,8 @@
 python extracting.py kill MODEL FOLDER KILLS
     Extract `digits` into FOLDER/0.zarr, killed that often; where it is done before, FOLDER/1.zarr follows.
     Prints how many units each killed process left behind.
+python extracting.py overwrite MODEL FOLDER KILLS
+    The same over other caches, which lie there.
 python extracting.py peak MODEL FOLDER ROWS ...
     Extract so many rows of the images in FOLDER, once for each number; prints the peak memory in bytes.
 """
@@ -29,8 +31,9 @@ from featcache.stages.extract import extract, run_extraction
 
 def extract_some(model: str, out: Path) -> None:
     """20 rows of each split in 2 views; a batch is a row, a shard two."""
+    overwrite = sys.argv[1] == "overwrite"
     options = {"views": "weak=1", "limit": 20, "shard_size": "2", "batch_size": 2, "num_workers": 0}
-    extract("digits", model, out, **options)
+    extract("digits", model, out, overwrite=overwrite, **options)
 
 
 def kill(model: str, folder: Path, kills: int) -> None:
@@ -68,7 +71,8 @@ def _fork(model: str, out: Path) -> int:
 
 
 def _committed(out: Path) -> int:
-    return len(list(out.glob("*/status/ledger/*.*.json")))
+    written_at = out.with_name(f"{out.name}.partial") if sys.argv[1] == "overwrite" else out
+    return len(list(written_at.glob("*/status/ledger/*.*.json")))
 
 
 class Memory:
@@ -99,7 +103,7 @@ def peak(model: str, folder: Path, rows: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "kill":
+    if sys.argv[1] in ("kill", "overwrite"):
         kill(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
     else:
         peak(sys.argv[2], Path(sys.argv[3]), [int(rows) for rows in sys.argv[4:]])

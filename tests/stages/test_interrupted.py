@@ -44,6 +44,27 @@ def test_killed_twenty_times_it_ends_byte_identical(
         assert tree(cache) == whole
 
 
+def test_overwriting_may_be_killed_too(
+    tmp_path: Path,
+    frozen: Model,
+    spawn: Spawn,
+    tree: Callable[[Path], Mapping[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PAUSE", "0")
+    options = {"views": "weak=1", "limit": 20, "shard_size": "2", "batch_size": 2}
+    extract("digits", frozen("slow"), tmp_path / "whole", **options)
+    for number in range(6):
+        extract("digits", frozen("tiny"), tmp_path / f"{number}.zarr", limit=3)
+    monkeypatch.delenv("PAUSE")
+    left = _lines(spawn("overwrite", frozen("slow"), tmp_path, 6, program=PROGRAM))
+    assert any(0 < units < 40 for units in left)
+    whole, caches = tree(tmp_path / "whole"), [tree(path) for path in sorted(tmp_path.glob("*.zarr"))]
+    assert whole in caches
+    assert all(cache in (whole, caches[-1]) for cache in caches)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", *(f"{n}.zarr" for n in range(6))}
+
+
 def test_memory_does_not_grow_with_the_number_of_samples(photos: Path, frozen: Model, spawn: Spawn) -> None:
     for row in range(2400):
         (photos / "train" / "cat" / f"more{row:04}.png").hardlink_to(photos / "train" / "cat" / "00.png")
