@@ -131,6 +131,18 @@ def make(folder: Path) -> list[Path]:
     return [place.parent for place in missing]
 
 
+def delete(path: Path) -> None:
+    """Delete a file or a folder, which is renamed first, and what is unfinished of that name."""
+    unfinished = partial(path)
+    if unfinished.is_dir():
+        shutil.rmtree(unfinished)
+    unfinished.unlink(missing_ok=True)
+    if path.is_dir():
+        os.replace(path, unfinished)
+        shutil.rmtree(unfinished)
+    path.unlink(missing_ok=True)
+
+
 def existing(path: Path) -> Path:
     """Return `path`, or the nearest folder above it that exists: it is on the disk that will hold `path`."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

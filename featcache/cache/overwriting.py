@@ -8,15 +8,24 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from featcache.cache import create
+from featcache.cache.identity import require_same
 from featcache.cache.labels import LABELS
-from featcache.cache.reader import CacheReader, read_attributes
-from featcache.cache.spec import CLASS_TEXT, CacheSpec, Shapes
+from featcache.cache.layout import Unit
+from featcache.cache.reader import CacheReader, SplitReader, read_attributes
+from featcache.cache.spec import CLASS_TEXT, CacheSpec, LayoutSpec, Shapes, SplitSpec
 from featcache.cache.storage import Storage, explained
 from featcache.cache.zarr_files import METADATA
 from featcache.errors import CacheError
+
+
+class Unfinished(Protocol):
+    """A split that is being written."""
+
+    def missing(self) -> list[Unit]:
+        """Return the units that are still to write."""
 
 
 def written_at(place: Storage, overwrite: bool) -> Storage:
@@ -42,6 +51,27 @@ def begun(
                 return cache
     storage.delete("")
     return None
+
+
+def continues(cache: CacheReader, existing: SplitReader, split: SplitSpec, anew: LayoutSpec | None) -> bool:
+    """Return True if an existing split is the one that is asked for.
+
+    In an overwrite, `anew` is the layout, and another split is written anew. Otherwise it is None, and
+    another split raises CacheMismatch.
+    """
+    if anew is not None:
+        block = create.block_rows(cache.shapes, cache.spec, anew)
+        return existing.spec == split and existing.block == block
+    require_same(existing.storage, existing.spec, split)
+    return True
+
+
+def finish(place: Storage, splits: Mapping[str, Unfinished], *, overwrite: bool) -> None:
+    """End a writing: take the place of the old cache if all splits are whole, or tidy what lies beside."""
+    if not overwrite:
+        discard(place)
+    elif not any(split.missing() for split in splits.values()):
+        take_place(place, splits)
 
 
 def take_place(place: Storage, splits: Container[str]) -> None:

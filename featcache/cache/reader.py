@@ -230,7 +230,7 @@ class SplitReader:
 
     def missing(self) -> list[Unit]:
         """Return the units to write: not committed, or with a file that is missing or truncated."""
-        return [unit for unit in self.units if not self._is_complete(unit)]
+        return [unit for unit in self.units if not _is_complete(self.storage, unit)]
 
     def complete(self) -> bool:
         """Return True if every row of every view is written; `check` says what is missing."""
@@ -268,9 +268,10 @@ class SplitReader:
         record.require(f"{self.storage}/{key}", data)
         return np.frombuffer(data or b"", np.uint8)[: unit.stop - unit.start]
 
-    def _is_complete(self, unit: Unit) -> bool:
-        entry = ledger.read(self.storage, unit)
-        return entry is not None and ledger.damage(self.storage, entry) is None
+
+def _is_complete(split: Storage, unit: Unit) -> bool:
+    entry = ledger.read(split, unit)
+    return entry is not None and ledger.damage(split, entry) is None
 
 
 def _ids_in(split: Storage, rows: int) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -235,12 +234,7 @@ class Folder:
     def names(self, prefix: str = "") -> list[str]:
         """List the names directly in a folder, sorted; none where there is no folder."""
         path = self.path / prefix
-        try:
-            return sorted(os.listdir(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise CacheError(f"cannot read {path}", got=error.strerror) from error
+        return sorted(_read(path, lambda: os.listdir(path)) or [])
 
     def nbytes(self, prefix: str = "") -> int:
         """Return the number of bytes of all files below a folder."""
@@ -270,15 +264,7 @@ class Folder:
 
     def delete(self, prefix: str) -> None:
         """Delete a file, or rename a folder and then delete it."""
-        path = self.path / prefix
-        unfinished = files.partial(path)
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished)
-        unfinished.unlink(missing_ok=True)
-        if path.is_dir():
-            os.replace(path, unfinished)
-            shutil.rmtree(unfinished)
-        path.unlink(missing_ok=True)
+        files.delete(self.path / prefix)
 
     def beside(self) -> Folder:
         """Return the folder `PATH.partial`, which is on the same disk, also if PATH is a link."""

@@ -30,9 +30,8 @@ class CacheWriter:
 
     Nothing is written before the first `split`, so that a model may fail on its first batch. An existing
     cache is continued in its own storage layout. With `overwrite` a new one is written beside it, and takes
-    its place at the end of the block, if all begun splits are complete; repeated, it goes on with that one.
-    `provenance` is kept in a new cache. Raise CacheMismatch for a cache of another `spec`, CacheError for
-    anything else, or one that is being written.
+    its place at the end of the block, if all begun splits are complete. `provenance` is kept in a new cache.
+    Raise CacheMismatch for a cache of another `spec`, CacheError for anything else, or one being written.
     """
 
     def __init__(
@@ -52,9 +51,9 @@ class CacheWriter:
         try:
             with explained(self._place, "the cache"):
                 self._place.tidy(create.is_own)
-            create.is_cache(self._place)
+            found = create.is_cache(self._place)
             self._storage = overwriting.written_at(self._place, overwrite)
-            if create.is_cache(self._storage) and not overwrite:
+            if found and not overwrite:
                 self._cache = CacheReader.open(self._place)
                 require_same(self._place, self._cache.spec, spec)
         except BaseException:
@@ -80,23 +79,20 @@ class CacheWriter:
         return self._cache.split(name).spec if self.has_split(name) and self._cache is not None else None
 
     def split(self, name: str, split: SplitSpec, ids: Sequence[str], shapes: Shapes) -> SplitWriter:
-        """Begin a split, or continue it.
-
-        `ids` (N,) are unique. Raise CacheMismatch if the existing split has another
-        source, or the cache another geometry (or other `std` of int8 tokens).
-        """
+        """Begin or continue a split of unique `ids` (N,); CacheMismatch: other source, geometry or `std`."""
         rows = SplitRows(split, ids)
         create.require_rows(name, rows)
         require_std(self.spec, shapes)
         with explained(self._storage, f"the split {name}"):
             cache = self._cache = self._created(shapes)
             require_same(self._storage, cache.shapes, shapes)
-            if self._continues(cache, name, split):
+            anew = self._layout if self._overwrites else None
+            if self.has_split(name) and overwriting.continues(cache, cache.split(name), split, anew):
                 create.restore_rows(self._storage, name, rows)
             else:
                 create.create_split(self._storage, name, rows, self.spec, shapes, self._layout)
-        self._splits[name] = SplitWriter.open(cache, name)
-        return self._splits[name]
+        writer = self._splits[name] = SplitWriter.open(cache, name)
+        return writer
 
     def label(self, new: LabelTable) -> bool:
         """Replace the labels of the splits in `new`; call it after their `split`.
@@ -136,7 +132,7 @@ class CacheWriter:
     ) -> None:
         try:
             if error is None and self._splits:
-                self._finish()
+                overwriting.finish(self._place, self._splits, overwrite=self._overwrites)
         finally:
             self.close()
 
@@ -147,23 +143,6 @@ class CacheWriter:
             create.create_cache(self._storage, self.spec, shapes, self._provenance)
             self._cache = CacheReader.open(self._storage)
         return self._cache
-
-    def _continues(self, cache: CacheReader, name: str, split: SplitSpec) -> bool:
-        """Return True for a split that exists; raise CacheMismatch for another one, or write it anew."""
-        if not self.has_split(name):
-            return False
-        existing = cache.split(name)
-        if self._overwrites:
-            block = create.block_rows(cache.shapes, self.spec, self._layout)
-            return existing.spec == split and existing.block == block
-        require_same(existing.storage, existing.spec, split)
-        return True
-
-    def _finish(self) -> None:
-        if not self._overwrites:
-            overwriting.discard(self._place)
-        elif not any(split.missing() for split in self._splits.values()):
-            overwriting.take_place(self._place, self._splits)
 
 
 class SplitWriter:

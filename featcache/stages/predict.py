@@ -97,9 +97,7 @@ def predict(
     require_trust(code_in([finished.config()["objective"]]), finished.path, trust)
     predictor = finished.predictor(device, coverage)
     opened = _opened(Location.of(cache), Location.of(run), predictor)
-    splits = [opened[name] for name in _names(opened, split)]
-    for part in splits:
-        part.check()
+    splits = _whole(opened, split)
     predictor.require_fitting(opened)
     sorter = Sorter.of(
         None if in_place_links is None else Location.of(in_place_links).path,
@@ -109,15 +107,28 @@ def predict(
         source=source,
     )
     if sorter is not None:
-        for part in splits:
-            there = np.flatnonzero(part.status[:, 0] == WRITTEN)
-            sorter.originals(part.name, [part.ids[row] for row in there])
+        _find_originals(sorter, splits)
     summaries = {part.name: _predict(predictor, part, unsure_below, table, probabilities) for part in splits}
     folder = None if sorter is None else sorter.plan(Sorted(**row) for row in table.records(*Sorted._fields))
     table.write(least_sure_first=sort == "unsure")
     if folder is not None:
         folder.fill()
     return summaries
+
+
+def _find_originals(sorter: Sorter, splits: Sequence[Split]) -> None:
+    """Tell the sorter which samples there are; one that failed in extraction has no file to sort."""
+    for part in splits:
+        there = np.flatnonzero(part.status[:, 0] == WRITTEN)
+        sorter.originals(part.name, [part.ids[row] for row in there])
+
+
+def _whole(cache: Cache, split: str | None) -> list[Split]:
+    """Return the splits to predict; raise CacheError unless they are complete."""
+    splits = [cache[name] for name in _names(cache, split)]
+    for part in splits:
+        part.check()
+    return splits
 
 
 def describe(name: str, summary: PredictSummary) -> str:
