@@ -59,7 +59,7 @@ def test_a_pipeline_of_twenty_trainings_loads_its_cache_once(
     def count(seeds: int) -> dict[str, int]:
         counted.clear()
         overrides = {"train": {"seeds": list(range(seeds))}}
-        options = {"overrides": overrides, "device": "cpu", "progress": False}
+        options = {"overrides": overrides, "device": "cpu", "progress": False, "trust": True}
         study = run_pipeline(str(file), out=tmp_path / str(seeds), say=lambda line: None, **options)
         assert len(study.trainings) == 4 * seeds
         return {name: n for name, n in counted.items() if name.split("/")[-1] != "status"}

@@ -98,6 +98,7 @@ def test_an_interrupted_run_goes_on(write, tmp_path, tree):
 
 def test_a_changed_file_does_not_mix_with_old_runs(write, tmp_path):
     options = {"out": tmp_path / "out", "device": "cpu", "overrides": {"train": {"objectives": ["knn"]}}}
+    options["trust"] = True
     run_pipeline(write(), **options)
     changed = write(swap=("optim.steps = 4", "optim.steps = 5"))
     with pytest.raises(TrainError, match=r"`options\.optim\.steps` differs\n +got: +5\n +expected: 4"):
@@ -216,7 +217,7 @@ def test_one_objective_s_options_win_over_those_of_all(write):
 
 
 def test_the_command_prints_the_table(write, tmp_path, featcache):
-    arguments = ("run", write(), "--out", tmp_path / "out", "--device", "cpu")
+    arguments = ("run", write(), "--trust", "--out", tmp_path / "out", "--device", "cpu")
     told = featcache(*arguments, "--set", "train.objectives=['linear']").output
     assert "[4/4] small/linear/num_labels=4/seed=1: " in told
     assert "\nsmall  4 in all  linear" in told
