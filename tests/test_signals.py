@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,21 @@ FOREVER = ["--objective", "supervised", "--set", "optim.steps=900000", "--set", 
 
 
 @pytest.fixture
-def training(spawn: Spawn, make_cache: Callable[..., Path], tmp_path: Path) -> subprocess.Popen[str]:
+def training(
+    spawn: Spawn, make_cache: Callable[..., Path], tmp_path: Path
+) -> Iterator[subprocess.Popen[str]]:
     """A training that reads from disk and never ends, after its first steps."""
+    # A suite started with nohup ignores the signal, and would hand that down.
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     cache = make_cache(tmp_path / "c.zarr")
     more = ["--set", "projector.heads=2", "--out", tmp_path / "run", "--device", "cpu"]
     process = spawn("train", cache, *FOREVER, *more, start_new_session=True)
+    signal.signal(signal.SIGHUP, ignored)
     _wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").is_file(), process)
     time.sleep(0.5)
-    return process
+    yield process
+    process.kill()
+    process.communicate()
 
 
 def _wait_for(there: Callable[[], object], process: subprocess.Popen[str], seconds: float = 60) -> None:

@@ -140,8 +140,8 @@ print("left", sorted(thread.name for thread in left))
 """
 
 
-def test_the_loader_starts_one_thread_and_no_process(path: Path, tmp_path: Path) -> None:
-    """In a process of its own, where no other test has left a thread."""
+def test_the_loader_reads_in_one_thread_and_no_process(path: Path, tmp_path: Path) -> None:
+    """In a process of its own, where no other test has left a thread; another compares checksums."""
     marker = tmp_path / "forked"
     code = LOADING.format(folder=str(Path(__file__).parent), marker=str(marker), path=str(path))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -151,8 +151,8 @@ def test_the_loader_starts_one_thread_and_no_process(path: Path, tmp_path: Path)
     assert len(steps) == 8
     for line in steps:
         names = eval(line.rpartition(" ")[0])
-        assert set(names) <= {"featcache-prefetch"}, f"more than one prefetch thread: {names}"
-        assert len(names) <= 1
+        assert set(names) <= {"featcache-checks", "featcache-prefetch"}, f"another thread: {names}"
+        assert len(names) == len(set(names)), f"one of them twice: {names}"
         assert line.endswith(" 0"), "the loader has child processes"
     assert "featcache-prefetch" in steps[0]
     assert not marker.exists(), "the loader forks or starts a process"
