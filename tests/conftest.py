@@ -24,6 +24,7 @@ SIZES = [(20, 24), (32, 32), (18, 40), (25, 17)]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden-write", action="store_true", help="Store what tests/golden compares with.")
+    parser.addoption("--scale", type=float, default=0.02, help="How much of tests/torture; 1 is all of it.")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import json
 import math
-import os
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,12 +16,10 @@ from featcache.cache.codec import to_storage
 from featcache.errors import FileError, option
 from featcache.exchange.columns import Column, Columns
 from featcache.exchange.described import FILE, Description
-from featcache.files import free_bytes
 
 Tables = Mapping[str, Columns]
 """Columns by split, and those of the class texts."""
 Done = Callable[[int], object]
-_H5_OVERHEAD = 1 << 16
 _CODES = {
     "float16": "F16",
     "bfloat16": "BF16",
@@ -38,9 +35,7 @@ def write_h5(path: Path, tables: Tables, described: Description, done: Done) -> 
     import h5py
 
     _require_no_nul(tables, described, "h5")
-    columns_of_all = (column for columns in tables.values() for column in columns.values())
-    _reserve(path, _H5_OVERHEAD + sum(map(_nbytes, columns_of_all)))
-    with h5py.File(path, "w") as file:
+    with _KeepsError(path) as kept, h5py.File(kept, "w") as file:
         file.create_dataset("featcache", data=described.text())
         if described.class_names:
             file.create_dataset("class_names", data=list(described.class_names), dtype=h5py.string_dtype())
@@ -51,26 +46,46 @@ def write_h5(path: Path, tables: Tables, described: Description, done: Done) -> 
                 dataset = group.create_dataset(key, (column.rows, *column.shape), dtype)
                 for start, stop in column.pieces():
                     dataset[start:stop] = column.read(start, stop)
+                    kept.raise_first()
                     done(stop - start)
+    kept.raise_first()
 
 
-def _reserve(path: Path, nbytes: int) -> None:
-    """Raise OSError if the disk, a quota or a limit does not allow a file of so many bytes.
+class _KeepsError(io.BufferedRandom):
+    """A new file that keeps its first OSError for later.
 
-    HDF5 crashes the process when it finds this out while it closes a file.
+    HDF5 writes as late as while it closes, where it would crash, or only print what went wrong.
     """
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, nbytes)
-        elif free_bytes(path) < nbytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w+"))
+        self._first: OSError | None = None
 
-def _nbytes(column: Column) -> int:
-    """Return the bytes of a column, about so for texts."""
-    if column.kind == "string":
-        return sum(len(str(value).encode()) + 32 for value in column.values())
-    return column.rows * math.prod(n or column.longest for n in column.shape) * _dtype(column).itemsize
+    def raise_first(self) -> None:
+        """Raise the error, if there was one."""
+        if self._first is not None:
+            raise self._first
+
+    def write(self, data: Any, /) -> int:
+        self._keep(lambda: super(_KeepsError, self).write(data))
+        return len(data)
+
+    def flush(self) -> None:
+        self._keep(super().flush)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        self._keep(lambda: super(_KeepsError, self).truncate(size))
+        return self.tell() if size is None else size
+
+    def close(self) -> None:
+        self._keep(super().close, always=True)
+
+    def _keep(self, change: Callable[[], object], always: bool = False) -> None:
+        if always or self._first is None:
+            try:
+                change()
+            except OSError as error:
+                self._first = self._first or error
 
 
 def write_npy(path: Path, tables: Tables, described: Description, done: Done) -> None:

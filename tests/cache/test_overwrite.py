@@ -73,6 +73,7 @@ def test_the_old_cache_stays_until_the_new_one_is_whole(
     assert _beside(old) == {"c.zarr"}
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_there_is_one_whole_cache(
     tmp_path: Path, old: Path, whole: Path, synthetic: ModuleType, start: Start
 ) -> None:

@@ -62,6 +62,7 @@ def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_shows_works(page: str, tmp_path: Path) -> None:
     found = blocks(page)

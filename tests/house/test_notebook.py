@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "digits.py"
 
 
+@pytest.mark.slow
 def test_digits_from_extraction_to_a_confusion_matrix(tmp_path: Path) -> None:
     environment = os.environ | {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(NOTEBOOK)]

@@ -17,6 +17,7 @@ from benchmarks import mi
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_short_form_runs(tmp_path: Path) -> None:
     found = tmp_path / "rows.json"
     done = subprocess.run(

@@ -23,6 +23,7 @@ def _lines(process: subprocess.Popen[str]) -> list[int]:
     return [int(line) for line in out.splitlines()]
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_it_ends_byte_identical(
     tmp_path: Path,
     frozen: Model,
@@ -44,6 +45,7 @@ def test_killed_twenty_times_it_ends_byte_identical(
         assert tree(cache) == whole
 
 
+@pytest.mark.slow
 def test_overwriting_may_be_killed_too(
     tmp_path: Path,
     frozen: Model,

@@ -20,7 +20,7 @@ from featcache.training.request import TrainRequest
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Tree = Callable[[Path], Mapping[str, bytes]]
-TRAIN = ["--objective", "linear", "--device", "cpu"]
+TRAIN = ["--objective", "linear", "--device", "cpu", "--set", "cv=off", "--set", "optim.steps=3"]
 
 
 def test_samples_that_all_fail_replace_nothing(

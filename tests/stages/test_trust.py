@@ -11,6 +11,7 @@ from click.testing import Result
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Command = Callable[..., Result]
+SHORT = ("--set", "cv=off", "--set", "optim.steps=3")
 EVIL = "from pathlib import Path\nPath('ran').touch()\n"
 
 
@@ -42,7 +43,7 @@ def test_a_configuration_and_a_run(
     featcache: Command, make_cache: Callable[..., Path], tmp_path: Path, reseal: Callable[[str], bytes]
 ) -> None:
     cache = make_cache(tmp_path / "c.zarr")
-    featcache("train", cache, "--objective", "linear", "--out", "run")
+    featcache("train", cache, "--objective", "linear", *SHORT, "--out", "run")
     config = json.loads(Path("run/config.json").read_text())
     absolute = f"python:{tmp_path / 'evil.py'}"
     Path("config.json").write_bytes(reseal(json.dumps(config | {"objective": absolute})))
@@ -58,7 +59,7 @@ def test_a_run_with_its_own_objective(
 ) -> None:
     cache = make_cache(tmp_path / "c.zarr")
     Path("mine.py").write_text("from featcache.objectives.linear import objective\n" + EVIL)
-    featcache("train", cache, "--objective", "python:mine.py", "--out", "run")
+    featcache("train", cache, "--objective", "python:mine.py", *SHORT, "--out", "run")
     Path("ran").unlink(missing_ok=True)
     predict = ("predict", "run", cache, "--out", "p.csv")
     assert "--trust" in featcache(*predict, code=1).output

@@ -91,6 +91,7 @@ def test_a_cut_training_ends_as_a_whole_one(shapes, tmp_path):
         assert torch.equal(value, rest.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_the_smoke_run_writes_a_model_that_featcache_loads(tmp_path):
     arguments = ["--smoke", "--steps", "4", "--out", tmp_path / "model", "--work", tmp_path / "work"]
     done = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)

@@ -88,6 +88,7 @@ IN_FOLDS = ("rename:5", "rename:7", "rename:9")
 """Three checkpoints belong to the training, three to each of two folds."""
 
 
+@pytest.mark.slow
 def test_killed_inside_a_fold_and_resumed(run, spawn, cache, tmp_path):
     whole = killed_at(IN_FOLDS, run, spawn, cache, tmp_path, cv=2)
     expected = json.loads((whole / "result.json").read_text())
