@@ -26,7 +26,8 @@ def quiet() -> Iterator[None]:
 def portable(name: str) -> str:
     """Return a model's name without the folders of this machine: the last part of a path.
 
-    `name` is a file or folder, or an architecture, a slash and a file. Any other name is returned unchanged.
+    `name` is a file or folder, or an architecture, a slash and a file, perhaps with `#SET`. Any other name is
+    returned unchanged.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile(suffix=".pt") as file:
@@ -38,7 +39,8 @@ def portable(name: str) -> str:
     if Path(name).exists():
         return Path(name).resolve().name
     architecture, slash, file = name.partition("/")
-    return f"{architecture}/{Path(file).name}" if slash and Path(file).is_file() else name
+    found = slash and (Path(file).is_file() or Path(file.rpartition("#")[0]).is_file())
+    return f"{architecture}/{Path(file).name}" if found else name
 
 
 def random_seed(tag: str) -> int | None:

@@ -72,6 +72,8 @@ class FrozenEncoder:
     """The common part of encoders: one module, in evaluation mode, without gradients."""
 
     templates: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the user should know, such as weights that were left out."""
 
     def __init__(
         self, module: nn.Module, spec: EncoderSpec, transform: Callable[[Any], dict[str, Tensor]]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from featcache.errors import EncoderError
 from featcache.randomness import seeded
 
 _DEFAULT_LENGTH = 64
+_FIRST = ("model.safetensors", "pytorch_model.bin")
+"""What transformers reads, if there is no index of several files."""
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
 _HINT = "an id on the hub, or a folder with config.json, weights, and an image processor or tokenizer"
 
 
@@ -49,6 +53,7 @@ def load(name: str) -> HfImage | HfText:
         )
         if hasattr(module.config, "mask_ratio"):
             module.config.mask_ratio = 0.0  # patches are masked for pretraining only
+        notes = _left_out(path, info)
         absent = {key for key in info["missing_keys"] if "pooler" not in key}
         if absent:
             raise EncoderError(f"hf:{name} lacks weights", got=f"none for {sorted(absent)[0]}", hint=_HINT)
@@ -58,7 +63,9 @@ def load(name: str) -> HfImage | HfText:
             if length:
                 raise EncoderError("only text models have a length", got=f"hf:{name}", hint=f"hf:{path}")
             processor = transformers.AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
-            return HfImage(module, own, path, processor, trained_pooler=not info["missing_keys"])
+            image = HfImage(module, own, path, processor, trained_pooler=not info["missing_keys"])
+            image.notes = notes
+            return image
         if module.main_input_name != "input_ids":
             got = f"a model of {module.main_input_name}"
             raise EncoderError(
@@ -66,7 +73,9 @@ def load(name: str) -> HfImage | HfText:
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         text = TextTransform(_right_padded(tokenizer), _length(name, module, tokenizer, length))
-        return HfText(module, own, text, pooling_of(path))
+        encoder = HfText(module, own, text, pooling_of(path))
+        encoder.notes = notes
+        return encoder
 
 
 def _refuse_adapter(path: str) -> None:
@@ -77,6 +86,16 @@ def _refuse_adapter(path: str) -> None:
             got="adapter_config.json, and no package peft",
             hint="merge it into the weights (merge_and_unload of peft), or move it away",
         )
+
+
+def _left_out(path: str, info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which weights are not used: those of heads and decoders, and other files of the folder."""
+    heads = sorted({key.partition(".")[0] for key in info["unexpected_keys"]})
+    files = sorted(file.name for file in Path(path).glob("*") if file.suffix in _WEIGHTS)
+    used = next((name for name in _FIRST if name in files), None)
+    others = [name for name in files if used and name != used]
+    found = (("weights that the features do not need", heads), ("other files of weights", others))
+    return tuple(f"{path}: {what} are left out: {', '.join(names)}" for what, names in found if names)
 
 
 def _split(name: str) -> tuple[str, int | None]:

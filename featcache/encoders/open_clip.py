@@ -1,7 +1,8 @@
 """CLIP-like models of open_clip, with their text tower.
 
 - `open_clip:ViT-B-32/laion2b_s34b_b79k`: a pretrained tag (downloaded).
-- `open_clip:ViT-B-32/./mine.pt` or `open_clip:ViT-B-32//absolute/mine.safetensors`: a checkpoint on disk.
+- `open_clip:ViT-B-32/./mine.pt` or `open_clip:ViT-B-32//absolute/mine.safetensors`: a checkpoint on disk. Of
+  several sets of weights, such as `state_dict` and `ema`, the average is used, or the one of `mine.pt#SET`.
 - `open_clip:ViT-B-32/random` or `/random-7`: random weights from seed 0 or 7, as a control.
 - `open_clip:FOLDER`: a folder with `open_clip_config.json`, weights, and optionally its own `bpe.txt.gz`.
 - `open_clip:glyph-clip`: the small model of printed characters that comes with featcache (data/README.md).
@@ -16,6 +17,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featcache.encoders._checkpoint import fitting, read, split_choice
 from featcache.encoders._loading import (
     block_indices,
     layer_errors,
@@ -40,6 +43,7 @@ from featcache.specs import EncoderSpec
 GLYPH_CLIP = Path(__file__).with_name("glyph-clip")
 _LOCAL, _MERGES = "local-dir:", "bpe.txt.gz"
 _TEXTS_AT_ONCE = 64
+_HINT = "the weights must be open_clip's, for the same architecture"
 
 
 def load(name: str) -> OpenClip:
@@ -75,7 +79,10 @@ def _load_named(name: str) -> OpenClip:
         encoder.templates = ()  # class names mean nothing to a random text tower
         return encoder
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in tags and not Path(tag).is_file():
+    file, chosen = split_choice(tag)
+    if tag not in tags and Path(file).is_file():
+        return _from_checkpoint(name, architecture, file, chosen)
+    if tag not in tags:
         raise EncoderError(
             f"no weights for open_clip's {architecture}",
             got=tag or "no tag",
@@ -85,13 +92,39 @@ def _load_named(name: str) -> OpenClip:
     return _build(name, architecture, pretrained=tag, require_pretrained=True)
 
 
+def _from_checkpoint(name: str, architecture: str, file: str, chosen: str | None) -> OpenClip:
+    """Create the model with the weights of a file; open_clip converts those of other projects."""
+    import open_clip
+
+    with load_errors(f"open_clip:{name}", _HINT), seeded(0), quiet():
+        made = open_clip.create_model_and_transforms(architecture, pretrained_text=False)
+    try:
+        with load_errors(f"open_clip:{name}", _HINT):
+            found = fitting(read(file), chosen, [made[0].state_dict()], f"open_clip:{name}")
+    except EncoderError as misfit:
+        if chosen is None:
+            with suppress(EncoderError):
+                return _build(name, architecture, pretrained=file, require_pretrained=True)
+        raise misfit
+    made[0].load_state_dict(found.state)
+    encoder = _encoder(name, architecture, made)
+    encoder.notes = found.notes(file)
+    return encoder
+
+
 def _build(name: str, model: str, seed: int = 0, **options: Any) -> OpenClip:
     """Create the model in open_clip, with any random weights drawn from `seed`."""
     import open_clip
 
-    hint = "the weights must be open_clip's, for the same architecture"
-    with load_errors(f"open_clip:{name}", hint), seeded(seed), quiet():
-        module, _, transform = open_clip.create_model_and_transforms(model, **options)
+    with load_errors(f"open_clip:{name}", _HINT), seeded(seed), quiet():
+        made = open_clip.create_model_and_transforms(model, **options)
+    return _encoder(name, model, made)
+
+
+def _encoder(name: str, model: str, made: tuple[Any, Any, Any]) -> OpenClip:
+    import open_clip
+
+    module, _, transform = made
     visual = module.visual
     # An attention pooler comes before the norm, and changes the width; tokens then cannot be normed.
     normed = getattr(visual, "attn_pool", None) is None and not hasattr(visual, "attnpool")

@@ -1,7 +1,9 @@
 """Image models of timm.
 
 - `timm:vit_small_patch14_dinov2.lvd142m` or `timm:resnet50`: a pretrained tag, or its default (downloaded).
-- `timm:resnet50/./mine.pth` or `timm:resnet50//absolute/mine.safetensors`: a checkpoint on disk.
+- `timm:resnet50/./mine.pth` or `timm:resnet50//absolute/mine.safetensors`: a checkpoint on disk. Its head may
+  be another one or missing, and its names may have a prefix. Of several sets of weights, such as `student`
+  and `teacher`, the average is used, or the one of `mine.pth#student`.
 - `timm:resnet50/random` or `/random-7`: random weights from seed 0 or 7, as a control.
 - `timm:hf-hub:ORG/REPO`: a timm model on the Hugging Face hub (downloaded).
 
@@ -14,12 +16,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from featcache.encoders._checkpoint import State, fitting, read, split_choice
 from featcache.encoders._loading import (
     block_indices,
     layer_errors,
@@ -33,6 +36,8 @@ from featcache.encoders.base import Encoded, FrozenEncoder, Inputs, Keyed, from_
 from featcache.errors import EncoderError
 from featcache.randomness import seeded
 from featcache.specs import EncoderSpec
+
+_HINT = "the weights must be timm's, for the same architecture"
 
 
 def load(name: str) -> Timm:
@@ -49,14 +54,17 @@ def load(name: str) -> Timm:
     seed = random_seed(weights)
     if seed is not None:
         return _build(name, architecture, seed=seed)
-    if not Path(weights).is_file():
+    file, chosen = split_choice(weights)
+    if not Path(file).is_file():
         raise EncoderError(
             f"no weights for timm's {architecture}",
             got=weights or "nothing after the slash",
             expected="a checkpoint that exists, or random",
             hint=f"pretrained weights are a tag: timm:{architecture}.TAG",
         )
-    return _build(name, architecture, checkpoint_path=weights)
+    if Path(file).suffix in (".npz", ".npy"):
+        return _build(name, architecture, checkpoint_path=file)
+    return _from_checkpoint(name, architecture, file, chosen)
 
 
 def _check_name(architecture: str) -> None:
@@ -76,16 +84,39 @@ def _check_name(architecture: str) -> None:
         )
 
 
+def _from_checkpoint(name: str, architecture: str, file: str, chosen: str | None) -> Timm:
+    """Create the model with the weights of a file, without its head where that of the file differs."""
+    timm: Any = importlib.import_module("timm")
+    forms: list[Any] = []
+
+    def states() -> Iterator[State]:
+        for options in ({}, {"num_classes": 0}):
+            forms.append(timm.create_model(architecture, **options))
+            yield forms[-1].state_dict()
+
+    with load_errors(f"timm:{name}", _HINT), seeded(0), quiet():
+        found = fitting(read(file), chosen, states(), f"timm:{name}")
+        forms[-1].load_state_dict(found.state)
+    encoder = _encoder(name, forms[-1])
+    encoder.notes = found.notes(file)
+    return encoder
+
+
 def _build(name: str, model: str, seed: int = 0, **options: Any) -> Timm:
     """Create the model in timm, with any random weights drawn from `seed`."""
     # Imported as Any, as timm does not declare its public names to type checkers.
     timm: Any = importlib.import_module("timm")
 
-    hint = "the weights must be timm's, for the same architecture"
-    with load_errors(f"timm:{name}", hint), seeded(seed), quiet():
+    with load_errors(f"timm:{name}", _HINT), seeded(seed), quiet():
         module = timm.create_model(model, **options)
+    return _encoder(name, module)
+
+
+def _encoder(name: str, module: Any) -> Timm:
+    timm: Any = importlib.import_module("timm")
+
     if not hasattr(module, "forward_intermediates"):
-        raise EncoderError(f"timm's {model} gives no intermediate features", expected="forward_intermediates")
+        raise EncoderError(f"timm:{name} gives no intermediate features", expected="forward_intermediates")
     config = timm.data.resolve_model_data_config(module)
     spec = EncoderSpec(
         name=f"timm:{portable(name)}",

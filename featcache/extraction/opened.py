@@ -53,7 +53,9 @@ class Opened:
         place = resolve(device)
         encoder.to(place)
         forward = Forward(encoder, options.layers, options.tokens, options.amp, place)
-        understood = understand(os.fspath(source), whole, splits).warned(*_hollow(encoder))
+        understood = understand(os.fspath(source), whole, splits).warned(
+            *_hollow(encoder), *getattr(encoder, "notes", ())
+        )
         return cls(os.fspath(source), model, options, splits, forward, understood)
 
     @property

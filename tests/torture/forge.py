@@ -5,9 +5,8 @@ python forge.py, and then one line of JSON for each job on its standard input:
     {"arguments": [...], "output": FOLDER, "kill": SECONDS, "fail": [BELOW, NUMBER, ERRNO, FOREVER]}
 
 `arguments` are those of `featcache`; `kill` and `fail` may be null. It answers with one line: exit code
-(negative: the signal), seconds, the peak of memory in bytes, processes that outlived the child, and where faults
-are counted, their number and which one failed. What the child prints is in FOLDER/out and
-FOLDER/err.
+(negative: the signal), seconds, the peak of memory in bytes, processes that outlived the child, and where
+faults are counted, their number and which one failed. What the child prints is in FOLDER/out and FOLDER/err.
 """
 
 from __future__ import annotations
