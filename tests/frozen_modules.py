@@ -149,6 +149,17 @@ def flat_pooled() -> Made:
     return Changed(lambda out: out | {"pooled": out["pooled"][:, 0]}), pixels
 
 
+def forgetful() -> Made:
+    def drop(out: dict[str, Any]) -> dict[str, Any]:
+        return out | {"tokens": {n: torch.nn.functional.dropout(x, 0.1) for n, x in out["tokens"].items()}}
+
+    return Changed(drop), pixels
+
+
+def sociable() -> Made:
+    return Changed(lambda out: out | {"pooled": out["pooled"] - out["pooled"].mean(0) / 9}), pixels
+
+
 def no_memory() -> Made:
     return Changed(lambda out: _raise(torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"))), pixels
 

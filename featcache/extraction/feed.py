@@ -17,7 +17,9 @@ from types import ModuleType
 from typing import Any, NamedTuple, Self
 
 import cloudpickle
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -44,11 +46,32 @@ class Loaded(NamedTuple):
     """Time spent on reading and transforming, in the process that did it."""
 
     def pin_memory(self) -> Self:
-        """Return the batch in pinned memory, which a GPU copies while it computes.
-
-        torch's DataLoader calls this method by its name.
-        """
+        """Return the batch in pinned memory, which a GPU copies while it computes."""
         return self._replace(inputs={name: value.pin_memory() for name, value in self.inputs.items()})
+
+
+class _Piped(NamedTuple):
+    """A batch whose bytes go through a pipe: slow, and for any size of shared memory."""
+
+    loaded: Loaded
+    """Without its inputs."""
+    inputs: dict[str, tuple[NDArray[np.uint8], torch.dtype]]
+
+    @classmethod
+    def of(cls, batch: Loaded) -> Self:
+        inputs = {
+            name: (value.contiguous().view(torch.uint8).numpy(), value.dtype)
+            for name, value in batch.inputs.items()
+        }
+        return cls(batch._replace(inputs={}), inputs)
+
+    def received(self) -> Loaded:
+        inputs = {name: torch.from_numpy(data).view(dtype) for name, (data, dtype) in self.inputs.items()}
+        return self.loaded._replace(inputs=inputs)
+
+    def pin_memory(self) -> Loaded:
+        """Return the batch in pinned memory; torch's DataLoader calls this method by its name."""
+        return self.received().pin_memory()
 
 
 class ViewDataset(Dataset[Loaded | FeatcacheError]):
@@ -117,10 +140,10 @@ def _processes(
     dataset: ViewDataset, num_workers: int, pinned: bool
 ) -> Generator[Loaded | FeatcacheError, None, None]:
     """Read in processes that are never forks of this one, as a fork would copy locks that are held."""
-    loader: Iterable[Loaded | FeatcacheError] = DataLoader(
+    loader: Iterable[_Piped | Loaded | FeatcacheError] = DataLoader(
         dataset,
         batch_size=None,
-        collate_fn=_as_is,
+        collate_fn=_sendable,
         num_workers=num_workers,
         prefetch_factor=READ_AHEAD,
         multiprocessing_context=_context(),
@@ -130,7 +153,8 @@ def _processes(
     try:
         with _without_main():
             arriving = iter(loader)
-        yield from arriving
+        for batch in arriving:
+            yield batch.received() if isinstance(batch, _Piped) else batch
     except (RuntimeError, OSError, EOFError) as error:
         # The type of the error depends on what the process was sending when it died.
         said = [type(error).__name__, *str(error).strip().splitlines()[-1:]]
@@ -140,6 +164,21 @@ def _processes(
             expected=f"enough memory for {option('num_workers')} and {option('batch_size')}",
             hint=f"rerun with a smaller {option('num_workers')} or {option('batch_size')}; it continues",
         ) from error
+
+
+def _sendable(batch: Any) -> Any:
+    """Return a batch as a process can send it: in shared memory, or through a pipe where that is full.
+
+    torch would find out too late, and wait for ever for a batch that is lost. Docker gives 64 MB.
+    """
+    if isinstance(batch, FeatcacheError):
+        return batch
+    try:
+        for value in batch.inputs.values():
+            value.share_memory_()
+    except RuntimeError:
+        return _Piped.of(batch)
+    return batch
 
 
 def _end_with_parent(worker: int) -> None:
@@ -185,10 +224,6 @@ def auto_workers(views: int) -> int:
 def _reason(error: SampleError, sample_id: str) -> str:
     detail = str(error.got or "").removeprefix(sample_id).removeprefix(": ")
     return f"{error.what} ({detail})" if detail else error.what
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 @contextmanager

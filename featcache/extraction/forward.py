@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,9 @@ from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceEr
 from featcache.extraction import tokens
 from featcache.sources.base import Source
 from featcache.specs import ValueType
+
+TOLERANCE: dict[str, float] = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
+"""Part of the norm that rounding may change in another batch, by type. A random mask changes more."""
 
 
 class Arrays(NamedTuple):
@@ -98,9 +101,11 @@ class Forward:
         Raises SourceError when no sample can be read, EncoderError when the output does not fit a cache.
         """
         key, _ = _first_readable(source)
-        # Two samples, because a model may work on one and fail on a batch.
-        encoded = self(self.inputs(source, 2))
+        # Two samples at least, because a model may work on one and fail on a batch.
+        inputs = self.inputs(source, 2)
+        encoded = self(inputs)
         tokens.check(encoded, [key, key])
+        self._require_same(source, inputs)
         arrays = []
         for layer in self.layers:
             (_, count, dim), geometry = encoded.tokens[layer].shape, encoded.geometry[layer]
@@ -109,6 +114,26 @@ class Forward:
             )
         mask = encoded.mask is not None
         return Shapes(layers=tuple(arrays), pooled=encoded.pooled.shape[1], mask=mask)
+
+    def _require_same(self, source: Source, inputs: Inputs) -> None:
+        """Raise EncoderError if a sample has other features in another batch and another order."""
+        first = {name: value[:1] for name, value in inputs.items()}
+        others = [first, *self._others(source, first)]
+        batch, turned = (
+            {name: torch.cat([each[name] for each in order]) for name in first}
+            for order in (others, others[::-1][: max(1, len(others) - 1)])
+        )
+        last = len(others) - 1
+        tokens.check_same(self(batch), last, self(turned), 0, TOLERANCE[self.amp])
+
+    def _others(self, source: Source, first: Inputs) -> Iterator[Inputs]:
+        """Yield the second and third sample, if they can be read, in the shapes of the first."""
+        for row in range(1, min(3, len(source))):
+            # What is wrong with a sample is said when its turn comes.
+            with suppress(Exception):
+                sample = {name: value[None] for name, value in self.encoder.transform(source[row]).items()}
+                if all(sample[name].shape == value.shape for name, value in first.items()):
+                    yield sample
 
     def _encode(self, inputs: Inputs) -> Encoded:
         dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": None}[self.amp]

@@ -70,6 +70,27 @@ def check(encoded: Encoded, ids: Sequence[str] | None = None) -> None:
     _check_finite("pooled", encoded.pooled, ids)
 
 
+def check_same(one: Encoded, row: int, other: Encoded, other_row: int, tolerance: float) -> None:
+    """Raise EncoderError where a sample has other features in another batch.
+
+    `tolerance` is the part of the norm by which they may differ, as rounding depends on the batch.
+    """
+    pairs = {f"tokens of layer {n}": (one.tokens[n][row], other.tokens[n][other_row]) for n in one.tokens}
+    for where, (a, b) in (pairs | {"pooled": (one.pooled[row], other.pooled[other_row])}).items():
+        if a.shape != b.shape:
+            difference = f"shapes {tuple(a.shape)} and {tuple(b.shape)}"
+        elif (apart := float((a.float() - b.float()).norm() / a.float().norm().clamp_min(1e-12))) > tolerance:
+            difference = f"{apart:.1%} of their norm apart"
+        else:
+            continue
+        raise EncoderError(
+            f"the model is not deterministic: a sample has other features ({where}) in another batch",
+            got=difference,
+            expected=f"at most {tolerance:.1%} apart, as by rounding",
+            hint="switch off dropout, random masks and statistics of the batch in the model",
+        )
+
+
 def _check_layer(layer: int, tokens: Tensor, geometry: Geometry, batch: int) -> None:
     where = f"tokens of layer {layer}"
     if tokens.ndim != 3 or 0 in tokens.shape:

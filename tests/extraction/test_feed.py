@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,24 @@ def test_the_death_of_a_worker_is_explained(photos: Path, frozen: Model) -> None
         list(feed(_dataset(photos, frozen("deadly"), batches, ViewSpec()), 1, CPU))
     assert "num_workers" in str(error.value)
     assert len(str(error.value).splitlines()) == 4
+
+
+def test_without_shared_memory_batches_go_through_a_pipe(photos: Path, frozen: Model) -> None:
+    """As on a full /dev/shm: the workers may not make a file of the size of a batch."""
+    dataset = _dataset(photos, frozen("tiny"), [range(5), range(5, 10)])
+    expected = list(feed(dataset, 0, CPU))
+    list(feed(dataset, 1, CPU))  # the process that workers are forks of runs from now on
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    before = resource.prlimit(server, resource.RLIMIT_FSIZE)
+    resource.prlimit(server, resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        found = list(feed(dataset, 2, CPU))
+    finally:
+        resource.prlimit(server, resource.RLIMIT_FSIZE, before)
+    for one, other in zip(found, expected, strict=True):
+        assert one.rows == other.rows
+        assert torch.equal(one.inputs["input"], other.inputs["input"])
+        assert not one.inputs["input"].is_shared()
 
 
 def test_no_worker_is_started_for_nothing(photos: Path, frozen: Model) -> None:

@@ -61,6 +61,8 @@ def test_it_is_found_by_the_first_sample_that_can_be_read(photos: Path, frozen: 
         ("nan", ["tokens of layer -1 are not finite", "sample cat/00.png", "amp='float32'"]),
         ("inf", ["tokens of layer -1 are not finite", "sample cat/00.png"]),
         ("picky", ["ValueError: too white"]),
+        ("forgetful", ["not deterministic", "tokens of layer -1", "dropout"]),
+        ("sociable", ["not deterministic", "pooled", "statistics of the batch"]),
     ],
 )
 def test_an_output_that_no_cache_can_hold_is_refused(
