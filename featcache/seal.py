@@ -18,7 +18,10 @@ KEY = "seal"
 OPEN = "crc32c:00000000"
 """The seal of a file that is not sealed yet."""
 # In safetensors it lies in JSON within JSON, so its quotes are escaped.
-_SEAL = re.compile(rb'seal\\?"\s*:\s*\\?"crc32c:([0-9a-f]{8})')
+_SEAL = re.compile(rb'seal\\?"\s*:\s*\\?"crc32c:(.{8})', re.DOTALL)
+
+# What is left of a seal in which one character is another one.
+_BROKEN = re.compile(rb'seal\\?"\s*:\s*\\?".{15}\\?"|crc32c:[0-9a-f]{8}\\?"', re.DOTALL)
 
 
 def seal(data: bytes) -> bytes:
@@ -42,7 +45,7 @@ def is_whole(data: bytes) -> bool | None:
     """
     found = _SEAL.search(data)
     if found is None:
-        return None
+        return False if _BROKEN.search(data) else None
     return data == seal(_opened(data, found))
 
 

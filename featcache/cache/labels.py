@@ -117,7 +117,7 @@ def read(cache: Storage) -> LabelTable | None:
     """
     for _ in range(2):  # another process may replace the table while it is read
         data = cache.read(f"{LABELS}/{METADATA}")
-        zarr_files.require_whole(cache.below(LABELS), data)
+        zarr_files.require_whole(cache.below(LABELS), data, own=True)
         if (pointer := attributes_of(data)) is None:
             return None
         about = parsed(LabelsDescription, pointer, cache.below(LABELS))

@@ -301,7 +301,7 @@ def read_attributes(place: Place | Storage) -> dict[str, Any] | None:
     """
     storage = storage_at(place)
     data = storage.read(METADATA)
-    zarr_files.require_whole(storage, data)
+    zarr_files.require_whole(storage, data, own=storage.name == CLASS_TEXT)
     return zarr_files.attributes_of(data)
 
 

@@ -12,7 +12,7 @@ from featcache.cache import labels, ledger
 from featcache.cache.checks import require_whole
 from featcache.cache.labels import LABELS
 from featcache.cache.layout import Unit
-from featcache.cache.reader import CacheReader, SplitReader, is_group, read_attributes
+from featcache.cache.reader import CacheReader, SplitReader, read_attributes
 from featcache.cache.records import FileRecord
 from featcache.cache.spec import CLASS_TEXT, SEALED_SINCE
 from featcache.cache.storage import Storage
@@ -142,7 +142,7 @@ def _checks(
 
 
 def _of_labels(storage: Storage, sealed: bool) -> Iterator[_Check]:
-    if is_group(storage.below(LABELS)):
+    if storage.size(f"{LABELS}/{METADATA}") is not None:
         yield _sealed(storage, f"{LABELS}/{METADATA}", sealed)
     if (pointer := _attributes(storage, LABELS)) is not None:
         for name in ("", *pointer["splits"]):
@@ -151,7 +151,7 @@ def _of_labels(storage: Storage, sealed: bool) -> Iterator[_Check]:
 
 
 def _of_class_text(storage: Storage, sealed: bool) -> Iterator[_Check]:
-    if is_group(storage.below(CLASS_TEXT)):
+    if storage.size(f"{CLASS_TEXT}/{METADATA}") is not None:
         yield _sealed(storage, f"{CLASS_TEXT}/{METADATA}", sealed)
     if (texts := _attributes(storage, CLASS_TEXT)) is not None:
         yield _sealed(storage, f"{CLASS_TEXT}/embedding/{METADATA}", sealed)

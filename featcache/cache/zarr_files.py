@@ -90,9 +90,12 @@ def is_group(data: bytes | None) -> bool:
     return data is not None and (seal.is_whole(data) is not None or attributes_of(data) is not None)
 
 
-def require_whole(storage: Storage, data: bytes | None) -> None:
-    """Raise CacheError if the `zarr.json` of a group or an array is sealed and has other bytes."""
-    if data is not None and seal.is_whole(data) is False:
+def require_whole(storage: Storage, data: bytes | None, *, own: bool = False) -> None:
+    """Raise CacheError if the `zarr.json` of a group or an array is sealed and has other bytes.
+
+    `own`: also if it is not the file of a group of featcache.
+    """
+    if data is not None and (seal.is_whole(data) is False or (own and attributes_of(data) is None)):
         raise altered(f"{storage}/{METADATA}")
 
 
