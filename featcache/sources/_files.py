@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from featcache.errors import SampleError, SourceError
+from featcache.errors import FeatcacheError, SampleError, SourceError
 from featcache.files import human_bytes
 
 IMAGE_SUFFIXES = frozenset(
@@ -65,6 +65,19 @@ class Files:
 
     def __call__(self, row: int) -> bytes:
         return read_file(self.path(row))
+
+
+@contextmanager
+def parsing(path: str | Path, form: str) -> Iterator[None]:
+    """Raise SourceError for whatever a library raises that reads a damaged or hostile file."""
+    try:
+        yield
+    except FeatcacheError:
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        got = f"{path}: {type(error).__name__}: {said}" if said else f"{path}: {type(error).__name__}"
+        raise SourceError(f"the file cannot be read as {form}", got=got[:400]) from None
 
 
 def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:

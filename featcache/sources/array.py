@@ -13,8 +13,6 @@ from __future__ import annotations
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from featcache.errors import SourceError, option
 from featcache.sources._arrays import assemble_arrays
+from featcache.sources._files import parsing
 from featcache.sources._samples import Lazy, Reader
 from featcache.sources.base import Source
 
@@ -82,13 +81,13 @@ def _labels_beside(file: Path) -> Path | None:
 
 def _load(path: str) -> Any:
     """Open an .npy file, memory-mapped, or an .npz archive."""
-    with _readable(path):
+    with parsing(path, "NumPy arrays"):
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _member(path: str, name: str) -> NDArray[Any]:
     """Return one array of an .npz, memory-mapped if it is not compressed (NumPy maps none of them)."""
-    with _readable(path), zipfile.ZipFile(path) as archive:
+    with parsing(path, "NumPy arrays"), zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
         if info.compress_type == zipfile.ZIP_STORED:
             return _mapped(path, info.header_offset)
@@ -110,12 +109,3 @@ def _mapped(path: str, header_offset: int) -> NDArray[Any]:
         raise ValueError("an array of Python objects")
     mapped: NDArray[Any] = np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
     return mapped
-
-
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Raise SourceError if NumPy cannot read the file."""
-    try:
-        yield
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise SourceError("the file cannot be read as NumPy arrays", got=f"{path}: {error}") from None

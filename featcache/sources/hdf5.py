@@ -11,8 +11,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from featcache.errors import SampleError, SourceError
+from featcache.errors import SampleError
 from featcache.sources._arrays import assemble_arrays
+from featcache.sources._files import parsing
 from featcache.sources._hdf5 import datasets
 from featcache.sources._samples import Lazy, Reader
 from featcache.sources.base import Source
@@ -30,7 +31,7 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
 
     Raise SourceError as `assemble_arrays` does.
     """
-    with _open_file(path) as file:
+    with parsing(path, "HDF5"), _open_file(path) as file:
         arrays = dict(datasets(file))
         handle = Lazy(_open_file, path)
 
@@ -50,7 +51,7 @@ class _Reader:
     def __call__(self, row: int) -> NDArray[Any]:
         try:
             pixels: NDArray[Any] = self.handle()[self.name][row]
-        except (OSError, KeyError) as error:
+        except Exception as error:  # of whatever kind h5py finds for damaged bytes
             raise SampleError("the row cannot be read from the HDF5 file", got=type(error).__name__) from None
         return pixels
 
@@ -59,7 +60,5 @@ def _open_file(path: str) -> Any:
     """Open an HDF5 file; raise SourceError if it cannot be read."""
     import h5py
 
-    try:
+    with parsing(path, "HDF5"):
         return h5py.File(path, "r")
-    except OSError as error:
-        raise SourceError("the file cannot be read as HDF5", got=f"{path}: {error}") from None

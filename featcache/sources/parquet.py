@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from featcache.errors import SampleError, SourceError
 from featcache.outside import json_of
-from featcache.sources._files import EMBEDDINGS, printable
+from featcache.sources._files import EMBEDDINGS, parsing, printable
 from featcache.sources._labels import label_column_of, likely_column
 from featcache.sources._origin import Origin
 from featcache.sources._paths import expand, matches
@@ -146,8 +146,9 @@ def _part(root: Path, shards: list[Path], layout: _Layout) -> Part:
         rows = file.metadata.num_rows
         relative = shard.relative_to(root).as_posix()
         ids += [printable(f"{relative}:{row}") for row in range(rows)]
-        names += _column(file, layout.name, rows)
-        labels += _column(file, layout.label, rows)
+        with parsing(shard, "parquet"):
+            names += _column(file, layout.name, rows)
+            labels += _column(file, layout.label, rows)
         starts.append(starts[-1] + rows)
     if _are_ids(names):
         ids = [printable(str(name)) for name in names]
@@ -176,13 +177,10 @@ def _are_ids(names: Sequence[str | None]) -> bool:
 
 def _open_file(path: Path) -> Any:
     """Open a parquet file; raise SourceError if it cannot be read."""
-    import pyarrow
     import pyarrow.parquet
 
-    try:
+    with parsing(path, "parquet"):
         return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise SourceError("the file cannot be read as parquet", got=f"{path}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -234,7 +232,7 @@ class _Groups:
 
         try:
             table = self._file.read_row_group(group, columns=[self._leaf], use_threads=False)
-        except (pyarrow.ArrowException, OSError):
+        except Exception:  # of whatever kind pyarrow finds for damaged bytes
             raise SampleError("the row group is damaged", got=f"row group {group}") from None
         column = table.column(0)
         if pyarrow.types.is_struct(column.type):

@@ -150,7 +150,7 @@ class Cache(RuleBasedStateMachine):
         with held(storage.lock()):
             restore_metadata(storage)
             take_off(storage, losses_of(storage, self._verified().damages))
-        self._write(self.dtype, len(self.committed))
+        self._write(self.dtype, len(self.committed - self._written()))
         for path, data in self.damaged.items():
             assert path.read_bytes() == data, f"{path} is not mended to the byte"
         assert self._written() == self.committed
