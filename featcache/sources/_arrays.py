@@ -116,12 +116,13 @@ def _check_images(name: str, images: ArrayLike, file: Path) -> None:
             expected="(N, H, W) or (N, H, W, C) with C of 1, 3 or 4",
             hint="move the channels last: images.transpose(0, 2, 3, 1)" if first else EMBEDDINGS,
         )
+    whole = images.dtype.kind in "iu"
     if not (kind in ("bool", "uint8", "uint16") or images.dtype.kind == "f"):
         raise SourceError(
             f"`{name}` in {file.name} has an unsupported pixel type",
             got=kind,
             expected="uint8, uint16, bool, or floats from 0 to 1",
-            hint="convert with images.astype('uint8')",
+            hint="images.astype('uint8') keeps the values if all are from 0 to 255" if whole else None,
         )
 
 
@@ -133,7 +134,14 @@ def _read_labels(name: str, labels: ArrayLike, rows: int, file: Path) -> list[ob
             f"`{name}` in {file.name} does not fit the images", got=f"shape {shape}", expected=f"({rows},)"
         )
     values: list[object] = labels[:].reshape(-1).tolist()
-    return values
+    names = _enumerated(labels.dtype)
+    return [names.get(value, value) for value in values] if names else values
+
+
+def _enumerated(dtype: Any) -> dict[object, str]:
+    """Return the names of the numbers of an HDF5 enumeration."""
+    named: dict[str, int] = (dtype.metadata or {}).get("enum") or {}
+    return {number: name for name, number in named.items()}
 
 
 def _read_names(names: ArrayLike) -> list[str]:

@@ -55,13 +55,14 @@ class Files:
     def path(self, row: int) -> Path:
         """Return the path of a row's file, which may not exist.
 
-        A name in another Unicode form is the same name: systems write names of files in different ones.
+        A name in another Unicode form is the same name: systems write names of files in different ones. So
+        is one with the separators of Windows.
         """
         path = Path(self.root, name := self.names[row])
-        if name.isascii() or os.path.lexists(path):
+        if os.path.lexists(path):
             return path
-        forms = (Path(self.root, unicodedata.normalize(form, name)) for form in ("NFC", "NFD"))
-        return next(filter(os.path.lexists, forms), path)
+        forms = (unicodedata.normalize(form, name.replace("\\", "/")) for form in ("NFC", "NFD"))
+        return next((other for form in forms if os.path.lexists(other := Path(self.root, form))), path)
 
     def __call__(self, row: int) -> bytes:
         return read_file(self.path(row))

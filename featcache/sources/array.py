@@ -41,8 +41,9 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     """
     file = Path(path)
     if file.suffix == ".npz":
-        with _load(path) as archive:
-            arrays = {name: _member(path, name) for name in archive.files}
+        with parsing(path, "NumPy arrays"), zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        arrays = {name: _member(path, name) for name in names}
         return assemble_arrays(file, arrays, label_column, lambda name: _reader(_member, path, name))
     if label_column is not None:
         raise SourceError(
@@ -80,7 +81,7 @@ def _labels_beside(file: Path) -> Path | None:
 
 
 def _load(path: str) -> Any:
-    """Open an .npy file, memory-mapped, or an .npz archive."""
+    """Open an .npy file, memory-mapped."""
     with parsing(path, "NumPy arrays"):
         return np.load(path, mmap_mode="r", allow_pickle=False)
 

@@ -20,7 +20,7 @@ from featcache.outside import json_of
 from featcache.sources._files import EMBEDDINGS, parsing, printable
 from featcache.sources._labels import label_column_of, likely_column
 from featcache.sources._origin import Origin
-from featcache.sources._paths import expand, matches
+from featcache.sources._paths import expand, left_beside, matches
 from featcache.sources._samples import Lazy, Part, assemble
 from featcache.sources._splits import group_files
 from featcache.sources._table import PATH_COLUMNS, SPLIT_COLUMNS, TEXT_COLUMNS
@@ -51,7 +51,8 @@ def splits(path: str, label_column: str | None = None) -> dict[str, Source]:
     parts = {split: _part(root, shards, layout) for split, shards in groups.items()}
     columns = tuple(_open_file(files[0]).schema_arrow.names)
     likely = None if layout.label else likely_column(columns, [layout.column, *SPLIT_COLUMNS])
-    origin = Origin("column", layout.label, columns, likely)
+    notes = left_beside(Path(path), ".parquet")
+    origin = Origin("column", layout.label, columns, likely, notes)
     return assemble(layout.modality, parts, layout.class_names, path, origin)
 
 
@@ -84,6 +85,7 @@ def _layout(file: Path, label_column: str | None) -> _Layout:
         return _Layout("image", image, f"{image}.bytes", path, label, classes)
     if image is not None:
         return _Layout("image", image, image, None, label, classes)
+    _refuse_paths(kinds, file)
     text = _choose([name for name, kind in kinds.items() if kind == "text"], TEXT_COLUMNS, file)
     if text is not None:
         return _Layout("text", text, text, None, label, classes)
@@ -93,6 +95,19 @@ def _layout(file: Path, label_column: str | None) -> _Layout:
         expected="struct<bytes, path> or binary for images, string for texts",
         hint=EMBEDDINGS,
     )
+
+
+def _refuse_paths(kinds: Mapping[str, str | None], file: Path) -> None:
+    """Raise SourceError if the only texts are the paths of images: nobody wants these as texts."""
+    texts = [name for name, kind in kinds.items() if kind == "text"]
+    paths = [name for name in texts if name.lower() in PATH_COLUMNS]
+    if paths and not any(name.lower() in TEXT_COLUMNS for name in texts):
+        raise SourceError(
+            f"{file.name} holds no images, only strings in the column `{paths[0]}`",
+            got=", ".join(f"{name}: {kind or 'other'}" for name, kind in kinds.items()),
+            expected="struct<bytes, path> or binary for images, string in a column `text` for texts",
+            hint="a list of image files is read from CSV: `filelist:NAME.csv`",
+        )
 
 
 def _kind(arrow_type: Any) -> str | None:
@@ -153,7 +168,13 @@ def _part(root: Path, shards: list[Path], layout: _Layout) -> Part:
     if _are_ids(names):
         ids = [printable(str(name)) for name in names]
     return Part(
-        ids, labels, _Reader(tuple(starts), tuple(Lazy(_Groups, shard, layout.content) for shard in shards))
+        ids,
+        labels,
+        _Reader(
+            tuple(starts),
+            tuple(Lazy(_Groups, shard, layout.content) for shard in shards),
+            layout.name is not None,
+        ),
     )
 
 
@@ -189,12 +210,16 @@ class _Reader:
 
     starts: tuple[int, ...]
     shards: tuple[Lazy[_Groups], ...]
+    has_paths: bool
+    """True if the images have a path beside their bytes."""
 
     def __call__(self, row: int) -> bytes | str:
         shard = bisect_right(self.starts, row) - 1
         value = self.shards[shard]().value(row - self.starts[shard])
         if value is None:
-            raise SampleError("the row is empty", got="null", expected="image bytes or text")
+            only = self.has_paths
+            what = "the row is empty, or holds only the path of a file" if only else "the row is empty"
+            raise SampleError(what, got="null", expected="image bytes or text")
         return value
 
 

@@ -161,3 +161,45 @@ def test_links_in_hdf5_are_followed(make):
         file["labels"] = h5py.SoftLink("/nowhere")
     with pytest.raises(SourceError, match=r"(?s)leads nowhere.*labels"):
         open_source(lost)
+
+
+def test_the_names_of_an_hdf5_enumeration_are_classes(make):
+    path = make.hdf5("set.h5", {"images": images(3)})
+    with h5py.File(path, "a") as file:
+        kind = h5py.enum_dtype({"owl": 0, "cat": 5}, basetype="i")
+        file.create_dataset("labels", data=[0, 5, 0], dtype=kind)
+    source = open_source(path)["train"]
+    assert [source.class_names[label] for label in source.labels] == ["owl", "cat", "owl"]
+
+
+def test_no_advice_changes_values(write):
+    with pytest.raises(SourceError, match="if all are from 0 to 255"):
+        open_source(write("set", images=images().astype(np.int32)))
+    with pytest.raises(SourceError, match="complex64") as raised:
+        open_source(write("set", images=images().astype(np.complex64)))
+    assert "astype" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.npy", "a.npz"])
+def test_damage_within_is_a_sentence(make, name):
+    arrays = {"images": images(3), "labels": np.arange(3)}
+    path = make.path(name)
+    if name == "a.h5":
+        make.hdf5(name, arrays)
+    elif name == "a.npz":
+        np.savez(path, **arrays)
+    else:
+        np.save(path, arrays["images"])
+    data = path.read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(60):
+        damaged = bytearray(data)
+        for at in rng.integers(0, len(data), 8):
+            damaged[at] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            for source in open_source(str(path)).values():
+                source[0]
+        except (SourceError, SampleError):
+            refused += 1
+    assert refused > 5

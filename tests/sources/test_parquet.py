@@ -123,7 +123,7 @@ def test_empty_rows_are_samples_that_fail(make):
     rows = [None, {"bytes": None, "path": "x.png"}, {"bytes": make.png(), "path": "y.png"}]
     source = open_source(make.parquet("a.parquet", {"image": pa.array(rows, kind)}))["train"]
     for row in (0, 1):
-        with pytest.raises(SampleError, match=f"(?s)row is empty.*a.parquet:{row}: null"):
+        with pytest.raises(SampleError, match=f"(?s)row is empty, or.*a.parquet:{row}: null"):
             source[row]
     assert source[2].size == (2, 2)
 
@@ -165,3 +165,33 @@ def test_types_that_other_writers_use(make, kind):
     ]
     assert [source[row] for row in range(3)] == ["one", "two", "one"]
     assert source.labels.tolist() == [0, -1, 1]
+
+
+def test_images_of_which_only_a_path_is_there_fail_and_say_so(make):
+    rows = [{"bytes": None, "path": "imgs/0.png"}, {"bytes": make.png(), "path": "imgs/1.png"}]
+    source = open_source(make.parquet("a.parquet", {"image": rows}))["train"]
+    with pytest.raises(SampleError, match="path of a file"):
+        source[0]
+    assert source[1].size == (2, 2)
+
+
+@pytest.mark.parametrize("column", ["path", "image"])
+def test_paths_are_no_texts(make, column):
+    spec = make.parquet("a.parquet", {column: ["imgs/0.png", "imgs/1.png"], "label": [0, 1]})
+    with pytest.raises(SourceError, match=f"only strings in the column `{column}`"):
+        open_source(spec)
+
+
+def test_other_files_in_a_folder_of_shards_are_named(make):
+    make.parquet("set/train.parquet", {"text": ["a", "b"]})
+    make.file("set/more.arrow", b"x")
+    assert any(".arrow (1)" in note for note in open_source(str(make.root / "set"))["train"].origin.notes)
+
+
+def test_damage_within_is_a_sentence(make):
+    spec = make.parquet("a.parquet", {"text": ["a", "b"], "label": [0, 1]})
+    data = bytearray((make.root / "a.parquet").read_bytes())
+    data[4:204] = b"\xff" * 200
+    (make.root / "a.parquet").write_bytes(data)
+    with pytest.raises(SourceError, match="cannot be read as parquet"):
+        open_source(spec)
