@@ -109,6 +109,8 @@ def open_situation(
     cache: Location | None,
     split: str | None,
     device: torch.device,
+    *,
+    trust: bool,
 ) -> Situation:
     """Open a run or a cache, and find out which rows have a label.
 
@@ -126,7 +128,7 @@ def open_situation(
         label = table.of(part.name, part.rows)
         taken = np.flatnonzero(label >= 0)
         return Situation(opened, part, label, taken, table.class_names, warnings=warnings)
-    predictor = Predictor.open(run, device)
+    predictor = Predictor.open(run, device, trust=trust)
     learned = np.array([sample in predictor.learned for sample in part.ids], bool)
     known = _labels_of(predictor, opened, part, learned)
     label = known.of(part.name, part.rows)

@@ -24,10 +24,18 @@ from featcache.training.prediction import ROWS, Predictor
 class Run(RunFolder):
     """A finished training: its folder, its result, and a model that predicts."""
 
+    trust = False
+    """True if the code of an own objective, which the folder holds a copy of, may be run."""
+
     @classmethod
-    def open(cls, place: str | os.PathLike[str] | Location) -> Run:
-        """Open the run in a folder; raises TrainError if there is none, or if it is not finished."""
-        return cls.finished(Location.of(place).path)
+    def open(cls, place: str | os.PathLike[str] | Location, *, trust: bool = False) -> Run:
+        """Open the run in a folder; raises TrainError if there is none, or if it is not finished.
+
+        The code of an own objective, which the folder holds a copy of, is not run without `trust`.
+        """
+        run = cls.finished(Location.of(place).path)
+        run.trust = trust
+        return run
 
     @property
     def objective(self) -> str:
@@ -96,9 +104,8 @@ class Run(RunFolder):
 
     def predictor(self, device: str = "auto", coverage: float | None = None) -> Predictor:
         """Load what predictions need."""
-        return Predictor.open(
-            self, resolve(device), None if coverage is None else _share("coverage", coverage)
-        )
+        share = None if coverage is None else _share("coverage", coverage)
+        return Predictor.open(self, resolve(device), share, trust=self.trust)
 
     def _facts(self) -> dict[str, str]:
         figures = self.figures

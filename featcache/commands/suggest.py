@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--split", help="The split to choose from [default: train, or that of RUN].")
 @click.option("--strategy", default="auto", show_default=True, help="auto, cover or random.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every draw.")
+@click.option("--trust", is_flag=True, help="Run the Python code that RUN names.")
 @device_option
 @json_option
 def command(place: Location, n: int, out: Location | None, *, as_json: bool, **asked: Any) -> None:

@@ -18,7 +18,6 @@ from featcache.errors import CacheError, ConfigError, option
 from featcache.filing.sorter import Sorted, Sorter
 from featcache.filing.table import Table
 from featcache.location import Location
-from featcache.plugins import code_in, require_trust
 from featcache.training.fitting import command_for
 from featcache.training.prediction import Predictor
 
@@ -91,10 +90,9 @@ def predict(
     Raises a FeatcacheError before anything is written. The run must be finished, and the cache complete, with
     the same features as that of the run. `out` must not exist or be an earlier table.
     """
-    finished, table = Run.open(run), Table.at(Location.of(out).path)
+    finished, table = Run.open(run, trust=trust), Table.at(Location.of(out).path)
     if sort not in ("cache", "unsure"):
         raise ConfigError(f"{option('sort')} is not an order", got=repr(sort), expected="cache or unsure")
-    require_trust(code_in([finished.config()["objective"]]), finished.path, trust)
     predictor = finished.predictor(device, coverage)
     opened = _opened(Location.of(cache), Location.of(run), predictor)
     splits = _whole(opened, split)

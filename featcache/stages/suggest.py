@@ -48,12 +48,14 @@ def suggest(
     strategy: Strategy = "auto",
     seed: int = 0,
     device: str = "auto",
+    trust: bool = False,
 ) -> Suggestions:
     """Choose `n` samples of a split to label next, and write a table of them to `out`.
 
     `place` is a finished run, or a cache. `labels` are tables, which are read as `train` reads them: beside
     those that the run learned from, or instead of those in the cache. `cache` says where the cache of a run
-    is now. `split` is that of the training by default.
+    is now. `split` is that of the training by default. The code of an own objective, which a run holds a copy
+    of, is not run without `trust`.
 
     Strategies: `auto` covers the samples that the model is not sure of, and all samples without a model;
     `cover` always covers all samples; `random` draws. Rows that are labelled, failed or near-identical to
@@ -87,7 +89,7 @@ def suggest(
             return None
         return read_labels(labels, opened, label_column=label_column, ignore_unmatched=ignore_unmatched)
 
-    known = open_situation(Location.of(place), own, moved, split, resolve(device))
+    known = open_situation(Location.of(place), own, moved, split, resolve(device), trust=trust)
     found = _suggest(known, count, strategy, seed)
     if target is not None:
         table.write(target, found.samples)

@@ -87,7 +87,7 @@ def train(
     for warning in warnings if progress else ():
         print(f"warning: {harmless(in_python(warning))}", file=sys.stderr)
     run_training(request, out, device=device, resume=resume, show=bar if progress else silent)
-    return Run.open(out)
+    return Run.open(out, trust=True)
 
 
 def with_labels(

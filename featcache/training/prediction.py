@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featcache.cache.identity import require_same
 from featcache.cache.reader import CacheReader
 from featcache.loading.store import FeatureStore
+from featcache.plugins import code_in, require_trust
 from featcache.runs.run import RunFolder
 from featcache.training.calibration import scaled
 from featcache.training.conformal import calibrate, classes_within
@@ -60,12 +61,17 @@ class Predictor:
     """False if the coverage is no promise, as the labels were not drawn at random."""
 
     @classmethod
-    def open(cls, run: RunFolder, device: torch.device, coverage: float | None = None) -> Self:
+    def open(
+        cls, run: RunFolder, device: torch.device, coverage: float | None = None, *, trust: bool = False
+    ) -> Self:
         """Load a finished run; only its folder is read.
 
-        Raises TrainError if its labels do not suffice to promise the `coverage`.
+        Raises TrainError if its labels do not suffice to promise the `coverage`. Raises ConfigError for a run
+        with a copy of its own objective, which is code, without `trust`.
         """
-        learner, config, result = load_learner(run, device), run.config(), run.result() or {}
+        config = run.config()
+        require_trust(code_in([config["objective"]]), run.path, trust)
+        learner, result = load_learner(run, device), run.result() or {}
         names = learner.origin.class_names
         limit = None if coverage is None else calibrate(load_held_out(run), names, coverage, run.path)
         split = str(config["options"].get("data", {}).get("train", "train"))

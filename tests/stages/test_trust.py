@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+import featcache as fc
+from featcache.errors import ConfigError
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 Command = Callable[..., Result]
 SHORT = ("--set", "cv=off", "--set", "optim.steps=3")
@@ -64,5 +67,10 @@ def test_a_run_with_its_own_objective(
     predict = ("predict", "run", cache, "--out", "p.csv")
     assert "--trust" in featcache(*predict, code=1).output
     assert not Path("p.csv").exists()
+    assert "--trust" in featcache("suggest", "run", code=1).output
+    with pytest.raises(ConfigError, match="trust=True"):
+        fc.Run.open("run").predict(cache, device="cpu")
+    assert not Path("ran").exists()
+    assert len(fc.Run.open("run", trust=True).predict(cache, device="cpu").label)
     featcache(*predict, "--trust")
     assert Path("p.csv").exists()
