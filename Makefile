@@ -7,16 +7,21 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 VERSION_CHECK := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: quickstart test test-slow check clean
+.PHONY: quickstart test test-slow torture check clean
 
 quickstart: .venv/installed
 	$(BIN)/featcache run quickstart
 
 test: .venv/installed-dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not torture"
 
 test-slow: .venv/installed-dev
 	$(PYTEST) -m slow
+
+# Kills, faults, flips, fuzzing: hours on two cores. A part of it, in minutes: make torture SCALE=0.01
+SCALE ?= 1
+torture: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/torture -m torture -n auto --scale $(SCALE)
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .
