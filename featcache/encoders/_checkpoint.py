@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import pickle
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor
 from featcache.errors import EncoderError
 
 State = Mapping[str, Tensor]
-AVERAGED = ("ema", "teacher")
+AVERAGED = {"ema", "teacher"}
 """Words in the name of a set of weights that is an average of another, and is the one to use."""
 _DEPTH = 3
 
@@ -42,14 +44,26 @@ def split_choice(path: str) -> tuple[str, str | None]:
 
 
 def read(path: str) -> Any:
-    """Return what a checkpoint holds, read as tensors and plain values; no code in it is run."""
+    """Return what a checkpoint holds, read as tensors and plain values; no code in it is run.
+
+    Raise EncoderError where it holds anything else.
+    """
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file
 
         return load_file(path)
     # Arguments of the command line are plain values, too.
     with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise EncoderError(
+                "the checkpoint holds more than tensors and plain values, which could run code",
+                got=f"{path}: {str(error).strip().splitlines()[0][:200]}",
+                expected="a file of weights, or one that torch.load(..., weights_only=True) reads",
+                hint="if you trust the file, save its weights alone: "
+                "torch.save(torch.load(PATH, weights_only=False)['state_dict'], NEW)",
+            ) from None
 
 
 def fitting(content: Any, chosen: str | None, forms: Iterable[State], model: str) -> Weights:
@@ -86,7 +100,7 @@ def _is_asked(name: str, chosen: str | None) -> bool:
 
 def _one(names: list[str], model: str) -> str:
     """Return the set of weights to use; raise EncoderError if that is for the user to say."""
-    averaged = [name for name in names if any(word in name.lower() for word in AVERAGED)]
+    averaged = [name for name in names if AVERAGED.intersection(re.split("[._]", name.lower()))]
     if len(names) == 1 or len(averaged) == 1:
         return (averaged or names)[0]
     raise EncoderError(

@@ -240,3 +240,14 @@ def test_code_in_a_model_folder_is_never_run_or_asked_for(bert, tmp_path):
     with pytest.raises(EncoderError):
         load(f"hf:{folder}")
     assert not (tmp_path / "ran").exists()
+
+
+def test_heads_and_other_files_of_weights_that_are_left_out_are_named(vit, tmp_path):
+    config = transformers.ViTConfig(image_size=32, patch_size=8, num_labels=3, **SMALL)
+    save(transformers.ViTForImageClassification(config), tmp_path)
+    transformers.AutoImageProcessor.from_pretrained(vit).save_pretrained(tmp_path)
+    (tmp_path / "model_ema.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
+    heads, files = load(f"hf:{tmp_path}").notes
+    assert heads.endswith("classifier")
+    assert files.endswith("model_ema.safetensors")
+    assert load(f"hf:{vit}").notes == ()
