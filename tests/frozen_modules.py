@@ -180,6 +180,10 @@ def picky() -> Made:
     return Tiny(), _unless_white(lambda: _raise(ValueError(f"too white: {object()}")))
 
 
+def hungry() -> Made:
+    return Tiny(), _unless_white(lambda: _raise(MemoryError()))
+
+
 def ragged() -> Made:
     return Tiny(), _tensor
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from featcache import limits
 from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError, option
 from featcache.extraction.view_transform import ViewTransform
 from featcache.sources.base import Source
@@ -89,7 +90,8 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
     def __getitem__(self, index: int) -> Loaded | FeatcacheError:
         # Returned as a value, because an error raised in a worker process arrives as a text with a traceback.
         try:
-            return self._load(self.batches[index])
+            with limits.explained():
+                return self._load(self.batches[index])
         except FeatcacheError as error:
             return error
 
@@ -112,6 +114,7 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
         except FeatcacheError:
             raise
         except Exception as error:
+            limits.require_none(error, key)
             # The reason is stored, so it may not contain addresses, which differ from run to run.
             said = re.sub("0x[0-9a-fA-F]+", "...", f"{type(error).__name__}: {error}")
             raise SampleError("the model's transform fails", got=said) from error
@@ -125,7 +128,8 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
 def feed(dataset: ViewDataset, num_workers: int, device: torch.device) -> Generator[Loaded, None, None]:
     """Yield every batch in order, read ahead by `num_workers` processes; 0: by a thread of this process.
 
-    Raises EncoderError where samples do not stack to a batch, SourceError where a worker dies.
+    Raises EncoderError where samples do not stack to a batch, SourceError where a worker dies or a
+    limit of the machine is met.
     """
     num_workers, pinned = min(num_workers, len(dataset)), device.type == "cuda"
     arriving = _processes(dataset, num_workers, pinned) if num_workers else _thread(dataset, pinned)
@@ -156,6 +160,7 @@ def _processes(
         for batch in arriving:
             yield batch.received() if isinstance(batch, _Piped) else batch
     except (RuntimeError, OSError, EOFError) as error:
+        limits.require_none(error, f"{num_workers} reading processes")
         # The type of the error depends on what the process was sending when it died.
         said = [type(error).__name__, *str(error).strip().splitlines()[-1:]]
         raise SourceError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from featcache import limits
 from featcache.errors import FeatcacheError, SampleError, SourceError
 from featcache.files import human_bytes
 
@@ -90,6 +91,7 @@ def read_file(path: Path, limit: int = MAX_BYTES) -> bytes:
                 raise too_large(size, limit)
             return stream.read(size)
     except OSError as error:
+        limits.require_none(error, path)
         raise SampleError("the file cannot be read", got=error.strerror or type(error).__name__) from None
     except ValueError as error:  # a name with a null byte, or half of a surrogate pair
         raise SampleError("the file cannot be read", got=f"no name of a file: {error}") from None

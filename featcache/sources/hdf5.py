@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from featcache import limits
 from featcache.errors import SampleError
 from featcache.sources._arrays import assemble_arrays
 from featcache.sources._files import parsing
@@ -52,6 +53,7 @@ class _Reader:
         try:
             pixels: NDArray[Any] = self.handle()[self.name][row]
         except Exception as error:  # of whatever kind h5py finds for damaged bytes
+            limits.require_none(error, f"row {row} of `{self.name}`")
             raise SampleError("the row cannot be read from the HDF5 file", got=type(error).__name__) from None
         return pixels
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
+from featcache import limits
 from featcache.errors import SampleError, SourceError
 from featcache.outside import json_of
 from featcache.sources._files import EMBEDDINGS, parsing, printable
@@ -257,7 +258,8 @@ class _Groups:
 
         try:
             table = self._file.read_row_group(group, columns=[self._leaf], use_threads=False)
-        except Exception:  # of whatever kind pyarrow finds for damaged bytes
+        except Exception as error:  # of whatever kind pyarrow finds for damaged bytes
+            limits.require_none(error, f"row group {group}")
             raise SampleError("the row group is damaged", got=f"row group {group}") from None
         column = table.column(0)
         if pyarrow.types.is_struct(column.type):

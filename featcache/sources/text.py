@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache import limits
 from featcache.errors import SampleError, SourceError
 from featcache.sources._files import printable
 from featcache.sources._labels import refuse_label_column, usual
@@ -74,6 +75,7 @@ class _Lines:
         except UnicodeDecodeError as error:
             raise SampleError("the line is not UTF-8", got=f"byte {error.start}: {error.reason}") from None
         except OSError as error:
+            limits.require_none(error, self.path)
             raise SampleError("the file cannot be read", got=error.strerror) from None
 
 

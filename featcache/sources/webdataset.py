@@ -15,6 +15,7 @@ from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from featcache import limits
 from featcache.errors import SampleError, SourceError, option
 from featcache.sources._files import IMAGE_SUFFIXES, MAX_BYTES, open_file, printable, read_file, too_large
 from featcache.sources._labels import LABEL_COLUMNS
@@ -124,6 +125,7 @@ class _Reader:
                 stream.seek(start)
                 data = stream.read(size)
         except OSError as error:
+            limits.require_none(error, self.shards[self.shard_of[row]])
             raise SampleError("the shard cannot be read", got=error.strerror) from None
         if len(data) < size:
             raise SampleError("the shard ends within the sample", got=f"{len(data)} of {size} bytes")

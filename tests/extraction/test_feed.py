@@ -104,6 +104,27 @@ def test_the_death_of_a_worker_is_explained(photos: Path, frozen: Model) -> None
     assert len(str(error.value).splitlines()) == 4
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_limit_of_the_machine_costs_no_row(photos: Path, frozen: Model, num_workers: int) -> None:
+    _whiten(photos / "train" / "cat" / "01.png")
+    with pytest.raises(SourceError, match="memory") as error:
+        list(feed(_dataset(photos, frozen("hungry"), [range(3)], ViewSpec()), num_workers, CPU))
+    assert "cat/01.png" in str(error.value.got)
+
+
+def test_neither_does_a_file_that_may_not_be_opened(photos: Path, frozen: Model) -> None:
+    dataset = _dataset(photos, frozen("tiny"), [range(3)], ViewSpec())
+    assert isinstance(dataset[0], Loaded)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        found = dataset[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert isinstance(found, SourceError)
+    assert "open files" in str(found)
+
+
 def test_without_shared_memory_batches_go_through_a_pipe(photos: Path, frozen: Model) -> None:
     """As on a full /dev/shm: the workers may not make a file of the size of a batch."""
     dataset = _dataset(photos, frozen("tiny"), [range(5), range(5, 10)])

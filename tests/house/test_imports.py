@@ -19,7 +19,7 @@ ROOT = Path(featcache.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("nearest", "vectors", "outside", "shown"),
-    ("config", "files", "randomness", "progress", "seal", "signals"),
+    ("config", "files", "limits", "randomness", "progress", "seal", "signals"),
     ("plugins", "devices", "location", "locks", "replacing", "specs", "batch"),
     ("sources.base", "cache.layout", "loading.plan", "checking.neighbours", "flags"),
     ("nn",),
