@@ -94,12 +94,12 @@ def commands(folder: Path) -> Mapping[str, Command]:
         "extract --overwrite": Command(lambda out: (*extraction(out), "--overwrite"), folder / "other.zarr"),
         "train": Command(lambda out: (*training(cache, out), "--resume"), content=run_files),
         "label": Command(lambda out: ("label", out, *labels), cache),
-        "export --to h5": Command(lambda out: ("export", cache, "--to", "h5", "--out", out)),
+        "export --to h5": Command(
+            lambda out: ("export", cache, "--to", "h5", "--out", out / "e.h5"), folder / "empty"
+        ),
         "export --to npy": Command(lambda out: ("export", cache, "--to", "npy", "--out", out)),
         "import": Command(lambda out: ("import", folder / "export.h5", "--out", out)),
-        "predict": Command(
-            lambda out: ("predict", run, cache, "--out", out / "table.csv"), folder / "predictions"
-        ),
+        "predict": Command(lambda out: ("predict", run, cache, "--out", out / "table.csv"), folder / "empty"),
         "repair": Command(lambda out: ("repair", out), folder / "damaged.zarr"),
     }
 
@@ -111,7 +111,7 @@ def prepare(run: Callable[..., object], folder: Path) -> None:
     run(*other_extraction(folder / "other.zarr"))
     run(*training(cache, folder / "run"))
     run("export", cache, "--to", "h5", "--out", folder / "export.h5")
-    (folder / "predictions").mkdir()
+    (folder / "empty").mkdir()
     ids = fc.Cache.open(cache)["train"].ids
     table = "".join(f"{name},{'even' if row % 2 else 'odd'}\n" for row, name in enumerate(ids))
     (folder / "labels.csv").write_text(f"id,label\n{table}")

@@ -35,8 +35,8 @@ from featcache import encoders
 from featcache.cli import main
 from featcache.sources import open_source
 
-GRACE = 5.0
-"""Seconds in which the children of a killed process have to end."""
+GRACE = 30.0
+"""Seconds in which the children of a killed process have to end; one may still be importing."""
 
 
 def child(job: dict[str, Any]) -> None:
