@@ -71,7 +71,8 @@ def test_a_cache_that_is_there_and_an_objective_of_ones_own(write, tmp_path, mon
     ]
 
     mine, quick = (
-        Run.open(f"second/small/{name}/labels_per_class=1/seed=0") for name in ("mine.py", "quick")
+        Run.open(f"second/small/{name}/labels_per_class=1/seed=0", trust=True)
+        for name in ("mine.py", "quick")
     )
     options = [run.config()["options"] for run in (mine, quick)]
     assert [(o["optim"]["steps"], o["objective"]["weight"]) for o in options] == [(4, 0.5), (2, 2.0)]
