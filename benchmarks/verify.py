@@ -3,8 +3,9 @@
     python -m benchmarks.verify [--smoke] [--json FILE]
 
 Verification runs with the page cache dropped, and its bound is reading the same files sequentially with
-O_DIRECT. Loading a split to memory, and streaming it in shuffled batches, run warm; their bound is the same
-without checks. The last table opens a split of many rows and checks its small files, as every use does.
+O_DIRECT. Loading a split to memory, streaming it in shuffled batches, and training on what is streamed run
+warm; their bound is the same without checks. The last table opens a split of many rows and checks its small
+files, as every use does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 
 from benchmarks import common
 from benchmarks.read import DISK, Case, direct, drop, shards, steps
+from benchmarks.train import URATIO, Learner
 from featcache.cache.reader import CacheReader
 from featcache.cache.storage import Folder
 from featcache.cache.verify import verify_cache
@@ -24,6 +26,7 @@ from featcache.loading.store import FeatureStore
 
 UNCHECKED, SMALL = "without checks", "reading the small files"
 FULL, SMOKE = Case(197, 768, 8192, 60), Case(50, 384, 2048, 8)
+TRAINED, TRAINED_SMOKE = Case(65, 128, 8192, 200), Case(65, 128, 512, 5)
 
 
 def verification(path: Path) -> dict[str, Callable[[], float] | None]:
@@ -67,6 +70,20 @@ def streaming(path: Path, case: Case) -> dict[str, Callable[[], float] | None]:
     return {UNCHECKED: common.rate(lambda: stream(False)), "with checks": common.rate(lambda: stream(True))}
 
 
+def training(path: Path, case: Case) -> dict[str, Callable[[], float] | None]:
+    """Return trainings of some steps on what is streamed, with and without checks; each returns steps/s."""
+    cpu = torch.device("cpu")
+    learner = Learner(case.dim, 32, case.batches, cpu)
+
+    def train(checked: bool) -> float:
+        store = FeatureStore.open(CacheReader.open(path), "train", checked=checked)
+        taken = learner.run(common.both_streams(store, 32, URATIO, cpu))
+        store.finish_checks()
+        return float(taken)
+
+    return {UNCHECKED: common.rate(lambda: train(False)), "with checks": common.rate(lambda: train(True))}
+
+
 def opening(path: Path, rows: int) -> dict[str, Callable[[], float] | None]:
     """Return opening a split of many rows with all its checks; each returns openings/s."""
 
@@ -85,7 +102,7 @@ def opening(path: Path, rows: int) -> dict[str, Callable[[], float] | None]:
     return {SMALL: common.rate(small), "open and check": common.rate(opened)}
 
 
-def measured(case: Case, many: int, rounds: int) -> Iterator[common.Table]:
+def measured(case: Case, trained: Case, many: int, rounds: int) -> Iterator[common.Table]:
     """Make all tables, and remove their files."""
     with tempfile.TemporaryDirectory(dir=".") as name:
         path = Path(name) / "bench.zarr"
@@ -98,6 +115,12 @@ def measured(case: Case, many: int, rounds: int) -> Iterator[common.Table]:
             found = common.interleaved(contestants, rounds)
             yield common.Table(f"{title}: {case.rows} x {case.tokens} x {case.dim}", unit, bound, found)
     with tempfile.TemporaryDirectory(dir=".") as name:
+        path = Path(name) / "trained.zarr"
+        common.write_cache(path, {"train": trained.rows}, common.random_tokens(trained.tokens, trained.dim))
+        found = common.interleaved(training(path, trained), rounds)
+        title = f"training, {trained.batches} steps: {trained.rows} x {trained.tokens} x {trained.dim}"
+        yield common.Table(title, "steps/s", UNCHECKED, found)
+    with tempfile.TemporaryDirectory(dir=".") as name:
         path = Path(name) / "many.zarr"
         common.write_cache(path, {"train": many}, common.random_tokens(1, 8))
         found = common.interleaved(opening(path, many), rounds)
@@ -108,8 +131,8 @@ def main() -> None:
     """Print the tables, and write their rows as JSON where asked."""
     args = common.arguments(__doc__).parse_args()
     torch.set_num_threads(1)
-    case, many, rounds = (SMOKE, 20_000, 2) if args.smoke else (FULL, 1_000_000, 5)
-    common.report(measured(case, many, rounds), args.json)
+    sizes = (SMOKE, TRAINED_SMOKE, 20_000, 2) if args.smoke else (FULL, TRAINED, 1_000_000, 5)
+    common.report(measured(*sizes), args.json)
 
 
 if __name__ == "__main__":

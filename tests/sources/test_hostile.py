@@ -182,7 +182,7 @@ def test_the_largest_image_takes_little_more_than_a_gigabyte(make, mode):
         "import pathlib, sys\n"
         "from featcache.sources._image import decode\n"
         "decode(pathlib.Path(sys.argv[1]).read_bytes())\n"
-        "status = pathlib.Path('/proc/self/status').read_text()\n"  # getrusage would count the parent's as well
+        "status = pathlib.Path('/proc/self/status').read_text()\n"  # getrusage counts the parent's too
         "print(int(status.partition('VmHWM:')[2].split()[0]) // 1024)"
     )
     assert int(run("-c", measure, spec)) < 1200
