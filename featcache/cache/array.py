@@ -260,7 +260,9 @@ class _Shards:
         piece = layout.piece_bytes
         try:
             mapped = _map(path, layout.index_bytes)
-        except FileNotFoundError:
+        except IsADirectoryError:
+            raise damaged(path, "a folder", f"a file with {rows} rows of view {view}") from None
+        except (FileNotFoundError, NotADirectoryError):
             self.storage.require_pin()
             if self.strict:
                 raise damaged(path, "no such file", f"{rows} rows of view {view}") from None

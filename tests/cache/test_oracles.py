@@ -217,3 +217,11 @@ def test_a_compressed_array_is_refused_by_name(tmp_path: Path) -> None:
         ShardedArray.open(tmp_path / "b")
     with pytest.raises(CacheError, match="no Zarr v3 array"):
         ShardedArray.open(tmp_path / "c")
+
+
+def test_a_folder_in_the_place_of_a_shard_is_damage(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a", data=np.ones((3, 1, 2), np.float32), chunks=(3, 1, 2), compressors=None)
+    (tmp_path / "a/c/0/0/0").unlink()
+    (tmp_path / "a/c/0/0/0").mkdir()
+    with pytest.raises(CacheError, match="a folder"):
+        ShardedArray.open(tmp_path / "a").gather(np.arange(3), 0)

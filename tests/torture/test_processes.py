@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture.commands import Arguments, extraction, files, run_files, training
-from tests.torture.forge import members
+from tests.torture.forge import members, stray
 
 pytestmark = pytest.mark.torture
 MAIN = Path(__file__).parents[2] / "cli.py"
@@ -60,7 +60,7 @@ def test_one_of_several_works_and_the_others_say_so(
 def test_the_death_of_a_reading_process_ends_the_extraction_and_the_next_goes_on(
     prepared: Path, tmp_path: Path, count: Callable[..., int], rng: random.Random, figure: Callable[..., None]
 ) -> None:
-    out, killed, stray = tmp_path / "c.zarr", 0, 0
+    out, killed, left = tmp_path / "c.zarr", 0, 0
     arguments = ("extract", "digits", "--model", "open_clip:glyph-clip", "--limit", 300, "--tokens", "cls")
     arguments = (*arguments, "--batch-size", 4, "--shard-size", 40, "--num-workers", 2)
     process = start((*arguments, "--out", tmp_path / "whole.zarr"))
@@ -86,13 +86,13 @@ def test_the_death_of_a_reading_process_ends_the_extraction_and_the_next_goes_on
             assert process.returncode == 1
             assert "a reading process died" in errors
             assert time.monotonic() - begun < 30
-        stray += len(members(process.pid))
+        left += stray(process.pid)
     process = start((*arguments, "--out", out))
     assert process.communicate(timeout=300)
     assert process.returncode == 0
     assert files(out) == files(tmp_path / "whole.zarr")
-    assert stray == 0
-    figure("deaths of reading processes", times, killed_while_reading=killed, hangs=0, stray_processes=stray)
+    assert left == 0
+    figure("deaths of reading processes", times, killed_while_reading=killed, hangs=0, stray_processes=left)
 
 
 def _is_worker(pid: int) -> bool:
