@@ -260,9 +260,10 @@ class _Shards:
         piece = layout.piece_bytes
         try:
             mapped = _map(path, layout.index_bytes)
-        except IsADirectoryError:
-            raise damaged(path, "a folder", f"a file with {rows} rows of view {view}") from None
-        except (FileNotFoundError, NotADirectoryError):
+        except (IsADirectoryError, NotADirectoryError) as error:
+            self.storage.require_pin()
+            raise damaged(path, error.strerror, f"a file with {rows} rows of view {view}") from None
+        except FileNotFoundError:
             self.storage.require_pin()
             if self.strict:
                 raise damaged(path, "no such file", f"{rows} rows of view {view}") from None

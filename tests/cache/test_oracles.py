@@ -219,9 +219,16 @@ def test_a_compressed_array_is_refused_by_name(tmp_path: Path) -> None:
         ShardedArray.open(tmp_path / "c")
 
 
-def test_a_folder_in_the_place_of_a_shard_is_damage(tmp_path: Path) -> None:
+def test_a_folder_for_a_shard_and_a_file_for_a_folder_are_damage(tmp_path: Path) -> None:
+    """Which would be read as the fill value, if they were taken for shards that were never written."""
     zarr.create_array(tmp_path / "a", data=np.ones((3, 1, 2), np.float32), chunks=(3, 1, 2), compressors=None)
-    (tmp_path / "a/c/0/0/0").unlink()
-    (tmp_path / "a/c/0/0/0").mkdir()
-    with pytest.raises(CacheError, match="a folder"):
+    shard = tmp_path / "a/c/0/0/0"
+    shard.unlink()
+    shard.mkdir()
+    with pytest.raises(CacheError, match="Is a directory"):
+        ShardedArray.open(tmp_path / "a").gather(np.arange(3), 0)
+    shard.rmdir()
+    shard.parent.rmdir()
+    shard.parent.touch()
+    with pytest.raises(CacheError, match="Not a directory"):
         ShardedArray.open(tmp_path / "a").gather(np.arange(3), 0)
