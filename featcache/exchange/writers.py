@@ -48,18 +48,23 @@ def write_h5(path: Path, tables: Tables, described: Description, done: Done) -> 
                     dataset[start:stop] = column.read(start, stop)
                     kept.raise_first()
                     done(stop - start)
-    kept.raise_first()
 
 
-class _KeepsError(io.BufferedRandom):
-    """A new file that keeps its first OSError for later.
+class _KeepsError(io.FileIO):
+    """A new file that keeps its first OSError, and raises it as it closes.
 
-    HDF5 writes as late as while it closes, where it would crash, or only print what went wrong.
+    HDF5 writes as late as while it closes, where an error would crash it. So it is told of none, and reads
+    back what it could not write: from memory, as the bytes that a file has not are none that it can bear.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path, "w+"))
+        super().__init__(path, "w+")
         self._first: OSError | None = None
+        self._unwritten: list[tuple[int, bytes]] = []
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+        self.raise_first()
 
     def raise_first(self) -> None:
         """Raise the error, if there was one."""
@@ -67,11 +72,24 @@ class _KeepsError(io.BufferedRandom):
             raise self._first
 
     def write(self, data: Any, /) -> int:
-        self._keep(lambda: super(_KeepsError, self).write(data))
-        return len(data)
+        start, view = self.tell(), memoryview(data).cast("B")
+        self._keep(lambda: self._write_all(view))
+        if self._first is not None:
+            self._unwritten.append((start, bytes(view)))
+            self.seek(start + len(view))
+        return len(view)
 
-    def flush(self) -> None:
-        self._keep(super().flush)
+    def readinto(self, buffer: Any, /) -> int:
+        start, view = self.tell(), memoryview(buffer).cast("B")
+        count = super().readinto(view) or 0
+        if self._first is None:
+            return count
+        view[count:] = bytes(len(view) - count)
+        for at, data in self._unwritten:
+            low, high = max(start, at), min(start + len(view), at + len(data))
+            if low < high:
+                view[low - start : high - start] = data[low - at : high - at]
+        return len(view)
 
     def truncate(self, size: int | None = None, /) -> int:
         self._keep(lambda: super(_KeepsError, self).truncate(size))
@@ -79,6 +97,10 @@ class _KeepsError(io.BufferedRandom):
 
     def close(self) -> None:
         self._keep(super().close, always=True)
+
+    def _write_all(self, view: memoryview) -> None:
+        while view:
+            view = view[super().write(view) :]
 
     def _keep(self, change: Callable[[], object], always: bool = False) -> None:
         if always or self._first is None:

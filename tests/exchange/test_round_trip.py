@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,6 +72,26 @@ def test_a_full_disk_is_explained_and_leaves_the_export_before(
     with file_limit(20_000), pytest.raises(fc.FeatcacheError, match=r"full[\s\S]*File too large"):
         fc.export(cache, out, to=to, progress=False)  # type: ignore[arg-type]
     assert tree(tmp_path) == before
+
+
+def test_wherever_a_disk_is_full_hdf5_says_so(bring: Bring, made: ModuleType, tmp_path: Path) -> None:
+    """HDF5 reads back what it wrote: what stands in its place is no longer left to the memory allocator."""
+    cache = bring(made.hdf5(tmp_path / "mine", {"emb": np.ones((1000, 2), "f4")}), model="m")
+    whole = fc.export(cache, tmp_path / "whole.h5", to="h5", progress=False).stat().st_size
+    limits = np.random.default_rng(0).integers(0, whole, 40).tolist()
+    script = f"""
+import resource, featcache as fc
+for limit in {limits}:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+    try:
+        fc.export({str(cache.path)!r}, {str(tmp_path / "out.h5")!r}, to="h5", progress=False)
+    except fc.FeatcacheError as error:
+        assert "full" in str(error) and "File too large" in str(error), error
+    else:
+        raise AssertionError(limit)
+"""
+    subprocess.run([sys.executable, "-c", script], env=os.environ | {"MALLOC_PERTURB_": "85"}, check=True)
+    assert not (tmp_path / "out.h5").exists()
 
 
 def test_a_label_outside_the_classes_is_refused(bring: Bring, made: ModuleType, tmp_path: Path) -> None:
