@@ -26,7 +26,7 @@ from featcache.devices import resolve
 from featcache.extraction.options import ExtractOptions
 from featcache.loading.loader import Loader
 from featcache.loading.store import FeatureStore, Residency, reside
-from featcache.report.statistics import paired
+from featcache.results.statistics import paired
 from featcache.stages.extract import run_extraction
 from featcache.stages.train import run_training
 from featcache.training.request import TrainRequest

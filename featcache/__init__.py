@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from featcache.encoders import load as load_encoder
     from featcache.errors import FeatcacheError
     from featcache.extraction.options import ExtractOptions
-    from featcache.report.compare import Comparison, compare
-    from featcache.report.study import Study
+    from featcache.results.compare import Comparison, compare
+    from featcache.results.study import Study
     from featcache.sources import open_source
     from featcache.specs import ViewSpec
     from featcache.stages.bench import bench as benchmark
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
     from featcache.stages.repair import repair
+    from featcache.stages.report import Report, report
     from featcache.stages.suggest import suggest
     from featcache.stages.train import train
     from featcache.stages.verify import verify
@@ -38,20 +39,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "Cache": "featcache.api.cache:Cache",
-    "Comparison": "featcache.report.compare:Comparison",
+    "Comparison": "featcache.results.compare:Comparison",
     "ExtractOptions": "featcache.extraction.options:ExtractOptions",
     "FeatcacheError": "featcache.errors:FeatcacheError",
     "Findings": "featcache.checking.findings:Findings",
     "Predictions": "featcache.api.predictions:Predictions",
+    "Report": "featcache.stages.report:Report",
     "Run": "featcache.api.run:Run",
     "Split": "featcache.api.cache:Split",
-    "Study": "featcache.report.study:Study",
+    "Study": "featcache.results.study:Study",
     "Suggestions": "featcache.active.table:Suggestions",
     "TrainOptions": "featcache.training.options:TrainOptions",
     "ViewSpec": "featcache.specs:ViewSpec",
     "benchmark": "featcache.stages.bench:bench",
     "check": "featcache.stages.check:check",
-    "compare": "featcache.report.compare:compare",
+    "compare": "featcache.results.compare:compare",
     "dry_run": "featcache.stages.extract:dry_run",
     "export": "featcache.stages.export:export",
     "extract": "featcache.stages.extract:extract",
@@ -64,6 +66,7 @@ _HOMES = {
     "open_source": "featcache.sources:open_source",
     "predict": "featcache.stages.predict:predict",
     "repair": "featcache.stages.repair:repair",
+    "report": "featcache.stages.report:report",
     "run_pipeline": "featcache.stages.pipeline:run_pipeline",
     "suggest": "featcache.stages.suggest:suggest",
     "train": "featcache.stages.train:train",
@@ -76,6 +79,7 @@ __all__ = [
     "FeatcacheError",
     "Findings",
     "Predictions",
+    "Report",
     "Run",
     "Split",
     "Study",
@@ -97,6 +101,7 @@ __all__ = [
     "open_source",
     "predict",
     "repair",
+    "report",
     "run_pipeline",
     "suggest",
     "train",

@@ -28,7 +28,7 @@ from featcache.api.cache import Cache
 from featcache.cache.reader import WRITTEN
 from featcache.objectives.base import ProbeData
 from featcache.objectives.linear import Linear, LinearOptions
-from featcache.report.statistics import paired
+from featcache.results.statistics import paired
 from studies._command import main
 from studies.suggest_strategies import STRATEGIES, View, fill
 

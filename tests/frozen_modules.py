@@ -190,3 +190,21 @@ def ragged() -> Made:
 
 def deadly() -> Made:
     return Tiny(), _unless_white(lambda: os._exit(3))
+
+
+class Letters(nn.Module):
+    """Embeds a text by its letters; each is a token."""
+
+    modality = "text"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(128, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.embedding(x)
+
+
+def words() -> tuple[nn.Module, Callable[[str], Tensor]]:
+    """(16,) codes of the first letters"""
+    return Letters(), lambda text: torch.tensor([ord(c) % 128 for c in f"{text:16.16}"])

@@ -16,7 +16,7 @@ from featcache.errors import ConfigError, FeatcacheError, option
 from featcache.filing.table import Table
 from featcache.labels.match import Matcher
 from featcache.nn.projector import ProjectorOptions
-from featcache.report import table as report
+from featcache.results import table as report
 from featcache.shown import cell, harmless, uncelled
 
 EVIL = [

@@ -13,7 +13,7 @@ import textwrap
 from pathlib import Path
 
 from featcache.config import Config
-from featcache.report.pipeline_file import ExtractTable, Pipeline, TrainTable, VariantTable
+from featcache.results.pipeline_file import ExtractTable, Pipeline, TrainTable, VariantTable
 from featcache.training.catalogue import OptionFacts, option_facts
 
 PAGE = Path(__file__).parents[1] / "docs" / "pipelines.md"

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from featcache.report.rows import CONTROLS
-from featcache.report.table import Table
+from featcache.results.rows import CONTROLS
+from featcache.results.table import Table
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("docs/results.md", "README.md")

@@ -132,9 +132,13 @@ def _splits(data: Split | Cache | str | os.PathLike[str]) -> list[Split]:
 
 
 def parts(
-    predictor: Predictor, split: Split, view: str = "eval", unsure_below: float = UNSURE_BELOW
+    predictor: Predictor,
+    split: Split,
+    view: str = "eval",
+    unsure_below: float = UNSURE_BELOW,
+    chosen: NDArray[np.int64] | None = None,
 ) -> Iterator[Predictions]:
-    """Predict a split some thousand rows at a time, in order and with failed rows.
+    """Predict a split, or its sorted `chosen` rows, some thousand at a time, in order and with failed rows.
 
     Raises ConfigError at once if `unsure_below` is no share.
     """
@@ -142,8 +146,9 @@ def parts(
     number, store = split.view(view), predictor.open_store(split.cache, split.name)
     ids, status = np.array(split.ids, object), split.status[:, number]
     truth, learned = _labels(predictor, split)
-    for start in range(0, max(split.rows, 1), ROWS):
-        rows = np.arange(start, min(start + ROWS, split.rows))
+    asked = np.arange(split.rows) if chosen is None else chosen
+    for start in range(0, max(len(asked), 1), ROWS):
+        rows = asked[start : start + ROWS]
         yield Predictions(
             classes=predictor.class_names,
             split=np.full(len(rows), split.name, object),

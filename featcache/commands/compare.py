@@ -15,13 +15,21 @@ from featcache.commands._common import echo, examples, json_option
     ),
 )
 @click.argument("runs", nargs=-1, required=True)
+@click.option(
+    "--to",
+    type=click.Choice(["text", "markdown", "csv", "latex"]),
+    default="text",
+    show_default=True,
+    help="Form of the table; csv has the numbers as they are.",
+)
 @json_option
-def command(runs: tuple[str, ...], as_json: bool) -> None:
+def command(runs: tuple[str, ...], to: str, as_json: bool) -> None:
     """Compare finished RUNS: folders, or patterns such as 'runs/**'.
 
     Prints one row for each method, label budget and cache. The runs may come from any command.
     """
-    from featcache.report.compare import compare
+    from featcache.results.compare import compare
 
     comparison = compare(runs)
-    echo(comparison.as_dict() if as_json else repr(comparison).rstrip())
+    written = repr(comparison) if to == "text" else getattr(comparison, to)()
+    echo(comparison.as_dict() if as_json else written.rstrip())

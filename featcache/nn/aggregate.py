@@ -69,13 +69,17 @@ class Attention(Aggregation):
         self.query = nn.Parameter(torch.zeros(dim))
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        return _weighted(tokens, self.weights(tokens, mask))
+
+    def weights(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the weights (B, T) of the tokens; they sum to one."""
         normed = F.layer_norm(tokens, tokens.shape[-1:])
         score = (normed @ self.query).to(tokens.dtype)  # autocast may return half precision
-        return _weighted(tokens, score * (GAIN / tokens.shape[-1]), mask)
+        return _hide(score * (GAIN / tokens.shape[-1]), mask).softmax(dim=1)
 
     def start(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         # Computed as in `forward`, as `Mean` differs from it in the last bit.
-        return _weighted(tokens, torch.zeros_like(tokens[..., 0]), mask)
+        return _weighted(tokens, _hide(torch.zeros_like(tokens[..., 0]), mask).softmax(dim=1))
 
 
 class GeM(Aggregation):
@@ -119,9 +123,8 @@ def make(pool: Pool, dim: int) -> Aggregation:
             return GeM()
 
 
-def _weighted(tokens: Tensor, score: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean of the real tokens, weighted by the softmax of (B, T) scores."""
-    weight = _hide(score, mask).softmax(dim=1)
+def _weighted(tokens: Tensor, weight: Tensor) -> Tensor:
+    """Return the mean (B, D) of tokens by (B, T) weights."""
     return (weight.unsqueeze(-1) * tokens).sum(dim=1)
 
 

@@ -150,6 +150,28 @@ class Projector(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Return z (B, P) in the parameters' dtype; tokens outside the mask are ignored."""
+        tokens, adapted, mask = self._adapt(features)
+        return self.combine(features.pooled.to(tokens.dtype), tokens, adapted, mask)
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """True if the aggregation learns weights of the tokens, so that `attention` returns them."""
+        return isinstance(self.aggregate, aggregate.Attention)
+
+    def attention(self, features: Features) -> Tensor:
+        """Return the weights (B, T) of the tokens in the aggregation; raises TypeError if it has none.
+
+        >>> projector = Projector(ProjectorOptions(), 8, 8, torch.Generator().manual_seed(0))
+        >>> projector.attention(Features(torch.randn(1, 4, 8), None, torch.randn(1, 8)))
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]], grad_fn=<SoftmaxBackward0>)
+        """
+        if not isinstance(self.aggregate, aggregate.Attention):
+            raise TypeError(f"{type(self.aggregate).__name__} has no weights of tokens")
+        _, adapted, mask = self._adapt(features)
+        return self.aggregate.weights(adapted, mask)
+
+    def _adapt(self, features: Features) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the tokens E and E' (B, T, D), and the mask (B, T) with a real token in each sample."""
         dtype = next(self.parameters()).dtype
         tokens, mask = features.tokens.to(dtype), features.mask
         if mask is not None:
@@ -161,7 +183,7 @@ class Projector(nn.Module):
         adapted = layout.pack(tokens)
         for block in self.blocks:
             adapted = block(adapted, layout)
-        return self.combine(features.pooled.to(dtype), tokens, layout.pad(adapted), mask)
+        return tokens, layout.pad(adapted), mask
 
     def combine(self, pooled: Tensor, tokens: Tensor, adapted: Tensor, mask: Tensor | None) -> Tensor:
         """Return z from z*, E and E', by the formula of the class."""

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from featcache.labels.files import read_given
 from featcache.labels.table import read_labels
 from featcache.location import Location
 from featcache.outside import json_of, toml_of
+from featcache.page import study_page
 from featcache.plugins import code_in, require_trust
 from featcache.progress import MakeProgress, bar, human_time, silent
-from featcache.report.pipeline_file import ExtractTable, Pipeline
-from featcache.report.study import Study, write_study
+from featcache.results.pipeline_file import ExtractTable, Pipeline
+from featcache.results.study import Study, write_study
 from featcache.stages.extract import run_extraction
+from featcache.stages.report import write_page
 from featcache.stages.train import run_training
 from featcache.training.data import DataPool
 from featcache.training.options import TrainOptions
@@ -92,9 +95,9 @@ def run_pipeline(
 ) -> Study:
     """Extract and train everything in a pipeline file; write to `out` (by default `runs/NAME`).
 
-    The results are `out`/results.md, results.png (a plot of accuracy) and reliability.png. Finished
-    trainings are skipped, and unfinished ones are resumed. Raises ConfigError if the file is not valid,
-    before anything is computed.
+    The results are `out`/results.md, results.png (a plot of accuracy), reliability.png and report.html, a
+    page of all of them. Finished trainings are skipped, and unfinished ones are resumed. Raises ConfigError
+    if the file is not valid, before anything is computed.
 
     Code that the file names (`python:FILE`) is not run without `trust`; names in `overrides` are yours.
     """
@@ -134,7 +137,10 @@ def run_pipeline(
         trained.append((cell, result))
     known = bool(extractions) and None not in extractions
     extraction = math.fsum(filter(None, extractions)) if known else None
-    return write_study(trained, extraction, folder, pipeline.train.against)
+    study = write_study(trained, extraction, folder, pipeline.train.against)
+    page = folder / "report.html"
+    write_page(page, study_page.summarise(study.rows))
+    return replace(study, page=page)
 
 
 def _require_trust(

@@ -9,6 +9,7 @@ from typing import ClassVar, NoReturn, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from featcache.batch import Batch, Views
 from featcache.loading.store import FeatureStore
@@ -76,6 +77,10 @@ class Learner(ABC):
     @abstractmethod
     def predict(self, store: FeatureStore, rows: NDArray[np.int64], view: int = 0) -> Outputs:
         """Predict sorted rows of a store under one view."""
+
+    def attention(self, store: FeatureStore, rows: NDArray[np.int64]) -> Tensor | None:
+        """Return the weights (N, T) of the tokens of sorted rows; None if the learner has none."""
+        return None
 
     @property
     def steps_done(self) -> int:

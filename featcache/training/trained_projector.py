@@ -125,6 +125,11 @@ class TrainedProjector(Learner):
         mapped = map_rows(both, store, rows, self.device, view)
         return Outputs(mapped[:, :-classes], mapped[:, -classes:])
 
+    def attention(self, store: FeatureStore, rows: NDArray[np.int64]) -> Tensor | None:
+        """Return the weights (N, T) of the tokens; None if the pooling has no weights."""
+        projector, _ = self.state.evaluated()
+        return map_rows(projector.attention, store, rows, self.device) if projector.weighs_tokens else None
+
     @property
     def _objective(self) -> Objective[Any]:
         objective = self.state.model["objective"]

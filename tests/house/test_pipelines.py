@@ -11,7 +11,7 @@ import pytest
 from featcache import plugins
 from featcache.config import merge, option_names
 from featcache.objectives.base import Objective, Probe
-from featcache.report.pipeline_file import ExtractTable, Pipeline, TrainTable, VariantTable
+from featcache.results.pipeline_file import ExtractTable, Pipeline, TrainTable, VariantTable
 from featcache.stages import pipeline
 from featcache.training.catalogue import all_objective_facts, training_options
 from featcache.training.options import TrainOptions

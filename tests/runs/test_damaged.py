@@ -8,7 +8,7 @@ import pytest
 
 import featcache as fc
 from featcache.errors import DamagedRun, FeatcacheError, TrainError
-from featcache.report.compare import compare
+from featcache.results.compare import compare
 from featcache.runs.saved import CHECKPOINT, CONFIG, METRICS, RESULT, is_sealed
 from featcache.runs.verify import verify_run
 from featcache.stages.train import run_training

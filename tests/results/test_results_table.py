@@ -1,17 +1,19 @@
 """The table of results: grouping, pairing with the controls, and no claim without an interval."""
 
+import csv
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from featcache.report.results_table import notes, results_table
-from featcache.report.rows import Outcome, group_rows
-from featcache.report.statistics import Difference, paired
-from featcache.report.table import difference_text
+from featcache.results.results_table import csv_text, notes, results_table, terminal_text
+from featcache.results.rows import Outcome, group_rows
+from featcache.results.statistics import Difference, paired
+from featcache.results.table import Table, difference_text
 
 SEEDS = st.integers(0, 5)
 FIGURES = st.integers(0, 1000).map(lambda value: value / 10)
@@ -61,8 +63,9 @@ def test_one_draw_claims_nothing():
 @pytest.mark.parametrize(
     ("a", "b", "shown"),
     [
-        ([50, 52, 54], [40, 41, 45], "**+10.0 ± 2.5**"),
-        ([40, 41, 45], [50, 52, 54], "**-10.0 ± 2.5**"),
+        ([50, 52, 54, 51, 53], [40, 41, 45, 41, 43], "**+10.0 ± 0.9**"),
+        ([40, 41, 45, 41, 43], [50, 52, 54, 51, 53], "**-10.0 ± 0.9**"),
+        ([50, 52, 54, 51], [40, 41, 45, 41], "+10.0 ± 1.3"),
         ([50, 60, 40], [45, 40, 50], "+5.0 ± 37.3"),
         ([50, 60], [50, 60], "+0.0 ± 0.0"),
         ([51, 61], [50, 60], "+1.0 ± 0.0"),
@@ -150,11 +153,12 @@ def test_aligned_for_a_terminal():
 
 
 def test_the_best_control_is_named():
-    given = results(zero_shot=[50, 50, 50], knn=[60, 61, 65], linear=[40, 70, 60], twinturbo=[70, 72, 74])
+    controls = {"zero_shot": [50] * 5, "knn": [60, 61, 65, 61, 63], "linear": [40, 70, 60, 60, 60]}
+    given = results(**controls, twinturbo=[70, 72, 74, 71, 73])
     rows = {row["objective"]: row for row in cells(given)}
-    assert rows["twinturbo"]["minus best control"] == "**+10.0 ± 2.5** (knn)"
+    assert rows["twinturbo"]["minus best control"] == "**+10.0 ± 0.9** (knn)"
     assert rows["knn"]["minus best control"] == ""
-    assert rows["zero_shot"]["minus best control"] == "**-12.0 ± 6.6** (knn)"
+    assert rows["zero_shot"]["minus best control"] == "**-12.0 ± 2.5** (knn)"
     assert rows["linear"]["minus linear"] == ""
 
 
@@ -182,9 +186,9 @@ def test_notes_say_what_the_figures_are_where_there_are_any():
 
 
 def test_other_references_have_columns_of_their_own():
-    found = results(linear=[50, 60, 70], naive=[70, 80, 90], mixed=[73, 82, 91])
+    found = results(linear=[50, 60, 70, 75, 79], naive=[70, 80, 90, 95, 99], mixed=[73, 82, 91, 97, 100])
     rows = {row["objective"]: row for row in cells(found, ("naive",))}
-    expected = paired([73, 82, 91], [70, 80, 90])
+    expected = paired([73, 82, 91, 97, 100], [70, 80, 90, 95, 99])
     assert rows["mixed"]["minus naive"] == difference_text(expected)
     assert rows["linear"]["minus naive"].startswith("**-")
     assert rows["naive"]["minus naive"] == ""
@@ -193,10 +197,10 @@ def test_other_references_have_columns_of_their_own():
 
 
 def test_settings_are_rows_of_their_own_and_each_setting_of_a_control_is_a_control():
-    found = [outcome("twinturbo", seed, 80.0 + seed, setting="w=1") for seed in (0, 1, 2)]
-    found += [outcome("twinturbo", seed, 85.0 + seed, setting="w=2") for seed in (0, 1, 2)]
-    found += [outcome("linear", seed, 70.0 + seed, setting="c=1") for seed in (0, 1, 2)]
-    found += [outcome("linear", seed, 60.0 + seed, setting="c=9") for seed in (0, 1, 2)]
+    found = [outcome("twinturbo", seed, 80.0 + seed, setting="w=1") for seed in range(5)]
+    found += [outcome("twinturbo", seed, 85.0 + seed, setting="w=2") for seed in range(5)]
+    found += [outcome("linear", seed, 70.0 + seed, setting="c=1") for seed in range(5)]
+    found += [outcome("linear", seed, 60.0 + seed, setting="c=9") for seed in range(5)]
     rows = {row["objective"]: row for row in cells(found)}
     assert list(rows) == ["twinturbo w=1", "twinturbo w=2", "linear c=1", "linear c=9"]
     assert [row["minus linear c=1"][:7] for row in rows.values()] == ["**+10.0", "**+15.0", "", "**-10.0"]
@@ -217,3 +221,47 @@ def test_a_row_as_json():
         2.0,
     )
     assert said["accuracies"] == [60.0, 62.0, 64.0]
+
+
+def many():
+    """14 objectives, four budgets."""
+    return [
+        outcome(name, seed, 50.0 + seed + number, labels_per_class=budget)
+        for number, name in enumerate(("linear", "supervised", *(f"objective_{n}" for n in range(12))))
+        for budget in (1, 2, 4, 8)
+        for seed in range(5)
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_table_is_no_wider_than_the_terminal_and_says_what_it_leaves_out(width):
+    rows = group_rows(many())
+    text = terminal_text(rows, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    table = results_table(rows)
+    shown = next(line for line in text.splitlines() if line.startswith(("labels", "cache  ")))
+    out = " ".join(text.split()).partition("Left out, as the terminal is narrow: ")[2]
+    for name in table.head:
+        if name != "cache":
+            assert (name in re.split(r"\s{2,}", shown)) != (name in out.rstrip(".").split(", ")), name
+    assert "accuracy %" in shown
+    assert text.startswith("cache: c\n")
+
+
+def test_without_a_limit_a_table_is_whole():
+    rows = group_rows(many())
+    assert terminal_text(rows, width=10_000).startswith(results_table(rows).text())
+
+
+def test_csv_has_the_numbers():
+    rows = group_rows(results(linear=[50.0, 60.0], twinturbo=[70.0, 81.0]))
+    first, second = csv.DictReader(csv_text(rows).splitlines())
+    assert float(second["accuracy"]) == 75.5
+    assert float(second["minus linear"]) == 20.5
+    assert (first["minus linear"], second["draws"]) == ("", "2")
+
+
+def test_latex_escapes_what_it_would_read():
+    text = Table(["a_b & c"], [["50 % {x} ~^\\"]]).latex()
+    assert r"a\_b \& c" in text
+    assert r"50 \% \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}" in text

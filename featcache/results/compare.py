@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Any
 
 from featcache.errors import ConfigError, MissingExtra
-from featcache.report.distinguish import name_data, name_settings
-from featcache.report.results_table import notes, results_table
-from featcache.report.rows import CONTROLS, Outcome, Row, RowKey, group_rows
-from featcache.report.run_folders import FinishedRun, Place, as_places, find_folders, natural, read_runs
+from featcache.results.distinguish import name_data, name_settings
+from featcache.results.results_table import csv_text, notes, numbers, results_table, terminal_text
+from featcache.results.rows import CONTROLS, Outcome, Row, RowKey, group_rows
+from featcache.results.run_folders import FinishedRun, Place, as_places, find_folders, natural, read_runs
 
 _SHOWN = 3
 """Skipped folders that are named where a comparison is printed."""
@@ -32,6 +32,14 @@ class Comparison:
         table, lines = results_table(self.rows).markdown(), notes(self.rows)
         return table + ("\n" + "\n".join(lines) + "\n" if lines else "")
 
+    def csv(self) -> str:
+        """Return the numbers of all rows as CSV: a line for each row, two columns for each difference."""
+        return csv_text(self.rows)
+
+    def latex(self) -> str:
+        """Return the table as LaTeX, for the package booktabs."""
+        return results_table(self.rows).latex()
+
     def as_dict(self) -> dict[str, Any]:
         """Return rows and skipped folders as values that JSON can hold."""
         return {"rows": [row.as_dict() for row in self.rows], "skipped": dict(self.skipped)}
@@ -46,25 +54,17 @@ class Comparison:
             pandas = importlib.import_module("pandas")
         except ImportError:
             raise MissingExtra("the package `pandas` is not installed", hint="pip install pandas") from None
-        lines = []
-        for row in self.rows:
-            line = row.as_dict()
-            del line["accuracies"]
-            for name, gap in line.pop("differences").items():
-                line |= {f"minus {name}": gap["mean"], f"minus {name} ±": gap["half_width"]}
-            lines.append(line)
-        return pandas.DataFrame(lines)
+        return pandas.DataFrame(numbers(self.rows))
 
     def __repr__(self) -> str:
-        return results_table(self.rows).text() + "".join(f"{note}\n" for note in self._notes("*"))
+        return terminal_text(self.rows) + "".join(f"{note}\n" for note in self._skipped())
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes("bold"))
-        return results_table(self.rows).html() + notes
+        lines = [*notes(self.rows), *self._skipped()]
+        return results_table(self.rows).html() + "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
-    def _notes(self, clear: str) -> list[str]:
-        skipped = [f"Skipped: {_listed(self.skipped)}"] if self.skipped else []
-        return [*notes(self.rows, clear), *skipped]
+    def _skipped(self) -> list[str]:
+        return [f"Skipped: {_listed(self.skipped)}"] if self.skipped else []
 
 
 def compare(runs: Place | Iterable[Place]) -> Comparison:

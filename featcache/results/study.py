@@ -10,12 +10,12 @@ from statistics import median
 from typing import Any
 
 from featcache.files import explained, write_atomic
-from featcache.report.plots import accuracy_png, reliability_png
-from featcache.report.probes import probes_table
-from featcache.report.results_table import notes, results_table
-from featcache.report.rows import Row, group_rows
-from featcache.report.selection import Selection, Trained, select_settings, selections_table
-from featcache.report.table import Table
+from featcache.results.plots import accuracy_png, reliability_png
+from featcache.results.probes import probes_table
+from featcache.results.results_table import csv_text, notes, results_table, terminal_text
+from featcache.results.rows import Row, group_rows
+from featcache.results.selection import Selection, Trained, select_settings, selections_table
+from featcache.results.table import Table
 
 _SELECTIONS = (
     "Settings selected for each label draw without test labels (the table above uses the first rule):"
@@ -40,18 +40,21 @@ class Study:
     """Objective and seconds of every training."""
     table: Path
     plot: Path
+    page: Path | None = None
+    """The report, one HTML file."""
 
     def describe(self) -> str:
         """Return the tables, the time of each stage, and the paths of table and plot, for a terminal."""
         total = sum(seconds for _, seconds in self.trainings)
-        lines = [results_table(self.rows, self.against).text(), *notes(self.rows, "*"), ""]
+        lines = [terminal_text(self.rows, self.against)]
         lines += [f"{title}\n{table.text()}" for title, table in self._more_tables()]
         extraction = "earlier, or in several parts" if self.extraction is None else f"{self.extraction:.1f} s"
         count = f"{len(self.trainings)} training{'s' if len(self.trainings) > 1 else ''}"
         lines.append(f"extraction: {extraction}; {count}: {total:.1f} s")
         if self.extraction is not None:
             lines.append(self._second_experiment(self.extraction))
-        return "\n".join([*lines, f"table: {self.table}", f"plot: {self.plot}"])
+        lines += [f"table: {self.table}", f"plot: {self.plot}"]
+        return "\n".join([*lines, *([] if self.page is None else [f"report: {self.page}"])])
 
     def __repr__(self) -> str:
         return self.describe()
@@ -77,6 +80,7 @@ class Study:
             "training_seconds": sum(seconds for _, seconds in self.trainings),
             "table": str(self.table),
             "plot": str(self.plot),
+            "page": None if self.page is None else str(self.page),
         }
 
     def _more_tables(self) -> list[tuple[str, Table]]:
@@ -124,6 +128,8 @@ def write_study(
     )
     with explained(out):
         write_atomic(study.table, study.markdown().encode())
+        write_atomic(out / "results.csv", csv_text(study.rows).encode())
+        write_atomic(out / "results.tex", results_table(study.rows, against).latex().encode())
         write_atomic(study.plot, accuracy_png(study.rows))
         write_atomic(out / "reliability.png", reliability_png(outcomes))
     return study

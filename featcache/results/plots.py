@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featcache.report.rows import Budget, Outcome, Row
-from featcache.report.statistics import mean_and_std
+from featcache.results.rows import Budget, Outcome, Row
+from featcache.results.statistics import mean_and_std
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from featcache.report.plots import accuracy_png, merge_bins, reliability_png
-from featcache.report.rows import Budget, Outcome, Row
+from featcache.results.plots import accuracy_png, merge_bins, reliability_png
+from featcache.results.rows import Budget, Outcome, Row
 
 
 def row(objective, budget, accuracy, cache="digits", unit="per class"):

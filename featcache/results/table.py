@@ -8,10 +8,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from featcache.report.statistics import Difference, mean_and_std
+from featcache.results.statistics import Difference, mean_and_std
 from featcache.shown import harmless
 
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,27 @@ class Table:
         """Return the table as Markdown; what would end a cell, or is HTML, is escaped."""
         lines = [self.head, ["---"] * len(self.head), *self.rows]
         return "".join(f"| {' | '.join(map(_markdown_cell, cells))} |\n" for cells in lines)
+
+    def latex(self) -> str:
+        r"""Return the table as LaTeX, for the package booktabs.
+
+        >>> print(Table(["a_b"], [["**+1.0 ± 0.2**"]]).latex().splitlines()[4])
+        \textbf{+1.0 $\pm$ 0.2} \\
+        """
+        head, *rows = (" & ".join(map(_latex_cell, cells)) + r" \\" for cells in (self.head, *self.rows))
+        begin, end = rf"\begin{{tabular}}{{{'l' * len(self.head)}}}", r"\end{tabular}"
+        return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", end]) + "\n"
+
+    def without(self, column: str) -> Table:
+        """Return the table without a column."""
+        place = list(self.head).index(column)
+        head, *rows = ([*cells[:place], *cells[place + 1 :]] for cells in (self.head, *self.rows))
+        return Table(head, rows)
+
+    @property
+    def width(self) -> int:
+        """The number of columns of a terminal that `text` takes."""
+        return max(map(len, self.text().splitlines()))
 
     def text(self) -> str:
         """Return the table with padded columns, for a terminal; a star follows what is bold.
@@ -63,6 +91,12 @@ class Table:
 def _markdown_cell(text: str) -> str:
     plain = re.sub("&(?=[A-Za-z#])", "&amp;", harmless(text, lines=False))
     return re.sub("<(?=[A-Za-z/!?])", "&lt;", plain).replace("|", "\\|")
+
+
+def _latex_cell(text: str) -> str:
+    plain = harmless(text, lines=False)
+    escaped = "".join(_LATEX.get(character, character) for character in plain)
+    return _BOLD.sub(r"\\textbf{\1}", escaped)
 
 
 def _html_cells(kind: str, cells: Sequence[str]) -> str:

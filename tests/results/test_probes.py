@@ -1,9 +1,9 @@
 """The table of what was gained and what was forgotten, cell by cell."""
 
-from featcache.report.probes import probes_table
-from featcache.report.rows import Outcome
-from featcache.report.statistics import paired
-from featcache.report.table import difference_text
+from featcache.results.probes import probes_table
+from featcache.results.rows import Outcome
+from featcache.results.statistics import paired
+from featcache.results.table import difference_text
 
 BEFORE, NAIVE, MIXED = [0.5, 0.6, 0.7], [0.6, 0.7, 0.9], [0.65, 0.74, 0.91]
 

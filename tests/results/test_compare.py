@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.errors import ConfigError, DamagedRun, MissingExtra
-from featcache.report.compare import compare
-from featcache.report.distinguish import name_data, name_settings
-from featcache.report.run_folders import FinishedRun
+from featcache.results.compare import compare
+from featcache.results.distinguish import name_data, name_settings
+from featcache.results.run_folders import FinishedRun
 from featcache.stages.pipeline import run_pipeline
 
 FINGERPRINT = "410b57e5" + "0" * 56

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from featcache.errors import DamagedRun, TrainError
 from featcache.location import Location
-from featcache.report.rows import Result
+from featcache.results.rows import Result
 from featcache.runs.run import RunFolder, cache_of
 from featcache.runs.saved import CONFIG, RESULT
 

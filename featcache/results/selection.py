@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.report.grid import GridCell
-from featcache.report.rows import Budget, Outcome, Result, percent_correct
-from featcache.report.statistics import paired
-from featcache.report.table import Table, difference_text, mean_text
+from featcache.results.grid import GridCell
+from featcache.results.rows import Budget, Outcome, Result, percent_correct
+from featcache.results.statistics import paired
+from featcache.results.table import Table, difference_text, mean_text
 from featcache.training.selection import borda
 
 VOTE, CROSS_VALIDATION, ORACLE, DEFAULT = "vote", "cross-validation", "oracle", "default"

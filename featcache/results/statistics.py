@@ -9,13 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student_t
 
-CLEAR_PAIRS = 3
-"""Pairs from which a difference may count as clear.
-
-Accuracies come in steps of one test row, so two differences are often equal, and their interval then has no
-width. In simulations without any difference (steps of 1/360, normal or Student's t with 3 degrees of freedom,
-standard deviation 0.3 to 1 points), 7 to 13 % of the intervals of two pairs exclude zero, and at most 5 % of
-those of three or more.
+CLEAR_PAIRS = 5
+"""Pairs from which a difference may count as clear: with fewer, an interval says little, and a table of many
+rows shows some clear difference by chance.
 """
 
 

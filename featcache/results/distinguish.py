@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from featcache.config import flatten
-from featcache.report.run_folders import FinishedRun
+from featcache.results.run_folders import FinishedRun
 
 CONDITION = ("train", "test", "imbalance", "unknown_classes", "missing_classes")
 """Options `data.NAME` that define the task; runs are compared only where these are equal."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from featcache.report.rows import Budget, Outcome
-from featcache.report.statistics import paired
-from featcache.report.table import Table, difference_text, mean_text
+from featcache.results.rows import Budget, Outcome
+from featcache.results.statistics import paired
+from featcache.results.table import Table, difference_text, mean_text
 
 PROBES = {
     "target_knn": "target, k-NN",

@@ -16,9 +16,9 @@ from featcache.cache.labels import LabelTable
 from featcache.config import Config, as_tree, did_you_mean, flatten, merge, nest
 from featcache.errors import ConfigError
 from featcache.extraction.options import ExtractOptions
-from featcache.report.distinguish import CONDITION
-from featcache.report.grid import GridCell, folder_of
-from featcache.report.rows import CONTROLS
+from featcache.results.distinguish import CONDITION
+from featcache.results.grid import GridCell, folder_of
+from featcache.results.rows import CONTROLS
 from featcache.specs import Count, Number
 from featcache.training.options import TrainOptions
 from featcache.training.recipe import parse_options

@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from featcache.report.statistics import Difference, mean_and_std, paired
+from featcache.results.statistics import CLEAR_PAIRS, Difference, mean_and_std, paired
 
 CONTROLS = ("zero_shot", "knn", "linear", "supervised")
 """Objectives that every method is compared with, on the same label draws."""
 CONTROLS_WITH_COLUMN = ("linear", "supervised")
 """Controls that have a column of their own; the best of all four has one more."""
-DRAWS_NEEDED = 5
+DRAWS_NEEDED = CLEAR_PAIRS
 """Label draws below which an interval is too wide to mean much."""
 
 Result = Mapping[str, Any]

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featcache.report.table import Table
+from featcache.results.table import Table
 
 CELLS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), max_size=8)
 TABLES = st.integers(1, 4).flatmap(

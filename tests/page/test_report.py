@@ -1,0 +1,124 @@
+"""What a report says is what the run says; what is gone is said; nothing else is overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+
+import featcache as fc
+from tests.page.pages import KINDS, OBJECTIVES
+
+Page = Callable[[str], fc.Report]
+
+
+def test_the_figures_are_those_of_the_run(page: Page, cells: Path) -> None:
+    content, run = page("run").content, fc.Run.open(cells / "run")
+    test = run.figures["test"]
+    (accuracy,) = content["accuracy"]
+    assert accuracy["value"] == test["accuracy"] == run.accuracy
+    assert accuracy["low"] < accuracy["value"] <= accuracy["high"]
+    assert content["judged"]["matrix"]["counts"] == test["confusion"]
+    assert {c["name"]: c["recall"] for c in content["judged"]["classes"]} == pytest.approx(test["per_class"])
+    wrong = sum(c["count"] for c in content["judged"]["confused"])
+    assert wrong == test["samples"] - np.trace(test["confusion"]) == len(content["mistakes"])
+    assert [step for step, _ in content["training"]["loss"]] == [1, 2, 3, 4]
+
+
+def test_the_samples_are_those_of_the_predictions(page: Page, cells: Path) -> None:
+    content = page("run").content
+    found = fc.Run.open(cells / "run").predict(fc.Cache.open(cells / "c.zarr")["test"])
+    wrong = {str(i) for i in found.id[found.label != found.truth]}
+    assert {card["id"] for card in content["mistakes"]} == wrong
+    confidence = [card["confidence"] for card in content["mistakes"]]
+    assert confidence == sorted(confidence, reverse=True)
+    sure = [card["confidence"] for card in content["unsure"]]
+    assert sure == sorted(sure)
+    assert sure[0] == pytest.approx(found.confidence.min())
+    assert all(card["image"].startswith("data:image/webp;base64,") for card in content["unsure"])
+    assert all(card["look"].startswith("data:image/png;base64,") for card in content["unsure"])
+
+
+def test_a_run_without_a_test_shows_its_held_out_labels(page: Page) -> None:
+    content = page("no test").content
+    assert "did not see it" in content["judged"]["what"]
+    assert sum(c["samples"] for c in content["judged"]["classes"]) == 36
+    assert content["accuracy"][0]["said"].startswith("About")
+    assert content["curve"][0][0] < content["curve"][-1][0] <= 36
+
+
+def test_texts_are_shown_as_text(page: Page) -> None:
+    assert all("number" in card["text"] for card in page("texts").content["unsure"])
+
+
+def test_a_source_that_is_gone_is_a_note(page: Page) -> None:
+    content = page("source gone").content
+    assert "elsewhere" in content["notes"][0]
+    assert content["unsure"]
+    assert not any("image" in card for card in content["unsure"])
+
+
+def test_a_cache_that_is_gone_is_a_note_unless_it_is_named(page: Page, cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for file in (cells / "run").iterdir():
+        (tmp_path / "run" / file.name).write_bytes(file.read_bytes())
+    whole = (cells / "c.zarr").rename(cells / "moved.zarr")
+    try:
+        content = fc.report(tmp_path / "run", tmp_path / "report.html").content
+        assert "gone" in content["notes"][0]
+        assert "unsure" not in content
+        with pytest.raises(fc.FeatcacheError, match="gone"):
+            fc.report(tmp_path / "run", tmp_path / "report.html", cache=tmp_path / "none.zarr")
+        assert fc.report(tmp_path / "run", tmp_path / "report.html", cache=whole).content["unsure"]
+    finally:
+        whole.rename(cells / "c.zarr")
+
+
+def test_a_study_has_its_table_and_a_winner_at_each_budget(page: Page) -> None:
+    content = page("study").content
+    assert [w["labels"] for w in content["winners"]] == ["1/class", "2/class", "4/class", "8/class"]
+    assert {w["draws"] for w in content["winners"]} == {5}
+    for w in content["winners"]:
+        own = [row for row in content["rows"] if row["labels"] == w["labels"]]
+        assert w["mean"] == pytest.approx(max(row["accuracy"] for row in own))
+    assert set(content["panels"][0]["methods"]) == set(OBJECTIVES)
+    assert len(content["table"]["rows"]) == 4 * len(OBJECTIVES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_json_has_what_the_page_has_without_pictures(page: Page, kind: str) -> None:
+    text = json.dumps(page(kind).as_dict(), allow_nan=False)
+    assert "data:image" not in text
+    assert page(kind).path.stat().st_size < 3_000_000
+
+
+def test_the_map_has_a_row_for_each_sample(page: Page, cells: Path) -> None:
+    made = page("run")
+    assert made.map is not None
+    table = parquet.read_table(made.map)
+    assert table.column_names == ["split", "id", "x", "y", "label", "prediction", "confidence"]
+    split = fc.Cache.open(cells / "c.zarr")["test"]
+    assert table["id"].to_pylist() == list(split.ids)
+    assert len({*zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True)}) == split.rows
+
+
+def test_only_an_earlier_report_is_overwritten(cells: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("<!doctype html>\nmy own page")
+    with pytest.raises(fc.FeatcacheError, match="not a report"):
+        fc.report(cells / "run", out)
+    assert out.read_text().endswith("my own page")
+    out.unlink()
+    first = fc.report(cells / "run", out).path.read_bytes()
+    assert fc.report(cells / "run", out).path.read_bytes() == first
+
+
+def test_what_belongs_to_one_run_is_refused_for_several(page: Page, tmp_path: Path) -> None:
+    runs = page("study").path.parent / "runs"
+    with pytest.raises(fc.FeatcacheError, match="map"):
+        fc.report(runs, tmp_path / "report.html", map=True)
+    assert not (tmp_path / "report.html").exists()
