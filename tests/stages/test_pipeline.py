@@ -48,7 +48,8 @@ def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path)
     repeated = run_pipeline(write(), out=out, device="cpu", trust=True, say=again.append)
     assert repeated == study
     after = times(out)
-    written = {out / "results.md", out / "results.png", out / "reliability.png"}
+    names = ("results.md", "results.csv", "results.tex", "results.png", "reliability.png", "report.html")
+    written = {out / name for name in names}
     assert {path for path in before if after[path] != before[path]} == written
     assert after.keys() == before.keys()
     assert (out / "results.md").read_text() == table
@@ -221,6 +222,6 @@ def test_the_command_prints_the_table(write, tmp_path, featcache):
     told = featcache(*arguments, "--set", "train.objectives=['linear']").output
     assert "[4/4] small/linear/num_labels=4/seed=1: " in told
     assert "\nsmall  4 in all  linear" in told
-    assert told.splitlines()[-1] == f"plot: {tmp_path / 'out' / 'results.png'}"
+    assert told.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
     refused = featcache(*arguments, "--set", "train.objectves=['linear']", code=1).output
     assert refused.startswith("error: unknown key `train.objectves`")
