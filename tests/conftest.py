@@ -241,7 +241,8 @@ def featcache() -> Callable[..., Result]:
     from featcache.cli import main
 
     def run(*arguments: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        wide = CliRunner(env={"COLUMNS": "200"})  # a table leaves nothing out, whatever terminal there is
+        result = wide.invoke(main, [str(argument) for argument in arguments])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert result.exit_code == code, result.output
         return result
