@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from featcache.page.judged import Content, judged
 from featcache.page.samples import Pictures, cards, least_sure, mistakes, overlay, said
 from featcache.runs.run import cache_of
 from featcache.runs.saved import ENVIRONMENT, METRICS, read, read_json
+from featcache.training.calibration import scaled
 from featcache.training.estimate import LEVEL, binomial_interval
+from featcache.training.held_out import load_held_out
 from featcache.training.prediction import Predictor
 
 MOST = 20_000
@@ -112,13 +114,14 @@ def accuracies(run: Run) -> list[Content]:
         if part := figures.get(key):
             right = round(part["accuracy"] * part["samples"])
             low, high = binomial_interval(right, part["samples"])
-            said = f"of {part['samples']:,} {what} are right"
+            ends = f"{100 * LEVEL:.0f} % interval {100 * low:.1f} to {100 * high:.1f} %"
+            said = f"of {part['samples']:,} {what} are right ({ends})."
             found.append({"value": part["accuracy"], "low": low, "high": high, "said": said})
     if part := figures.get("estimate"):
         found.append(
             {"value": part["accuracy"], "low": part["low"], "high": part["high"], "said": part["sentence"]}
         )
-    return [{"level": LEVEL, **each} for each in found]
+    return found
 
 
 def training_curves(run: Run) -> dict[str, list[list[float]]]:
@@ -155,6 +158,9 @@ def _with_samples(
     split = cache[wanted.split or _split_of(run, cache)]
     split.check()
     found, rows = predictions(predictor, split)
+    learned = not (found.predicted & ~found.learned).any()
+    if learned and (unseen := held_out(run, predictor, split)) is not None:
+        found, rows = unseen
     pictures = Pictures.of(cache.provenance, wanted.source, split.name, cache.spec.encoder.preprocess)
     if pictures.problem:
         content["notes"].append(
@@ -165,7 +171,12 @@ def _with_samples(
     looks = _looks(predictor, cache, split, rows, np.union1d(wrong, unsure))
     drawn = f"{len(found):,} of {split.rows:,}" if len(found) < split.rows else f"{len(found):,}"
     content |= {
-        "samples": {"split": split.name, "of": drawn, "judged": int((found.judged & ~found.learned).sum())},
+        "samples": {
+            "split": split.name,
+            "of": drawn,
+            "judged": int((found.judged & ~found.learned).sum()),
+            "held_out": learned,
+        },
         "mistakes": cards(found, wrong, pictures, looks),
         "unsure": cards(found, unsure, pictures, looks),
         "unusual": None if found.novelty is None else int((found.novelty >= 0.95).sum()),
@@ -182,6 +193,24 @@ def predictions(predictor: Predictor, split: Split, seed: int = 0) -> tuple[Pred
     """Predict a split, or MOST rows of it that are drawn; also return the rows."""
     rows = draw(np.arange(split.rows), MOST, np.random.default_rng(seed))
     return joined(list(parts(predictor, split, chosen=rows))), rows
+
+
+def held_out(run: Run, predictor: Predictor, split: Split) -> tuple[Predictions, Rows] | None:
+    """Return the predictions of labelled rows by models that did not see them; None if there are none."""
+    held = load_held_out(run)
+    if held is None or not held.known.any():
+        return None
+    rows = held.row[held.known]
+    probabilities = np.exp(scaled(held.log_probs[held.known], predictor.temperature))
+    names = np.array(predictor.class_names, object)
+    found = replace(
+        joined(list(parts(predictor, split, chosen=rows))),
+        label=names[probabilities.argmax(1)],
+        truth=names[held.label[held.known]],
+        probabilities=probabilities,
+        learned=np.zeros(len(rows), bool),
+    )
+    return found, rows
 
 
 def _cache_of(run: Run, wanted: Wanted) -> Cache:

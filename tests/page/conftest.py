@@ -38,7 +38,7 @@ def page(
 
     kinds: dict[str, Callable[[Path], fc.Report]] = {
         "run": lambda folder: fc.report(cells / "run", folder / "report.html", map=True),
-        "no test": lambda folder: fc.report(run(embeddings(folder, 3, 12)), folder / "report.html"),
+        "no test": lambda folder: fc.report(run(embeddings(folder, 3, 12, noise=3)), folder / "report.html"),
         "classes": lambda folder: fc.report(run(embeddings(folder, 1000, 4), "knn"), folder / "report.html"),
         "texts": lambda folder: fc.report(run(texts(folder, frozen)), folder / "report.html"),
         "source gone": source_gone,

@@ -74,14 +74,14 @@ def study(folder: Path, budgets: tuple[int, ...] = (1, 2, 4, 8), seeds: int = 5)
 KINDS = ("run", "no test", "classes", "texts", "source gone", "study")
 
 
-def embeddings(folder: Path, classes: int, rows: int) -> fc.Cache:
+def embeddings(folder: Path, classes: int, rows: int, noise: float = 0.5) -> fc.Cache:
     """A cache of one split without a test: `rows` samples of each of many classes."""
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(classes), rows)
     centres = rng.standard_normal((classes, 16)).astype(np.float32)
-    noise = rng.standard_normal((len(label), 16)).astype(np.float32)
+    away = rng.standard_normal((len(label), 16)).astype(np.float32)
     names = np.array([f"class number {number}" for number in range(classes)])
-    np.savez(folder / "mine.npz", pooled=centres[label] + 0.5 * noise, labels=names[label])
+    np.savez(folder / "mine.npz", pooled=centres[label] + noise * away, labels=names[label])
     return fc.import_embeddings(folder / "mine.npz", folder / "c.zarr", model="my model", progress=False)
 
 

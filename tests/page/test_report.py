@@ -52,7 +52,17 @@ def test_a_run_without_a_test_shows_its_held_out_labels(page: Page) -> None:
 
 
 def test_texts_are_shown_as_text(page: Page) -> None:
-    assert all("number" in card["text"] for card in page("texts").content["unsure"])
+    shown = page("texts").content["unsure"]
+    assert shown
+    assert all("number" in card["text"] for card in shown)
+
+
+def test_where_everything_is_learned_the_samples_are_held_out_ones(page: Page) -> None:
+    content = page("no test").content
+    assert content["samples"]["held_out"]
+    wrong = sum(c["count"] for c in content["judged"]["confused"])
+    assert len(content["mistakes"]) == wrong > 0
+    assert all(card["truth"] != card["prediction"] for card in content["mistakes"])
 
 
 def test_a_source_that_is_gone_is_a_note(page: Page) -> None:
