@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.batch import Features
 from featcache.loading.store import FeatureStore
 from featcache.objectives.base import ProbeData
 from featcache.training.data import Draw
@@ -42,3 +43,7 @@ class FittedProbe(Learner):
         """Predict from the pooled embeddings of the rows."""
         z = pooled(store, rows, view)
         return Outputs(z, self._log_probs(z))
+
+    def apply(self, features: Features) -> Outputs:
+        """Predict from pooled embeddings in memory."""
+        return Outputs(features.pooled, self._log_probs(features.pooled))

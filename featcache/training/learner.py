@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import ClassVar, NoReturn, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.batch import Batch, Views
+from featcache.batch import Batch, Features, Views
 from featcache.loading.store import FeatureStore
 from featcache.nn.projector import Projector
 from featcache.objectives.base import ProbeData, Task
@@ -62,6 +63,8 @@ class Learner(ABC):
     task: Task | ProbeData
     """The part of the data that the learner is created from."""
     origin: FeatureOrigin
+    device: torch.device = torch.device("cpu")
+    """The device on which it predicts."""
     journal: Journal = Journal()
 
     @classmethod
@@ -77,6 +80,10 @@ class Learner(ABC):
     @abstractmethod
     def predict(self, store: FeatureStore, rows: NDArray[np.int64], view: int = 0) -> Outputs:
         """Predict sorted rows of a store under one view."""
+
+    @abstractmethod
+    def apply(self, features: Features) -> Outputs:
+        """Predict features in memory, on the device of the learner."""
 
     def attention(self, store: FeatureStore, rows: NDArray[np.int64]) -> Tensor | None:
         """Return the weights (N, T) of the tokens of sorted rows; None if the learner has none."""

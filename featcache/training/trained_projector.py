@@ -115,15 +115,15 @@ class TrainedProjector(Learner):
 
     def predict(self, store: FeatureStore, rows: NDArray[np.int64], view: int = 0) -> Outputs:
         """Predict from the tokens of the rows."""
-        projector, objective = self.state.evaluated()
-
-        def both(features: Features) -> Tensor:
-            z = projector(features)
-            return torch.cat([z.float(), objective.logits(z).float().log_softmax(1)], 1)
-
-        classes = objective.task.num_classes
-        mapped = map_rows(both, store, rows, self.device, view)
+        mapped = map_rows(lambda part: torch.cat(self.apply(part), 1), store, rows, self.device, view)
+        classes = self.task.num_classes
         return Outputs(mapped[:, :-classes], mapped[:, -classes:])
+
+    def apply(self, features: Features) -> Outputs:
+        """Predict from features in memory, on the device of the projector."""
+        projector, objective = self.state.evaluated()
+        z = projector(features)
+        return Outputs(z.float(), objective.logits(z).float().log_softmax(1))
 
     def attention(self, store: FeatureStore, rows: NDArray[np.int64]) -> Tensor | None:
         """Return the weights (N, T) of the tokens; None if the pooling has no weights."""

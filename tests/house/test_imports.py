@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("api", "results", "bench", "checking", "active", "filing"),
     ("page",),
     ("stages",),
+    ("sklearn",),
     ("commands",),
     ("cli",),
 )
