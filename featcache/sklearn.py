@@ -101,9 +101,12 @@ class FewLabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._ordered(np.exp(scaled(log_probs, predictor.temperature)))
 
     def predict(self, X: Data) -> NDArray[Any]:
-        """Return the most probable class of each sample (N,)."""
-        number = self.predict_proba(X).argmax(1)
-        found: NDArray[Any] = self.classes_[number]
+        """Return the most probable class of each sample (N,); None for rows of a cache that failed."""
+        probabilities = self.predict_proba(X)
+        found: NDArray[Any] = self.classes_[probabilities.argmax(1)]
+        if (failed := np.isnan(probabilities).any(1)).any():
+            found = found.astype(object)
+            found[failed] = None
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,7 +124,7 @@ class FewLabelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _cache_of(self, X: Any, y: Any, folder: Path) -> tuple[NDArray[Any], Cache]:
         """Write arrays into a cache whose classes are numbered."""
-        known = np.ones(len(y), bool) if y.dtype.kind in "OU" else y != UNLABELLED
+        known = np.array([value != UNLABELLED for value in y.tolist()], bool)  # of names as of numbers
         classes, number = np.unique(y[known], return_inverse=True)
         label = np.full(len(y), "", object)
         label[known] = [_name(n) for n in number]

@@ -53,8 +53,8 @@ def write_h5(path: Path, tables: Tables, described: Description, done: Done) -> 
 class _KeepsError(io.FileIO):
     """A new file that keeps its first OSError, and raises it as it closes.
 
-    HDF5 writes as late as while it closes, where an error would crash it. So it is told of none, and reads
-    back what it could not write: from memory, as the bytes that a file has not are none that it can bear.
+    HDF5 writes as late as while it closes, where an error would crash it. So it is told of none. It reads
+    back what it wrote, and crashes on other bytes, so what could not be written is kept in memory for it.
     """
 
     def __init__(self, path: Path) -> None:

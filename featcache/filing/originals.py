@@ -27,7 +27,7 @@ def source_of(provenance: Mapping[str, Any], source: str | os.PathLike[str] | No
         return open_source(named, label_column=column)
     except SourceError as error:
         raise SourceError(
-            f"the source {named} cannot be opened, so its files cannot be sorted",
+            f"the source {named} cannot be opened",
             got=error.got or error.what,
             hint=f"if it is at another place now, name that with {option('source')}",
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,17 +14,21 @@ from numpy.typing import NDArray
 from featcache.active.curve import FEWEST, linear_probe, measure
 from featcache.active.space import draw
 from featcache.api.cache import Cache, Split
-from featcache.api.predictions import Predictions, joined
+from featcache.api.predictions import NOVEL_FROM, Predictions, joined
 from featcache.api.run import Run, parts
+from featcache.cache.reader import WRITTEN
 from featcache.errors import CacheError, FeatcacheError
+from featcache.loading.store import FeatureStore
+from featcache.outside import json_of
 from featcache.page import scatter
 from featcache.page.judged import Content, judged
 from featcache.page.samples import Pictures, cards, least_sure, mistakes, overlay, said
 from featcache.runs.run import cache_of
-from featcache.runs.saved import ENVIRONMENT, METRICS, read, read_json
+from featcache.runs.saved import ENVIRONMENT, METRICS, damaged, read, read_json
 from featcache.training.calibration import scaled
 from featcache.training.estimate import LEVEL, binomial_interval
 from featcache.training.held_out import load_held_out
+from featcache.training.outputs import pooled
 from featcache.training.prediction import Predictor
 
 MOST = 20_000
@@ -127,7 +130,10 @@ def accuracies(run: Run) -> list[Content]:
 def training_curves(run: Run) -> dict[str, list[list[float]]]:
     """Return the terms of the loss by name, as steps and values; nothing for a probe."""
     data = read(run.path / METRICS)
-    lines = [json.loads(line) for line in (data or b"").splitlines()]
+    try:
+        lines = [json_of(line) for line in (data or b"").splitlines()]
+    except ValueError as error:
+        raise damaged(run.path / METRICS, error) from None
     kept = lines[:: max(1, -(-len(lines) // POINTS))]
     names = [name for name in (lines[0] if lines else {}) if name != "step"]
     return {name: [[line["step"], line[name]] for line in kept if name in line] for name in names}
@@ -135,15 +141,16 @@ def training_curves(run: Run) -> dict[str, list[list[float]]]:
 
 def learning_curve(run: Run, split: Split, seed: int = 0) -> list[list[float]] | None:
     """Return labels and accuracy of linear probes on growing parts of the labels; None if these are few."""
-    classes, known = {name: c for c, name in enumerate(split.class_names)}, run.labelled()
-    named = [(row, classes.get(known[name] or "")) for row, name in enumerate(split.ids) if name in known]
-    rows = np.array([row for row, label in named if label is not None], np.int64)
-    label = np.array([label for _, label in named if label is not None], np.int64)
+    known = {sample: name for sample, name in run.labelled().items() if name is not None}
+    rows = np.array([row for row, sample in enumerate(split.ids) if sample in known], np.int64)
+    # Not the classes of the cache: the labels may come from a table.
+    _, label = np.unique([known[split.ids[row]] for row in rows], return_inverse=True)
     if len(rows) < FEWEST or len(np.unique(label)) < 2:
         return None
     rng = np.random.default_rng(seed)
     chosen = draw(np.arange(len(rows)), CURVE, rng)
-    probe = linear_probe(split.embeddings()[rows[chosen]], label[chosen])
+    embeddings = pooled(FeatureStore.open(split.cache, split.name, None), rows[chosen]).numpy()
+    probe = linear_probe(embeddings, label[chosen])
     curve = measure(probe, label[chosen], rng, repeats=2)
     accuracy = curve.right.mean((0, 2))
     return [[round(size), float(a)] for size, a in zip(curve.sizes, accuracy, strict=True)]
@@ -158,8 +165,10 @@ def _with_samples(
     split = cache[wanted.split or _split_of(run, cache)]
     split.check()
     found, rows = predictions(predictor, split)
+    # Where the run has learned from all of them, it says little of them; other models may not have seen them.
     learned = not (found.predicted & ~found.learned).any()
-    if learned and (unseen := held_out(run, predictor, split)) is not None:
+    unseen = held_out(run, predictor, split) if learned else None
+    if unseen is not None:
         found, rows = unseen
     pictures = Pictures.of(cache.provenance, wanted.source, split.name, cache.spec.encoder.preprocess)
     if pictures.problem:
@@ -175,11 +184,11 @@ def _with_samples(
             "split": split.name,
             "of": drawn,
             "judged": int((found.judged & ~found.learned).sum()),
-            "held_out": learned,
+            "held_out": unseen is not None,
         },
         "mistakes": cards(found, wrong, pictures, looks),
         "unsure": cards(found, unsure, pictures, looks),
-        "unusual": None if found.novelty is None else int((found.novelty >= 0.95).sum()),
+        "unusual": None if found.novelty is None else int((found.novelty >= NOVEL_FROM).sum()),
         "curve": learning_curve(run, _training_split(run, cache)),
     }
     if not wanted.map:
@@ -198,19 +207,20 @@ def predictions(predictor: Predictor, split: Split, seed: int = 0) -> tuple[Pred
 def held_out(run: Run, predictor: Predictor, split: Split) -> tuple[Predictions, Rows] | None:
     """Return the predictions of labelled rows by models that did not see them; None if there are none."""
     held = load_held_out(run)
-    if held is None or not held.known.any():
+    own = split.name == predictor.learned_split and split.spec.model_dump() == predictor.learned_spec
+    if held is None or not own:  # the rows are those of the training
         return None
-    rows = held.row[held.known]
-    probabilities = np.exp(scaled(held.log_probs[held.known], predictor.temperature))
+    readable = held.known & (split.status[held.row, 0] == WRITTEN)
+    rows, log_probs, truth = held.row[readable], held.log_probs[readable], held.label[readable]
     names = np.array(predictor.class_names, object)
     found = replace(
         joined(list(parts(predictor, split, chosen=rows))),
-        label=names[probabilities.argmax(1)],
-        truth=names[held.label[held.known]],
-        probabilities=probabilities,
+        label=names[log_probs.argmax(1)],
+        truth=names[truth],
+        probabilities=np.exp(scaled(log_probs, predictor.temperature)),
         learned=np.zeros(len(rows), bool),
     )
-    return found, rows
+    return (found, rows) if len(rows) else None
 
 
 def _cache_of(run: Run, wanted: Wanted) -> Cache:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.api.predictions import Predictions
 from featcache.errors import FeatcacheError
-from featcache.sources import open_source
+from featcache.filing.originals import source_of
 
 SHOWN = 24
 """Most samples of a kind in the page."""
@@ -61,14 +61,10 @@ class Pictures:
     @classmethod
     def of(cls, provenance: Mapping[str, Any], source: str | None, split: str, preprocess: str) -> Pictures:
         """Open `source`, or the one that a cache records; a problem is kept, not raised."""
-        named = source or provenance.get("source")
-        column = (provenance.get("options") or {}).get("label_column")
         try:
-            if not isinstance(named, str) or "://" in named:
-                raise FeatcacheError("the cache does not record a source on this machine")
-            found = open_source(named, label_column=column)
+            found = source_of(provenance, source)
             if split not in found:
-                raise FeatcacheError(f"the source {named} has no split `{split}`")
+                raise FeatcacheError(f"the source has no split `{split}`", got=", ".join(found))
         except FeatcacheError as error:
             return cls(None, {}, False, said(error))
         samples = found[split]
@@ -119,18 +115,15 @@ def cards(
 ) -> list[dict[str, Any]]:
     """Describe the predictions at some positions; `looks` are overlays by position."""
     chosen = found[rows]
-    head = {
-        "id": chosen.id,
-        "truth": chosen.truth,
-        "prediction": chosen.label,
-        "confidence": chosen.confidence,
-        "second": chosen.second,
-        "second_confidence": chosen.second_confidence,
-    }
-    plain: Sequence[dict[str, Any]] = [
+    confidence, second, less = chosen.confidence, chosen.second, chosen.second_confidence
+    plain = [
         {
-            name: value[place].item() if name.endswith("confidence") else value[place]
-            for name, value in head.items()
+            "id": chosen.id[place],
+            "truth": chosen.truth[place],
+            "prediction": chosen.label[place],
+            "confidence": float(confidence[place]),
+            "second": second[place],
+            "second_confidence": None if second[place] is None else float(less[place]),
         }
         for place in range(len(rows))
     ]

@@ -17,6 +17,7 @@ NEIGHBOURS = 5_000
 """Most samples that t-SNE places; more are placed by their two principal components."""
 IN_PAGE = 5_000
 """Most points in a page."""
+COLUMNS = ("split", "id", "x", "y", "label", "prediction", "confidence")
 
 
 def place(found: Predictions, seed: int = 0) -> tuple[NDArray[np.float64], str]:
@@ -47,18 +48,8 @@ def place(found: Predictions, seed: int = 0) -> tuple[NDArray[np.float64], str]:
 
 def table(found: Predictions, places: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
     """Return the columns of map.parquet, as Embedding Atlas and others open it."""
-    return {
-        "split": found.split,
-        "id": found.id,
-        "x": places[:, 0],
-        "y": places[:, 1],
-        "label": found.truth,
-        "prediction": found.label,
-        "confidence": found.confidence,
-    }
-
-
-COLUMNS = ("split", "id", "x", "y", "label", "prediction", "confidence")
+    values = (found.split, found.id, places[:, 0], places[:, 1], found.truth, found.label, found.confidence)
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def write(path: Path, columns: dict[str, NDArray[Any]]) -> None:
@@ -96,7 +87,7 @@ def points(found: Predictions, places: NDArray[np.float64], seed: int = 0) -> di
     rows = np.flatnonzero(found.predicted)
     if len(rows) > IN_PAGE:
         rows = np.sort(np.random.default_rng(seed).choice(rows, IN_PAGE, replace=False))
-    low, high = places[rows].min(0), places[rows].max(0)
+    low, high = places[rows].min(0, initial=np.inf), places[rows].max(0, initial=-np.inf)
     unit = (places[rows] - low) / np.maximum(high - low, 1e-12)
     number = {name: index for index, name in enumerate(found.classes)}
     return {

@@ -79,3 +79,18 @@ def test_a_cache_gives_what_its_run_gives(make_cache: Callable[..., Path], tmp_p
     said = run.predict(cache["test"])
     np.testing.assert_array_equal(made.predict_proba(cache["test"]), said.probabilities)
     assert list(made.predict(cache["test"])) == list(said.label)
+
+
+def test_names_are_classes_and_a_mixture_with_numbers_is_refused(digits: Digits) -> None:
+    X, y = digits
+    names = np.array([f"digit {n}" for n in y], object)
+    assert FewLabelClassifier().fit(X[::8], names[::8]).predict(X[:1])[0] in names
+    names[::2] = -1
+    with pytest.raises(ValueError, match="label"):
+        FewLabelClassifier().fit(X, names)
+
+
+def test_a_row_that_failed_has_no_class(make_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache = fc.Cache.open(make_cache(tmp_path / "c.zarr", failed={"test": [3]}))
+    said = FewLabelClassifier().fit(cache).predict(cache["test"])
+    assert [row for row, name in enumerate(said) if name is None] == [3]

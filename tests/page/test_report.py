@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -132,3 +134,51 @@ def test_what_belongs_to_one_run_is_refused_for_several(page: Page, tmp_path: Pa
     with pytest.raises(fc.FeatcacheError, match="map"):
         fc.report(runs, tmp_path / "report.html", map=True)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_labels_from_a_table_have_a_learning_curve(make_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache = fc.Cache.open(make_cache(tmp_path / "c.zarr", splits={"train": [-1] * 40}))
+    lines = [f"train/{row:03}.png,{'ab'[row % 2]}" for row in range(40)]
+    (tmp_path / "labels.csv").write_text("\n".join(["id,label", *lines]))
+    run = fc.train(cache, "linear", labels=tmp_path / "labels.csv", out=tmp_path / "run", progress=False)
+    curve = fc.report(run, tmp_path / "report.html").content["curve"]
+    assert curve[-1][0] == 32
+
+
+def test_what_no_model_left_unseen_is_not_called_so(make_cache: Callable[..., Path], tmp_path: Path) -> None:
+    cache = fc.Cache.open(make_cache(tmp_path / "c.zarr", splits={"train": [0, 1, 2] * 4}))
+    run = fc.train(cache, "linear", out=tmp_path / "run", options={"cv": "off"}, progress=False)
+    made = fc.report(run, tmp_path / "report.html", map=True)
+    assert not made.content["samples"]["held_out"]
+    assert made.content["unsure"] == []
+    assert "each predicted by models" not in made.path.read_text()
+
+
+@pytest.mark.parametrize("failed", [range(1, 30), range(30)], ids=["but one", "all"])
+def test_rows_that_failed_are_not_shown(
+    make_cache: Callable[..., Path], tmp_path: Path, failed: range
+) -> None:
+    whole = fc.Cache.open(make_cache(tmp_path / "c.zarr"))
+    run = fc.train(whole, "linear", out=tmp_path / "run", labels_per_class=2, progress=False)
+    spoilt = make_cache(tmp_path / "spoilt.zarr", failed={"train": failed})
+    made = fc.report(run, tmp_path / "report.html", cache=spoilt, split="train", map=True)
+    assert len(made.content["unsure"]) <= 30 - len(failed)
+    json.dumps(made.as_dict(), allow_nan=False)
+    assert parquet.read_table(made.map)["x"].null_count == len(failed)
+
+
+def test_metrics_that_are_damaged_are_said(cells: Path, tmp_path: Path) -> None:
+    shutil.copytree(cells / "run", tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(fc.FeatcacheError, match=r"metrics\.jsonl"):
+        fc.report(tmp_path / "run", tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_full_disk_leaves_the_earlier_report(cells: Path, tmp_path: Path, file_limit: Any) -> None:
+    out = fc.report(cells / "run", tmp_path / "report.html").path
+    before = out.read_bytes()
+    with file_limit(1000), pytest.raises(fc.FeatcacheError, match="full"):
+        fc.report(cells / "run", out)
+    assert out.read_bytes() == before
