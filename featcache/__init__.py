@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from featcache.encoders import load as load_encoder
     from featcache.errors import FeatcacheError
     from featcache.extraction.options import ExtractOptions
+    from featcache.packaging.model import Model
     from featcache.results.compare import Comparison, compare
     from featcache.results.study import Study
     from featcache.sources import open_source
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from featcache.stages.label import label
     from featcache.stages.objectives import list_objectives
     from featcache.stages.options import list_options
+    from featcache.stages.package import load, package
     from featcache.stages.pipeline import run_pipeline
     from featcache.stages.predict import predict
     from featcache.stages.repair import repair
@@ -43,6 +45,7 @@ _HOMES = {
     "ExtractOptions": "featcache.extraction.options:ExtractOptions",
     "FeatcacheError": "featcache.errors:FeatcacheError",
     "Findings": "featcache.checking.findings:Findings",
+    "Model": "featcache.packaging.model:Model",
     "Predictions": "featcache.api.predictions:Predictions",
     "Report": "featcache.stages.report:Report",
     "Run": "featcache.api.run:Run",
@@ -62,8 +65,10 @@ _HOMES = {
     "label": "featcache.stages.label:label",
     "list_objectives": "featcache.stages.objectives:list_objectives",
     "list_options": "featcache.stages.options:list_options",
+    "load": "featcache.stages.package:load",
     "load_encoder": "featcache.encoders:load",
     "open_source": "featcache.sources:open_source",
+    "package": "featcache.stages.package:package",
     "predict": "featcache.stages.predict:predict",
     "repair": "featcache.stages.repair:repair",
     "report": "featcache.stages.report:report",
@@ -78,6 +83,7 @@ __all__ = [
     "ExtractOptions",
     "FeatcacheError",
     "Findings",
+    "Model",
     "Predictions",
     "Report",
     "Run",
@@ -97,8 +103,10 @@ __all__ = [
     "label",
     "list_objectives",
     "list_options",
+    "load",
     "load_encoder",
     "open_source",
+    "package",
     "predict",
     "repair",
     "report",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -24,6 +25,10 @@ class Features(NamedTuple):
     def copy(self) -> Features:
         """Copy all tensors, because a loader reuses its buffers."""
         return Features(*(None if part is None else part.clone() for part in self))  # type: ignore[arg-type]
+
+    def to(self, device: torch.device) -> Features:
+        """Move all tensors to a device."""
+        return Features(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
 
 class Batch(NamedTuple):

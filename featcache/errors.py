@@ -166,6 +166,10 @@ class DamagedRun(TrainError):
     """A file of a run that is not as it was written."""
 
 
+class Notice(UserWarning):
+    """A thing that a user should know, though the work goes on; the command line prints it on stderr."""
+
+
 class MissingExtra(FeatcacheError):
     """An optional dependency that is not installed; names the extra that installs it."""
 

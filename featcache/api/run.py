@@ -15,10 +15,9 @@ from featcache.api.predictions import UNSURE_BELOW, Predictions, joined
 from featcache.cache.reader import WRITTEN
 from featcache.devices import resolve
 from featcache.errors import CacheError, ConfigError, TrainError, option
-from featcache.loading.store import FeatureStore
 from featcache.location import Location
 from featcache.runs.run import RunFolder
-from featcache.training.prediction import ROWS, Predictor
+from featcache.training.prediction import ROWS, Part, Predictor
 
 
 class Run(RunFolder):
@@ -104,7 +103,7 @@ class Run(RunFolder):
 
     def predictor(self, device: str = "auto", coverage: float | None = None) -> Predictor:
         """Load what predictions need."""
-        share = None if coverage is None else _share("coverage", coverage)
+        share = None if coverage is None else share_of("coverage", coverage)
         return Predictor.open(self, resolve(device), share, trust=self.trust)
 
     def _facts(self) -> dict[str, str]:
@@ -142,13 +141,15 @@ def parts(
 
     Raises ConfigError at once if `unsure_below` is no share.
     """
-    below = _share("unsure_below", unsure_below)
+    below = share_of("unsure_below", unsure_below)
     number, store = split.view(view), predictor.open_store(split.cache, split.name)
     ids, status = np.array(split.ids, object), split.status[:, number]
     truth, learned = _labels(predictor, split)
     asked = np.arange(split.rows) if chosen is None else chosen
     for start in range(0, max(len(asked), 1), ROWS):
         rows = asked[start : start + ROWS]
+        readable = status[rows] == WRITTEN
+        part = predictor.part(store, rows[readable], number) if readable.any() else None
         yield Predictions(
             classes=predictor.class_names,
             split=np.full(len(rows), split.name, object),
@@ -156,24 +157,24 @@ def parts(
             truth=truth[rows],
             learned=learned[rows],
             unsure_below=below,
-            **_filled(predictor, store, rows, status[rows] == WRITTEN, number),
+            **filled(predictor, readable, part),
         )
 
 
-def _filled(
-    predictor: Predictor, store: FeatureStore, rows: NDArray[np.int64], readable: NDArray[np.bool_], view: int
-) -> dict[str, Any]:
-    """Predict the readable ones of some rows; the others have no label and NaN."""
-    classes, width = predictor.class_names, predictor.learner.origin.features.pooled
+def filled(predictor: Predictor, readable: NDArray[np.bool_], part: Part | None) -> dict[str, Any]:
+    """Return the fields of Predictions for some rows, of which `part` has the readable ones.
+
+    The others have no label and NaN.
+    """
+    classes, width, count = predictor.class_names, predictor.learner.origin.features.pooled, len(readable)
     found: dict[str, Any] = {
-        "label": np.full(len(rows), None, object),
-        "probabilities": np.full((len(rows), len(classes)), np.nan),
-        "z": np.full((len(rows), width), np.nan, np.float32),
-        "novelty": None if predictor.reference is None else np.full(len(rows), np.nan),
-        "within": None if predictor.threshold is None else np.zeros((len(rows), len(classes)), bool),
+        "label": np.full(count, None, object),
+        "probabilities": np.full((count, len(classes)), np.nan),
+        "z": np.full((count, width), np.nan, np.float32),
+        "novelty": None if predictor.reference is None else np.full(count, np.nan),
+        "within": None if predictor.threshold is None else np.zeros((count, len(classes)), bool),
     }
-    if readable.any():
-        part = predictor.part(store, rows[readable], view)
+    if part is not None:
         found["label"][readable] = np.array(classes, object)[part.probabilities.argmax(1)]
         for name in ("probabilities", "z", "novelty", "within"):
             if found[name] is not None:
@@ -198,7 +199,7 @@ def _labels(predictor: Predictor, split: Split) -> tuple[NDArray[np.object_], ND
     return np.array([b if a is None else a for a, b in zip(own, names, strict=True)], object), learned
 
 
-def _share(name: str, value: object) -> float:
+def share_of(name: str, value: object) -> float:
     """Return a number above 0 and below 1; raises ConfigError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         raise ConfigError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +74,21 @@ def echo_aside(line: str) -> None:
     from featcache.shown import harmless
 
     click.echo(harmless(line), err=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Print warnings for users on stderr, each as one line."""
+    from featcache.errors import Notice
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", Notice)
+        try:
+            yield
+        finally:
+            for line in dict.fromkeys(str(each.message) for each in caught):
+                echo_aside(f"warning: {line}")
 
 
 def terminal_width() -> int:

@@ -1,4 +1,4 @@
-"""`featcache predict`: predict the class of every sample of a cache."""
+"""`featcache predict`: predict the class of every sample of a cache, or of raw samples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, device_option, echo, examples, json_option, plain
+from featcache.commands._common import PLACE, device_option, echo, examples, json_option, plain, told
 
 if TYPE_CHECKING:
     from featcache.location import Location
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 @click.command(
     "predict",
     epilog=examples(
-        "featcache predict runs/first photos.zarr --out predictions.csv --sort unsure",
-        "featcache predict runs/first photos.zarr --out all.parquet --probabilities --in-place-links sorted",
+        "featcache predict runs/first photos.zarr --out all.csv --sort unsure --in-place-links sorted",
+        "featcache predict model new_photos --out predictions.csv",
     ),
 )
 @click.argument("run", type=PLACE)
-@click.argument("cache", type=PLACE)
+@click.argument("data", type=PLACE, metavar="CACHE")
 @click.option("--out", required=True, type=PLACE, help="The table; ends in .csv, .parquet or .jsonl.")
 @click.option("--split", help="One split of the cache [default: all].")
 @click.option("--probabilities", is_flag=True, help="Add a column p:CLASS for each class.")
@@ -39,18 +39,21 @@ if TYPE_CHECKING:
 @click.option("--copy-to", type=PLACE, help="Fill this folder with copies of the files, by class.")
 @click.option("--unsure-apart", is_flag=True, help="Sort unsure files into a folder `unsure` of their own.")
 @click.option("--source", help="Where the files are now [default: as recorded in CACHE].")
+@click.option("--model", help="Where the frozen model of a package is [default: as recorded in it].")
 @click.option("--trust", is_flag=True, help="Run the Python code that RUN names.")
 @device_option
 @json_option
-def command(run: Location, cache: Location, out: Location, *, as_json: bool, **options: Any) -> None:
+def command(run: Location, data: Location, out: Location, *, as_json: bool, **options: Any) -> None:
     """Predict the class of every sample in CACHE with the finished RUN.
 
-    CACHE must have the model, layer and tokens that RUN was trained on; it may be another cache. The table
-    has the columns split, id, prediction, confidence, label, second, second_confidence, unsure and novelty.
+    CACHE must have the model, layer and tokens that RUN was trained on; it may be another cache. If RUN is a
+    package, CACHE may be raw samples, such as a folder of images. The table has the columns split, id,
+    prediction, confidence, label, second, second_confidence, unsure and novelty.
     """
     from featcache.stages import predict as stage
 
-    summaries = stage.predict(run, cache, out, **options)
+    with told():
+        summaries = stage.predict(run, data, out, progress=True, **options)
     lines = [stage.describe(name, summary) for name, summary in summaries.items()]
     content: dict[str, Any] = {"predictions": str(out), "splits": plain(summaries)}
     lines.append(f"predictions: {out}")

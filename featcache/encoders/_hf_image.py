@@ -6,12 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from featcache.encoders._hf_library import hidden_state, import_transformers, silent
+from featcache.encoders._hf_library import copy_model, hidden_state, import_transformers, silent
 from featcache.encoders._hf_text import TextTransform, batches
 from featcache.encoders._loading import block_indices, layer_errors, load_errors
 from featcache.encoders.base import (
@@ -59,6 +60,11 @@ class HfImage(FrozenEncoder):
             silent(transformers),
         ):
             return transformers.AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+
+    def save(self, folder: Path) -> str:
+        """Copy the model's files into a new folder; return the name to load it by."""
+        copy_model(self.path, folder)
+        return folder.name
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
         """Return tokens (B, T, D) by layer and the pooled embedding (B, P), from one forward pass."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from featcache.encoders._hf_library import hidden_state
+from featcache.encoders._hf_library import copy_model, hidden_state
 from featcache.encoders._loading import block_indices, layer_errors
 from featcache.encoders.base import Encoded, FrozenEncoder, Geometry, Inputs, masked_mean, weights_digest
 from featcache.errors import EncoderError
@@ -29,8 +29,8 @@ class HfText(FrozenEncoder):
     templates = ("{}",)
     transform: TextTransform
 
-    def __init__(self, module: Any, name: str, transform: TextTransform, pooling: str) -> None:
-        self.pooling = pooling
+    def __init__(self, module: Any, name: str, path: str, transform: TextTransform, pooling: str) -> None:
+        self.path, self.pooling = path, pooling
         self.prefix = transform.prefix()
         spec = EncoderSpec(
             name=f"hf:{name}",
@@ -42,6 +42,12 @@ class HfText(FrozenEncoder):
         )
         super().__init__(module, spec, transform)
 
+    def save(self, folder: Path) -> str:
+        """Copy the model's files into a new folder; return the name to load it by, with its length."""
+        copy_model(self.path, folder)
+        _, at, length = self.spec.name.partition("@")
+        return folder.name + at + length
+
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
         """Return tokens (B, T, D) by layer, zero where the mask (B, T) is False, and pooled (B, D).
 
@@ -50,7 +56,9 @@ class HfText(FrozenEncoder):
         block_indices(layers)
         batch = self.on_device(inputs)
         mask = batch["attention_mask"].bool()
-        longest = max(1, int(mask.sum(dim=1).max()))
+        # While it is traced, there is no longest text.
+        cut = not torch.compiler.is_compiling()
+        longest = max(1, int(mask.sum(dim=1).max())) if cut else mask.shape[1]
         with torch.inference_mode(), layer_errors(self.spec.name, layers):
             out = self.module(
                 **{key: ids[:, :longest] for key, ids in batch.items()}, output_hidden_states=True

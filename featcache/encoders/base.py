@@ -10,11 +10,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from featcache.errors import EncoderError
 from featcache.specs import EncoderSpec
 
 Inputs = Mapping[str, Tensor]
@@ -90,6 +92,16 @@ class FrozenEncoder:
     def encode_text(self, texts: Sequence[str]) -> Tensor | None:
         """Return None, as there is no text tower."""
         return None
+
+    def save(self, folder: Path) -> str:
+        """Write the model into a new folder; return the name under which its family loads it from there.
+
+        The name is relative to what holds the folder. Raises EncoderError for a model that cannot be copied.
+        """
+        raise EncoderError(
+            f"the weights of {self.spec.name} cannot be copied",
+            expected="a model of open_clip, timm or Hugging Face",
+        )
 
     def on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the inputs on the device of the module."""

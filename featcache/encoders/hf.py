@@ -73,7 +73,7 @@ def load(name: str) -> HfImage | HfText:
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         text = TextTransform(_right_padded(tokenizer), _length(name, module, tokenizer, length))
-        encoder = HfText(module, own, text, pooling_of(path))
+        encoder = HfText(module, own, path, text, pooling_of(path))
         encoder.notes = notes
         return encoder
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_model
 from torch import Tensor
 
 from featcache.encoders._checkpoint import fitting, read, split_choice
@@ -41,7 +43,7 @@ from featcache.randomness import seeded
 from featcache.specs import EncoderSpec
 
 GLYPH_CLIP = Path(__file__).with_name("glyph-clip")
-_LOCAL, _MERGES = "local-dir:", "bpe.txt.gz"
+_LOCAL, _CONFIG, _MERGES = "local-dir:", "open_clip_config.json", "bpe.txt.gz"
 _TEXTS_AT_ONCE = 64
 _HINT = "the weights must be open_clip's, for the same architecture"
 
@@ -55,11 +57,11 @@ def load(name: str) -> OpenClip:
         return _build(name, name, require_pretrained=True)
     folder = GLYPH_CLIP if name == GLYPH_CLIP.name else Path(name)
     if folder.is_dir():
-        if not (folder / "open_clip_config.json").is_file():
+        if not (folder / _CONFIG).is_file():
             raise EncoderError(
                 "the folder does not hold an open_clip model",
                 got=name,
-                expected="open_clip_config.json in it",
+                expected=f"{_CONFIG} in it",
             )
         return _build(name, f"{_LOCAL}{folder}", require_pretrained=True)
     return _load_named(name)
@@ -163,6 +165,22 @@ class OpenClip(FrozenEncoder):
             merges = Path(self.model.removeprefix(_LOCAL)) / _MERGES
             own = self.model.startswith(_LOCAL) and merges.is_file()
             return open_clip.get_tokenizer(self.model, **({"bpe_path": str(merges)} if own else {}))
+
+    def save(self, folder: Path) -> str:
+        """Write the model into a new folder; return the name to load it by, relative to what holds it."""
+        import open_clip
+
+        if self.model.startswith(_LOCAL):
+            shutil.copytree(self.model.removeprefix(_LOCAL), folder)
+            return folder.name
+        folder.mkdir()
+        config = {
+            "model_cfg": open_clip.get_model_config(self.model),
+            "preprocess_cfg": open_clip.get_model_preprocess_cfg(self.module),
+        }
+        (folder / _CONFIG).write_text(json.dumps(config, indent=2))
+        save_model(self.module, str(folder / "open_clip_model.safetensors"))
+        return folder.name
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
         """Return tokens (B, T, D) by layer and the joint embedding (B, P), from one forward pass."""

@@ -4,6 +4,7 @@
 - `timm:resnet50/./mine.pth` or `timm:resnet50//absolute/mine.safetensors`: a checkpoint on disk. Its head may
   be another one or missing, and its names may have a prefix. Of several sets of weights, such as `student`
   and `teacher`, the average is used, or the one of `mine.pth#student`.
+- `timm:FOLDER`: a folder with `config.json` and weights, as timm's `save_for_hf` writes it.
 - `timm:resnet50/random` or `/random-7`: random weights from seed 0 or 7, as a control.
 - `timm:hf-hub:ORG/REPO`: a timm model on the Hugging Face hub (downloaded).
 
@@ -47,6 +48,8 @@ def load(name: str) -> Timm:
     """
     if name.startswith("hf-hub:"):
         return _build(name, name, pretrained=True)
+    if (Path(name) / "config.json").is_file():
+        return _build(name, f"local-dir:{name}", pretrained=True)
     architecture, slash, weights = name.partition("/")
     _check_name(architecture)
     if not slash:
@@ -131,6 +134,12 @@ def _encoder(name: str, module: Any) -> Timm:
 
 class Timm(FrozenEncoder):
     """A timm model; takes `image` (B, 3, H, W) float. A transformer's final norm is applied to each layer."""
+
+    def save(self, folder: Path) -> str:
+        """Write the model into a new folder; return the name to load it by, relative to what holds it."""
+        timm: Any = importlib.import_module("timm")
+        timm.models.save_for_hf(self.module, folder, safe_serialization=True)
+        return folder.name
 
     def encode(self, inputs: Inputs, layers: Sequence[int]) -> Encoded:
         """Return tokens (B, T, D) by layer and the classifier's input (B, P), from one forward pass."""

@@ -158,7 +158,7 @@ def _smaller_grid(tokens: Tensor, geometry: Geometry, rows: int, columns: int) -
             got=f"grid:{rows}x{columns}",
             expected=f"at most {_grid_text(grid)}",
         )
-    feature_map = patches.transpose(1, 2).reshape(len(patches), -1, *grid)
+    feature_map = patches.transpose(1, 2).reshape(patches.shape[0], -1, *grid)
     # In float32: averaging in half precision would lose bits, and the CPU cannot do it.
     smaller = adaptive_avg_pool2d(feature_map.float(), (rows, columns)).to(tokens.dtype)
     return from_map(smaller)

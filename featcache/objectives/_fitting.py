@@ -15,16 +15,14 @@ FLOOR = 1e-12
 """Lowest probability of a fitted classifier: an unseen class costs 27.6 nats instead of infinity."""
 
 
-def log_probabilities(
-    probability: NDArray[np.float64], classes: NDArray[np.int64], num_classes: int
-) -> Tensor:
+def log_probabilities(probability: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Extend (N, k) probabilities of k `classes` to (N, C) float32 log-probabilities of all classes.
 
-    >>> log_probabilities(np.array([[1.0]]), np.array([1]), 2).exp().tolist()[0][1]
+    >>> log_probabilities(torch.ones(1, 1), torch.tensor([1]), 2).exp().tolist()[0][1]
     1.0
     """
-    table = torch.full((len(probability), num_classes), FLOOR, dtype=torch.float64)
-    table[:, torch.as_tensor(classes)] = torch.as_tensor(probability).clamp(min=FLOOR)
+    table = probability.new_full((probability.shape[0], num_classes), FLOOR, dtype=torch.float64)
+    table = table.index_copy(1, classes, probability.double().clamp(min=FLOOR))
     return (table.log() - table.sum(dim=1, keepdim=True).log()).clamp(min=math.log(FLOOR)).float()
 
 

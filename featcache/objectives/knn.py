@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pydantic
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from featcache.config import Config
@@ -40,24 +39,19 @@ class Knn(Probe[KnnOptions]):
 
     def fit(self, data: ProbeData, seed: int) -> Callable[[Tensor], Tensor]:
         """Store the labelled embeddings; the result searches them exhaustively."""
-        from sklearn.neighbors import KNeighborsClassifier
-
-        def weights(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-            # Relative to the nearest, so that a low temperature does not underflow every vote.
-            gap = distance.min(axis=1, keepdims=True) - distance
-            vote: NDArray[np.float64] = np.exp(gap / self.options.temperature)
-            return vote
-
-        model = KNeighborsClassifier(
-            min(self.options.k, len(data.label)), weights=weights, metric="cosine", algorithm="brute"
-        )
         known = data.pooled.double().cpu()
         center = unit(known).mean(dim=0)
-        model.fit(centred(known, center).numpy(), data.label.cpu().numpy())
+        there, label = centred(known, center), data.label.cpu()
+        k, every = min(self.options.k, len(there)), torch.arange(data.num_classes)
 
         def predict(pooled: Tensor) -> Tensor:
-            votes = model.predict_proba(centred(pooled.double().cpu(), center).numpy())
-            return log_probabilities(votes, model.classes_, data.num_classes).to(pooled.device)
+            cosine = centred(pooled.double().cpu(), center) @ there.T
+            nearest = cosine.topk(k, dim=1)
+            # A softmax of cosines is the weighted vote, and does not underflow at a low temperature.
+            vote = (nearest.values / self.options.temperature).softmax(dim=1)
+            none = vote.new_zeros(vote.shape[0], data.num_classes)
+            probability = none.scatter_add(1, label[nearest.indices], vote)
+            return log_probabilities(probability, every, data.num_classes).to(pooled.device)
 
         return predict
 

@@ -55,18 +55,17 @@ class Linear(Probe[LinearOptions]):
     def fit(self, data: ProbeData, seed: int) -> Callable[[Tensor], Tensor]:
         """Fit the regression; if all labels are of one class, predict that class."""
         fitted = self.fit_map(data, seed)
-        classes = fitted.classes.numpy()
 
         def predict(pooled: Tensor) -> Tensor:
-            x = torch.from_numpy(_unit(pooled))
-            probability = (x @ fitted.weight.T + fitted.bias).softmax(dim=1).numpy()
-            return log_probabilities(probability, classes, data.num_classes).to(pooled.device)
+            logits = unit(pooled.double().cpu()) @ fitted.weight.T + fitted.bias
+            found = log_probabilities(logits.softmax(dim=1), fitted.classes, data.num_classes)
+            return found.to(pooled.device)
 
         return predict
 
     def fit_map(self, data: ProbeData, seed: int) -> LinearMap:
         """Fit the regression; return one affine map of the unit-length embedding, so tensors can hold it."""
-        raw, label = _unit(data.pooled), data.label.cpu().numpy()
+        raw, label = unit(data.pooled.double()).cpu().numpy(), data.label.cpu().numpy()
         mean, deviation = raw.mean(axis=0), float(raw.std(axis=0).mean()) or 1.0
         classes = np.unique(label)
         if len(classes) == 1:
@@ -87,12 +86,6 @@ class Linear(Probe[LinearOptions]):
             return model
         folds = StratifiedKFold(min(self.options.folds, smallest), shuffle=True, random_state=seed)
         return GridSearchCV(model, {"C": np.logspace(-4, 1, 6)}, scoring="neg_log_loss", cv=folds)
-
-
-def _unit(pooled: Tensor) -> NDArray[np.float64]:
-    """Return the rows at length one, as a float64 array."""
-    array: NDArray[np.float64] = unit(pooled.double()).cpu().numpy()
-    return array
 
 
 objective = Linear

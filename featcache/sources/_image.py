@@ -49,7 +49,7 @@ def decode(data: bytes) -> Image.Image:
                 _check_size(image)
                 bits = _bits(image)
                 image.load()
-                return _rgb(_upright(image), bits)
+                return rgb(_upright(image), bits)
         except (SampleError, MemoryError):
             raise
         except UnidentifiedImageError:
@@ -106,7 +106,7 @@ def from_array(array: NDArray[Any]) -> Image.Image:
         raise SampleError(
             "not an image", got=f"an array of shape {array.shape}", expected="(H, W[, 1, 3 or 4])"
         )
-    return _rgb(Image.fromarray(np.ascontiguousarray(_to_uint8(array))))
+    return rgb(Image.fromarray(np.ascontiguousarray(_to_uint8(array))))
 
 
 def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -135,10 +135,10 @@ def _by_strips(array: NDArray[Any], scale: Callable[[NDArray[Any]], NDArray[Any]
     return scaled
 
 
-def _rgb(image: Image.Image, bits: int = 16) -> Image.Image:
+def rgb(image: Image.Image, bits: int = 16) -> Image.Image:
     """Convert any mode to RGB, with transparency laid over white; `bits` are those of a deep gray image."""
     if image.mode.startswith(_DEPTH_MODES):
-        return _rgb(Image.fromarray(_to_uint8(_depth(np.asarray(image), bits))))
+        return rgb(Image.fromarray(_to_uint8(_depth(np.asarray(image), bits))))
     if not image.has_transparency_data:
         return image.convert("RGB")
     flat = Image.new("RGB", image.size)

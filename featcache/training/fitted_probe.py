@@ -46,4 +46,5 @@ class FittedProbe(Learner):
 
     def apply(self, features: Features) -> Outputs:
         """Predict from pooled embeddings in memory."""
-        return Outputs(features.pooled, self._log_probs(features.pooled))
+        z = features.pooled.cpu().float()
+        return Outputs(z, self._log_probs(z))

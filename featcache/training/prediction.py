@@ -1,4 +1,4 @@
-"""Predict rows of a cache with a finished run: calibrated, with novelty, and sets of a promised coverage."""
+"""Predict with a finished run: calibrated, with novelty, and sets of classes of a promised coverage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from featcache.batch import Features
 from featcache.cache.identity import require_same
 from featcache.cache.reader import CacheReader
 from featcache.loading.store import FeatureStore
@@ -22,7 +24,7 @@ from featcache.training.held_out import load_held_out
 from featcache.training.learner import Learner
 from featcache.training.learners import load_learner
 from featcache.training.novelty import Reference
-from featcache.training.outputs import BATCH, pooled
+from featcache.training.outputs import BATCH, Outputs, pooled
 
 ROWS = 32 * BATCH
 """Rows to predict at a time at most, which limits the memory for the probabilities of all classes."""
@@ -112,10 +114,20 @@ class Predictor:
     def part(self, store: FeatureStore, rows: NDArray[np.int64], view: int = 0) -> Part:
         """Predict at most ROWS sorted rows of one view."""
         outputs = self.learner.predict(store, rows, view)
+        return self._part(outputs, None if self.reference is None else pooled(store, rows, view))
+
+    def part_of(self, features: Features) -> Part:
+        """Predict features in memory."""
+        with torch.inference_mode():
+            on_device = features.to(self.learner.device)
+            z, log_probs = self.learner.apply(on_device)
+        return self._part(Outputs(z.cpu(), log_probs.cpu()), features.pooled.float())
+
+    def _part(self, outputs: Outputs, embedding: Tensor | None) -> Part:
+        """Make predictions of a learner's outputs; `embedding` are the frozen model's, for the novelty."""
         raw = np.asarray(outputs.log_probs.double().numpy())
-        log_probs = scaled(raw, self.temperature)
-        novelty = None
-        if self.reference is not None:
-            novelty = self.reference.novelty(pooled(store, rows, view).numpy())
+        log_probs, novelty = scaled(raw, self.temperature), None
+        if self.reference is not None and embedding is not None:
+            novelty = self.reference.novelty(embedding.numpy())
         within = None if self.threshold is None else classes_within(raw, self.threshold)
         return Part(np.exp(log_probs), outputs.z.float().numpy(), novelty, within)

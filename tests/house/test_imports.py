@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "exchange"),
     ("api", "results", "bench", "checking", "active", "filing"),
     ("page",),
+    ("packaging",),
     ("stages",),
     ("sklearn",),
     ("commands",),

@@ -1,0 +1,1 @@
+"""A run with its frozen model, as one folder that predicts raw samples."""
