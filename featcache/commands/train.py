@@ -15,6 +15,7 @@ from featcache.commands._common import (
     json_option,
     label_options,
     say_if_terminal,
+    told,
 )
 from featcache.commands._config import config_option, with_config
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @config_option
 @click.option("--trust", is_flag=True, help="Run the Python code that the run of --config names.")
 @device_option
+@click.option("--log", help="A tracker that receives the metrics too: mlflow, trackio or wandb.")
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in --out.")
 @json_option
 def command(
@@ -71,6 +73,7 @@ def command(
     asked: Asked | None,
     device: str,
     resume: bool,
+    log: str | None,
     trust: bool,
     as_json: bool,
     **request: Any,
@@ -99,7 +102,9 @@ def command(
     for warning in warnings:
         echo_aside(f"warning: {on_the_command_line(warning)}")
     say = say_if_terminal()
-    result = stage.run_training(training, out.path, device=device, resume=resume, say=say, show=bar)
+    how: dict[str, Any] = {"device": device, "resume": resume, "log": log, "say": say, "show": bar}
+    with told():
+        result = stage.run_training(training, out.path, **how)
     if asked is not None and asked.labels not in (None, RunFolder(out.path).config().get("labels")):
         echo_aside("warning: the labels are not those that the run of --config learned from")
     echo({"run": str(out), **result} if as_json else f"{stage.describe(result)}\nrun: {out}")

@@ -90,16 +90,25 @@ class _Events:
     def __init__(self, folder: Path) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
+        there = next(iter(sorted(folder.glob(EVENTS))), None)
         name = EVENTS.replace("*", f"{int(time.time())}.{socket.gethostname()}")
-        self._file = _Growing(folder / name)
-        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._file = _Growing(there or folder / name)
+        if there is None:
+            self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write(self, step: int, **terms: float) -> None:
-        from tensorboardX.proto.event_pb2 import Event
+        self.scalars(step, {f"train/{name}": value for name, value in terms.items()})
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboardX.proto.summary_pb2 import Summary
 
-        values = [Summary.Value(tag=f"train/{name}", simple_value=value) for name, value in terms.items()]
-        self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self.summary(Summary(value=shown), step)
+
+    def summary(self, summary: Any, step: int = 0) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._add(Event(wall_time=time.time(), step=step, summary=summary))
 
     def _add(self, event: Any) -> None:
         """Append an event as a TFRecord: size and bytes, each with a masked checksum."""
@@ -112,6 +121,22 @@ class _Events:
 
     def close(self) -> None:
         self._file.close()
+
+
+def write_figures(
+    run: RunFolder, step: int, options: Mapping[str, Any], figures: Mapping[str, float]
+) -> None:
+    """Add the figures of a finished training to its TensorBoard events, with its hyper-parameters."""
+    from tensorboardX.summary import hparams
+
+    if not step:  # what a killed training of no steps has left
+        for left in run.path.glob(EVENTS):
+            left.unlink()
+    events = _Events(run.path)
+    events.scalars(step, figures)
+    for summary in hparams(dict(options), dict(figures)):
+        events.summary(summary)
+    events.close()
 
 
 def metrics_at(checkpoint: Path) -> Digest | None:

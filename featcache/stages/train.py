@@ -16,7 +16,9 @@ from featcache.errors import in_python
 from featcache.labels.table import LabelFiles, OwnLabels, read_labels
 from featcache.location import Location
 from featcache.progress import MakeProgress, bar, human_time, silent
+from featcache.runs.metrics import write_figures
 from featcache.runs.run import RunFolder
+from featcache.runs.trackers import Tracking, require_tracker, tracking
 from featcache.shown import harmless
 from featcache.stages.label import class_text_of, unused_names
 from featcache.training.config_file import options_for
@@ -26,6 +28,7 @@ from featcache.training.learner import Learner
 from featcache.training.recipe import parse_options
 from featcache.training.request import TrainRequest
 from featcache.training.session import Training, restore
+from featcache.training.summary import figures, settings
 
 
 def train(
@@ -45,6 +48,7 @@ def train(
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
     resume: bool = False,
+    log: str | None = None,
     progress: bool = True,
 ) -> Run:
     """Train one objective on the labelled samples of a cache, and return the run at `out`.
@@ -59,7 +63,8 @@ def train(
     `seed` seeds the draw of labels and the training, and `order_seed` the order of samples (None: the same as
     `seed`). `options` are the fields of `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. They may
     also be the content of a run's config.json. With `resume`, an unfinished run continues from its
-    checkpoint, and a finished one is returned. `progress` shows a bar on a terminal and in notebooks.
+    checkpoint, and a finished one is returned. `log` names a tracker, mlflow, trackio or wandb, that receives
+    the metrics too. `progress` shows a bar on a terminal and in notebooks.
 
     Labels for tests are used once, at the end. Raises a FeatcacheError before anything is written, if the
     cache is not complete or there are too few labels. It also does so if an option is not valid, or if `out`
@@ -86,7 +91,8 @@ def train(
     request, warnings = with_labels(request, labels, label_column, ignore_unmatched, class_text=class_text)
     for warning in warnings if progress else ():
         print(f"warning: {harmless(in_python(warning))}", file=sys.stderr)
-    run_training(request, out, device=device, resume=resume, show=bar if progress else silent)
+    show = bar if progress else silent
+    run_training(request, out, device=device, resume=resume, log=log, show=show)
     return Run.open(out, trust=True)
 
 
@@ -120,6 +126,7 @@ def run_training(
     *,
     device: str = "auto",
     resume: bool = False,
+    log: str | None = None,
     say: Say = lambda line: None,
     watch: Watch = lambda step, terms: None,
     show: MakeProgress = silent,
@@ -127,9 +134,11 @@ def run_training(
 ) -> dict[str, Any]:
     """Train as `train` does, for a request; return the content of result.json.
 
-    `say` receives messages, `watch` every logged step, and `show` makes the progress bar. A `pool` keeps
+    `say` receives messages, `watch` every logged step, the tracker `log` too, and `show` makes the progress
+    bar. A `pool` keeps
     the opened data for the next training; its device is used instead of `device`.
     """
+    require_tracker(log)
     opened = pool or DataPool(resolve(device))
     training, path = Training.open(request, opened, say=say, watch=watch, show=show), Location.of(out).path
     run = RunFolder.at(path, training.config(), resume=resume, defaults=training.defaults())
@@ -144,18 +153,31 @@ def run_training(
         RunFolder.at(path, training.config(), resume=True, defaults=training.defaults())
         if (done := run.result()) is not None:
             return done
-        return _train(training, learner, draw, run, start)
+        asked = settings(training.config())
+        with tracking(log, path, asked) as tracker:
+            result = _train(training, learner, draw, run, start, tracker)
+        write_figures(run, learner.steps_done, asked, figures(result))
+        run.finish(result)
+        return result
 
 
-def _train(training: Training, learner: Learner, draw: Draw, run: RunFolder, start: float) -> dict[str, Any]:
+def _train(
+    training: Training, learner: Learner, draw: Draw, run: RunFolder, start: float, tracker: Tracking
+) -> dict[str, Any]:
     """Train a learner to its result, from the checkpoint of the run if it has one."""
+
+    def watch(step: int, terms: Mapping[str, float]) -> None:
+        training.watch(step, terms)
+        tracker(step, terms)
+
     restore(learner, run)
     training.begin(learner, draw, run)
-    training.learn(learner, draw, run)
+    # Only this training: the folds of cross-validation would be mixed with it.
+    replace(training, watch=watch).learn(learner, draw, run)
     seconds = time.perf_counter() - start
     result = training.result(learner, draw, run) | {"seconds": round(seconds, 3)}
     result["seconds_in_all"] = round(time.perf_counter() - start, 3)
-    run.finish(result)
+    tracker.figures(figures(result))
     return result
 
 

@@ -94,15 +94,33 @@ def test_their_content(finished, cache):
     assert "model.objective.head.weight" in load_file(finished / "checkpoint.safetensors")
 
 
-def test_events_are_the_metrics(finished):
+def test_events_are_the_metrics_and_figures(finished):
+    found, result = scalars(finished), RunFolder(finished).result()
+    figures = {tag: value for tag, step, value in found if step == 6 and not tag.startswith("train/")}
+    assert figures["test/accuracy"] == np.float32(result["test"]["accuracy"])
+    assert figures["temperature"] == np.float32(result["temperature"])
+    events = [tag for tag, _, _ in found if tag.startswith("_hparams_/")]
+    assert len(events) == 3
+    found = [each for each in found if each[0].startswith("train/")]
     expected = [
         (f"train/{name}", line["step"], np.float32(value))
         for line in lines(finished)
         for name, value in line.items()
         if name != "step"
     ]
-    assert scalars(finished) == sorted(expected)
+    assert found == sorted(expected)
     assert len(expected) == 9
+
+
+def test_a_probe_has_events_of_its_figures(cache, tmp_path):
+    start(cache, tmp_path / "probe", objective="knn")
+    (left,) = (tmp_path / "probe").glob("events.out.tfevents.*")
+    first = scalars(tmp_path / "probe")
+    assert any(tag == "test/accuracy" for tag, _, _ in first)
+    (tmp_path / "probe" / "result.json").unlink()  # killed before the end, with half a record
+    left.write_bytes(left.read_bytes()[:-3])
+    start(cache, tmp_path / "probe", objective="knn", resume=True)
+    assert scalars(tmp_path / "probe") == first
 
 
 def test_a_resumed_log_has_every_step_once(tmp_path):
