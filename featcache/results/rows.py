@@ -100,6 +100,8 @@ class Row:
     """Area under the ROC curve of confidence, known against unknown classes, where there are unknown ones."""
     setting: str = ""
     """Options that tell it from other rows with this objective; empty where there are no others."""
+    samples: int | None = None
+    """The number of test samples."""
 
     @property
     def method(self) -> str:
@@ -115,6 +117,7 @@ class Row:
             "objective": self.objective,
             "setting": self.setting,
             "draws": len(self.accuracy),
+            "samples": self.samples,
             "accuracy": mean,
             "accuracy_std": std,
             "accuracies": list(self.accuracy),
@@ -197,6 +200,7 @@ def _row(key: RowKey, own: _BySeed, groups: Mapping[RowKey, _BySeed], references
         best_control=max(controls, key=lambda method: controls[method]) if controls else None,
         auroc=_auroc(results),
         setting=key.setting,
+        samples=results[0]["test"].get("samples"),
     )
 
 

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from featcache.files import explained, write_atomic
-from featcache.results.plots import accuracy_png, reliability_png
+from featcache.results.plots import accuracy_plot, png, reliability_plot, svg
 from featcache.results.probes import probes_table
 from featcache.results.results_table import csv_text, notes, results_table, terminal_text
 from featcache.results.rows import Row, group_rows
@@ -111,7 +111,7 @@ def write_study(
     out: Path,
     against: tuple[str, ...] = (),
 ) -> Study:
-    """Select settings, and write results.md, results.png and reliability.png to `out`.
+    """Select settings, and write tables and plots to `out`.
 
     `extraction` is the number of seconds that all extractions took.
     """
@@ -130,6 +130,10 @@ def write_study(
         write_atomic(study.table, study.markdown().encode())
         write_atomic(out / "results.csv", csv_text(study.rows).encode())
         write_atomic(out / "results.tex", results_table(study.rows, against).latex().encode())
-        write_atomic(study.plot, accuracy_png(study.rows))
-        write_atomic(out / "reliability.png", reliability_png(outcomes))
+        for name, plot in (
+            ("results", accuracy_plot(study.rows)),
+            ("reliability", reliability_plot(outcomes)),
+        ):
+            write_atomic(out / f"{name}.png", png(plot))
+            write_atomic(out / f"{name}.svg", svg(plot))
     return study

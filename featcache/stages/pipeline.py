@@ -14,7 +14,7 @@ from typing import Any
 
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader, is_group
-from featcache.config import as_tree, did_you_mean, merge, option_names
+from featcache.config import as_tree, did_you_mean, flatten, merge, option_names
 from featcache.devices import resolve
 from featcache.errors import ConfigError
 from featcache.extraction.understood import Understood
@@ -95,16 +95,15 @@ def run_pipeline(
 ) -> Study:
     """Extract and train everything in a pipeline file; write to `out` (by default `runs/NAME`).
 
-    The results are `out`/results.md, results.png (a plot of accuracy), reliability.png and report.html, a
-    page of all of them. Finished trainings are skipped, and unfinished ones are resumed. Raises ConfigError
-    if the file is not valid, before anything is computed.
+    The results are `out`/results.md, .csv and .tex, plots of accuracy and reliability (.png, .svg), and
+    report.html, a page of all of them. Finished trainings are skipped, and unfinished ones are resumed.
+    Raises ConfigError if the file is not valid, before anything is computed.
 
     Code that the file names (`python:FILE`) is not run without `trust`; names in `overrides` are yours.
     """
     pipeline, show = load(name, as_tree(overrides), trust=trust), bar if progress else silent
     folder = Path("runs") / Path(name).stem if out is None else Location.of(out).path
-    if pipeline.description:
-        say(pipeline.description.strip())
+    _introduce(pipeline, overrides, say)
     caches = {
         key: folder / "caches" / f"{key}.zarr" if table.cache is None else Location.of(table.cache).path
         for key, table in pipeline.extract.items()
@@ -141,6 +140,16 @@ def run_pipeline(
     page = folder / "report.html"
     write_page(page, study_page.summarise(study.rows))
     return replace(study, page=page)
+
+
+def _introduce(pipeline: Pipeline, overrides: Mapping[str, Any] | None, say: Say) -> None:
+    """Say what the file is about, and what of it is changed for this run."""
+    if not pipeline.description:
+        return
+    say(pipeline.description.strip())
+    if changed := flatten(as_tree(overrides)):
+        said = ", ".join(f"{name} = {json.dumps(value)}" for name, value in changed.items())
+        say(f"changed for this run: {said}")
 
 
 def _require_trust(

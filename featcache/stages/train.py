@@ -63,8 +63,8 @@ def train(
     `seed` seeds the draw of labels and the training, and `order_seed` the order of samples (None: the same as
     `seed`). `options` are the fields of `TrainOptions`, nested or dotted: `{"optim.steps": 500}`. They may
     also be the content of a run's config.json. With `resume`, an unfinished run continues from its
-    checkpoint, and a finished one is returned. `log` names a tracker, mlflow, trackio or wandb, that receives
-    the metrics too. `progress` shows a bar on a terminal and in notebooks.
+    checkpoint, and a finished one is returned. The tracker `log` (mlflow, trackio or wandb) receives metrics
+    too. `progress` shows a bar on a terminal and in notebooks.
 
     Labels for tests are used once, at the end. Raises a FeatcacheError before anything is written, if the
     cache is not complete or there are too few labels. It also does so if an option is not valid, or if `out`
@@ -78,21 +78,14 @@ def train(
     ...     run.objective, run.accuracy > 0.5
     ('linear', True)
     """
+    chosen = options_for(objective, options)
     request = TrainRequest(
-        cache,
-        objective,
-        seed,
-        labels_per_class,
-        num_labels,
-        options_for(objective, options),
-        order_seed,
-        holdout=holdout,
+        cache, objective, seed, labels_per_class, num_labels, chosen, order_seed, holdout=holdout
     )
     request, warnings = with_labels(request, labels, label_column, ignore_unmatched, class_text=class_text)
     for warning in warnings if progress else ():
         print(f"warning: {harmless(in_python(warning))}", file=sys.stderr)
-    show = bar if progress else silent
-    run_training(request, out, device=device, resume=resume, log=log, show=show)
+    run_training(request, out, device=device, resume=resume, log=log, show=bar if progress else silent)
     return Run.open(out, trust=True)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from featcache.results.plots import accuracy_png, merge_bins, reliability_png
+from featcache.results.plots import accuracy_plot, merge_bins, png, reliability_plot, spread, svg
 from featcache.results.rows import Budget, Outcome, Row
 
 
@@ -42,7 +42,7 @@ def decoded(png):
 
 
 def pixels(rows):
-    return decoded(accuracy_png(rows))
+    return decoded(png(accuracy_plot(rows)))
 
 
 def table(*bins):
@@ -50,7 +50,7 @@ def table(*bins):
 
 
 def test_the_same_rows_give_the_same_bytes():
-    assert accuracy_png(ROWS) == accuracy_png(ROWS)
+    assert png(accuracy_plot(ROWS)) == png(accuracy_plot(ROWS))
 
 
 @pytest.mark.parametrize("which", range(4))
@@ -80,12 +80,12 @@ def outcome(accuracy, objective="x", labels=2):
 def test_the_diagram_shows_every_objective_of_the_largest_budget():
     def drawn(*accuracies):
         given = [outcome(a, objective=f"o{n}") for n, a in enumerate(accuracies)]
-        return decoded(reliability_png([outcome(0.1, "o0", labels=1), *given]))
+        return decoded(png(reliability_plot([outcome(0.1, "o0", labels=1), *given])))
 
     pictures = [drawn(0.9, 0.5), drawn(0.8, 0.5), drawn(0.8, 0.2), drawn(0.8, 0.2)]
     assert [bool((a != b).any()) for a, b in pairwise(pictures)] == [True, True, False]
     smaller = [outcome(0.4, "o0", labels=1), outcome(0.9, "o0"), outcome(0.5, "o1")]
-    assert (decoded(reliability_png(smaller)) == pictures[0]).all()
+    assert (decoded(png(reliability_plot(smaller))) == pictures[0]).all()
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 1), st.integers(0, 50)), min_size=1, max_size=6))
@@ -93,11 +93,41 @@ def test_merged_bins_are_those_of_all_samples(parts):
     """One bin over several tables: the means over all its samples."""
     tables = [table((n, confidence, min(right, n) / n), (0, None, None)) for n, confidence, right in parts]
     total = sum(n for n, _, _ in parts)
-    confidence, accuracy = merge_bins(tables)
+    confidence, accuracy, share = merge_bins(tables)
     assert confidence == pytest.approx([sum(n * c for n, c, _ in parts) / total])
     assert accuracy == pytest.approx([sum(min(r, n) for n, _, r in parts) / total])
+    assert share == pytest.approx([1.0])
 
 
 def test_a_bin_with_few_samples_is_not_drawn():
-    confidence, _ = merge_bins([table((1, 0.1, 1.0), (200, 0.9, 0.8))])
+    confidence, _, share = merge_bins([table((1, 0.1, 1.0), (200, 0.9, 0.8))])
     assert confidence.tolist() == [0.9]
+    assert share.tolist() == [200 / 201]
+
+
+def test_every_line_is_named_and_the_plot_says_of_what_it_is():
+    rows = [
+        replace(row(f"method{n}", b, (50.0 + n / 9, 51.0)), samples=500) for n in range(10) for b in (1, 4)
+    ]
+    said = svg(accuracy_plot(rows)).decode()
+    assert svg(accuracy_plot(rows)) == svg(accuracy_plot(rows))
+    assert all(f">method{n}</text>" in said for n in range(10))
+    assert "means over 2 label draws; bands: one standard deviation, on 500 test samples" in said
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=14))
+def test_names_do_not_overlap(places):
+    found = spread(sorted(places), 0.04)
+    assert all(b - a >= 0.04 - 1e-5 for a, b in pairwise(found))
+    # The first and the last half of a crowd move in opposite directions, so the middle stays.
+    assert np.mean(found) == pytest.approx(np.mean(places), abs=1e-5)
+
+
+def test_a_bin_with_more_samples_is_a_larger_point():
+    def drawn(first, second):
+        test = {"accuracy": 0.5, "reliability": dict.fromkeys(("before", "after"), table(first, second))}
+        figure = reliability_plot([Outcome("c", "x", {"seed": 0, "labels_per_class": 2, "test": test})])
+        return figure.axes[0].collections[0].get_sizes()
+
+    small, large = drawn((10, 0.2, 0.2), (90, 0.9, 0.8))
+    assert large > 4 * small

@@ -48,8 +48,9 @@ def test_the_whole_walk_and_a_second_run_that_has_nothing_to_do(write, tmp_path)
     repeated = run_pipeline(write(), out=out, device="cpu", trust=True, say=again.append)
     assert repeated == study
     after = times(out)
-    names = ("results.md", "results.csv", "results.tex", "results.png", "reliability.png", "report.html")
-    written = {out / name for name in names}
+    tables = {out / f"results.{suffix}" for suffix in ("md", "csv", "tex")}
+    plots = {out / f"{name}.{suffix}" for name in ("results", "reliability") for suffix in ("png", "svg")}
+    written = {*tables, *plots, out / "report.html"}
     assert {path for path in before if after[path] != before[path]} == written
     assert after.keys() == before.keys()
     assert (out / "results.md").read_text() == table
@@ -225,3 +226,10 @@ def test_the_command_prints_the_table(write, tmp_path, featcache):
     assert told.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
     refused = featcache(*arguments, "--set", "train.objectves=['linear']", code=1).output
     assert refused.startswith("error: unknown key `train.objectves`")
+
+
+def test_the_description_is_followed_by_what_was_changed(write, tmp_path):
+    said = []
+    overrides = {"train.seeds": [3], "options": {"optim.steps": 2}}
+    run_pipeline(write(), out=tmp_path / "o", device="cpu", trust=True, overrides=overrides, say=said.append)
+    assert said[:2] == ["Cats and dogs.", "changed for this run: train.seeds = [3], options.optim.steps = 2"]
