@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -65,7 +66,12 @@ class Package(Config):
                 expected=f"format {FORMAT}",
                 hint="update featcache, or make the package again from its run",
             )
-        return cls.parse(content, str(path))
+        package = cls.parse(content, str(path))
+        if package.inside and not re.fullmatch(rf"\w+:{ENCODER}(@[1-9]\d*)?", package.model):
+            raise ConfigError(
+                f"{path} names a model outside of its folder", got=package.model, expected=f"FAMILY:{ENCODER}"
+            )
+        return package
 
     def write(self, folder: Path) -> None:
         """Write the description into the folder of a package."""

@@ -242,6 +242,14 @@ class TestOnAnotherMachine:
         with pytest.raises(ConfigError, match="another version"):
             fc.load(model)
 
+    @pytest.mark.parametrize("name", ["hf:../elsewhere", "timm:/etc", "open_clip:encoder/../.."])
+    def test_a_model_that_leaves_the_folder(
+        self, model: Path, reseal: Callable[[str], bytes], name: str
+    ) -> None:
+        self.edit(model, reseal, model=name, inside=True)
+        with pytest.raises(ConfigError, match="outside of its folder"):
+            fc.load(model)
+
     def test_damage(self, model: Path) -> None:
         data = bytearray((model / "package.json").read_bytes())
         data[len(data) // 2] ^= 1
