@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import socket
@@ -16,6 +17,8 @@ import filelock
 from featcache.errors import FeatcacheError
 from featcache.files import explained
 
+WAIT = 600.0
+"""Seconds to wait for a lock that is never held for long."""
 _MARKER = re.compile(r"(\d+) ([^ ?]+)\S*( \d+)?$")
 """A process and its host, as filelock writes them; what follows a `?` tells containers of a host apart."""
 
@@ -23,17 +26,18 @@ _MARKER = re.compile(r"(\d+) ([^ ?]+)\S*( \d+)?$")
 class FileLock:
     """Holds a lock file until `release`, or until the process ends, however it ends.
 
-    Raises `error` if another one holds it: `what` says what that one does. The file is gone after `release`.
+    Raises `error` if another one holds it, for `wait` seconds: `what` says what that one does. The file is
+    gone after `release`.
     """
 
-    def __init__(self, path: Path, what: str, error: type[FeatcacheError]) -> None:
+    def __init__(self, path: Path, what: str, error: type[FeatcacheError], wait: float = 0.0) -> None:
         self._path, self._ours = path, False
         self._lock = filelock.FileLock(path, thread_local=False)
         with explained(path, error=error):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with warnings.catch_warnings(action="ignore"):  # that it writes markers instead, as below
-                    self._lock.acquire(blocking=False)
+                    self._lock.acquire(timeout=wait, poll_interval=0.1)
             except filelock.Timeout:
                 raise error(f"another process is {what}", got=self._holder(), hint=self._hint()) from None
             # Where the file system has no locks, filelock writes its own marker, which must stay as it is.
@@ -41,6 +45,25 @@ class FileLock:
             self._ours = not getattr(self._lock, "is_lock_held_by_us", False)
             if self._ours:
                 self._sign()
+
+    @classmethod
+    def of_all(cls, path: Path, what: str, error: type[FeatcacheError], part: str | None = None) -> Self:
+        """Hold the lock of all parts; `part` is the one, such as 3-of-8, that has something to do for all.
+
+        It waits for others of the same number of parts. Without a part, and for another number of parts,
+        `error` is raised if any part is held.
+        """
+        lock = cls(path, what, error, 0.0 if part is None else WAIT)
+        own = None if part is None else part.rpartition("-of-")[2]
+        try:
+            for other in sorted(path.parent.glob(f"{glob.escape(path.name)}.*-of-*")):
+                _, _, parts = other.name.rpartition("-of-")
+                if parts != own:
+                    cls(other, what, error).release()  # raises if it is held
+        except BaseException:
+            lock.release()
+            raise
+        return lock
 
     def release(self) -> None:
         """Let the next one in, and remove the lock file."""

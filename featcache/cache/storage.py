@@ -124,8 +124,15 @@ class Storage(Protocol):
         What `is_own` does not recognise as a part of a cache moves to its successor.
         """
 
-    def lock(self) -> Lock:
-        """Take the lock of the only writer; raise CacheError, naming the holder, if another one has it."""
+    def lock(self, part: str | None = None) -> Lock:
+        """Take the lock of the only writer; raise CacheError, naming the holder, if another one has it.
+
+        A process that writes a `part`, such as 3-of-8, waits for it, and takes it only for what all parts
+        have in common: it takes the lock of its part, and releases this one.
+        """
+
+    def lock_part(self, part: str) -> Lock:
+        """Take the lock of a part, while the lock of all is held."""
 
 
 IsOwn = Callable[[Storage], bool]
@@ -256,7 +263,7 @@ class Folder:
         """Rename the files; then force every folder of theirs to disk once, all at the same time."""
         for key, path in scratch.items():
             os.replace(path, self.path / key)
-        files.sync(set().union(*map(self._folders, scratch)))
+        files.sync({folder for key in scratch for folder in _folders(self.path, key)})
 
     def local(self, key: str) -> Path:
         """Return the path of the file itself."""
@@ -284,17 +291,24 @@ class Folder:
         """Delete a folder beside that was replaced, and end an exchange that was killed."""
         replacing.tidy(self._folder(), lambda path: is_own(Folder(path)), _DESCRIPTION)
 
-    def lock(self) -> Lock:
+    def lock(self, part: str | None = None) -> Lock:
         """Hold the file `PATH.lock`; the lock of a killed process is free again."""
-        return FileLock(self.path.with_name(self.path.name + ".lock"), f"writing {self.path}", CacheError)
+        path = self.path.with_name(self.path.name + ".lock")
+        return FileLock.of_all(path, f"writing {self.path}", CacheError, part)
+
+    def lock_part(self, part: str) -> Lock:
+        """Hold the file `PATH.lock.PART`."""
+        path = self.path.with_name(f"{self.path.name}.lock.{part}")
+        return FileLock(path, f"writing part {part} of {self.path}", CacheError)
 
     def _folder(self) -> Path:
         return self.path.resolve() if self.path.is_symlink() else self.path
 
-    def _folders(self, key: str) -> set[Path]:
-        # A file may be the first in several new folders, whose names are to be durable as well.
-        parts = key.split("/")[:-1]
-        return {self.path.joinpath(*parts[:depth]) for depth in range(min(1, len(parts)), len(parts) + 1)}
+
+def _folders(path: Path, key: str) -> set[Path]:
+    # A file may be the first in several new folders, whose names are to be durable as well.
+    parts = key.split("/")[:-1]
+    return {path.joinpath(*parts[:depth]) for depth in range(min(1, len(parts)), len(parts) + 1)}
 
 
 class NewFile:

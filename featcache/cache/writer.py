@@ -31,6 +31,7 @@ class CacheWriter:
     Nothing is written before the first `split`, so that a model may fail on its first batch. An existing
     cache is continued in its own storage layout. With `overwrite` a new one is written beside it, and takes
     its place at the end of the block, if all begun splits are complete. `provenance` is kept in a new cache.
+    The process of a `part`, such as 3-of-8, waits for the others, which begin a cache too.
     Raise CacheMismatch for a cache of another `spec`, CacheError for anything else, or one being written.
     """
 
@@ -42,12 +43,13 @@ class CacheWriter:
         layout: LayoutSpec | None = None,
         overwrite: bool = False,
         provenance: Mapping[str, Any] | None = None,
+        part: str | None = None,
     ) -> None:
         self._place, self.spec, self._layout = storage_at(place), spec, layout or LayoutSpec()
         self._provenance, self._overwrites = provenance or {}, overwrite
         self._splits: dict[str, SplitWriter] = {}
         self._cache: CacheReader | None = None
-        self._lock = self._place.lock()
+        self._lock = self._place.lock(part)
         try:
             with explained(self._place, "the cache"):
                 self._place.tidy(create.is_own)

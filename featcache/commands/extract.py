@@ -36,6 +36,9 @@ class _ExtractCommand(OptionsCommand):
 @device_option
 @click.option("--dry-run", is_flag=True, help="Print shapes, bytes and estimated time; write no cache.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing cache.")
+@click.option(
+    "--shard-of", metavar="K/N", help="Compute the K-th of N parts; other processes compute the others."
+)
 @json_option
 def command(
     source: str,
@@ -44,6 +47,7 @@ def command(
     *,
     dry_run: bool,
     overwrite: bool,
+    shard_of: str | None,
     device: str,
     as_json: bool,
     **options: Any,
@@ -75,9 +79,8 @@ def command(
         echo({**estimated, "free": dry.free, **told} if as_json else stage.describe_dry_run(dry))
         return
     asked = ExtractOptions.of(options)
-    summaries = stage.run_extraction(
-        source, model, out, asked, overwrite=overwrite, device=device, progress=bar, tell=tell
-    )
+    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of}
+    summaries = stage.run_extraction(source, model, out, asked, **how, progress=bar, tell=tell)
     lines = [stage.describe(name, summary) for name, summary in summaries.items()]
     content = {"cache": str(out), "splits": plain(summaries), **told}
     echo(content if as_json else "\n".join([*lines, f"cache: {out}"]))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
+from featcache.cache.storage import held, storage_at
 from featcache.cache.writer import CacheWriter, SplitWriter
 from featcache.extraction.class_text import class_text
 from featcache.extraction.feed import feed
@@ -39,7 +40,12 @@ def begun(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
     path holds another cache, and CacheError if another process is writing it.
     """
     with CacheWriter(
-        plan.out, plan.spec, layout=plan.layout, overwrite=plan.overwrite, provenance=plan.provenance
+        plan.out,
+        plan.spec,
+        layout=plan.layout,
+        overwrite=plan.overwrite,
+        provenance=plan.provenance,
+        part=plan.part_name,
     ) as writer:
         for name, split in plan.splits.items():
             source = opened.splits[name]
@@ -48,6 +54,19 @@ def begun(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
         # Before any shard, so that a cache with complete splits always has its class texts.
         _write_class_text(plan, opened, writer)
         yield CacheReader.open(writer.path)
+
+
+@contextmanager
+def holding(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
+    """Hold what a process needs to compute the blocks of the plan: all of the cache, or its part only."""
+    if plan.part_name is None:
+        with begun(plan, opened) as cache:
+            yield cache
+        return
+    with ExitStack() as stack:
+        with begun(plan, opened) as cache:
+            stack.enter_context(held(storage_at(plan.out).lock_part(plan.part_name)))
+        yield cache
 
 
 def extract_block(plan: ExtractionPlan, block: Block, opened: Opened) -> BlockReport:

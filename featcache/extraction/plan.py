@@ -23,6 +23,7 @@ from featcache.extraction.feed import auto_workers, feed
 from featcache.extraction.int8_scale import PILOT_ROWS, token_std
 from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
+from featcache.extraction.part import Part
 from featcache.location import Location
 from featcache.sources.base import Source, digest_samples
 
@@ -66,6 +67,8 @@ class ExtractionPlan:
     """Classes of the source, whose names are embedded if the model has a text tower."""
     text_tower: bool = False
     """True if it has one, so that names that come later can be embedded too."""
+    part: Part | None = None
+    """The blocks that are to be computed; None for all."""
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -74,17 +77,28 @@ class ExtractionPlan:
         return {**made, **({"text_tower": True} if self.text_tower else {})}
 
     @property
+    def part_name(self) -> str | None:
+        """The part as locks name it."""
+        return None if self.part is None else str(self.part)
+
+    @property
     def written_at(self) -> Storage:
         """Where the cache is while it is written: beside the old one, if that is replaced."""
         return overwriting.written_at(storage_at(self.out), self.overwrite)
 
     def blocks(self, cache: CacheReader) -> list[Block]:
-        """List the blocks with a unit that is not in the ledger, or whose files are missing or truncated."""
-        return [
-            Block(name, tuple(units))
-            for name in self.splits
-            for _, units in groupby(cache.split(name).missing(), key=lambda unit: unit.block)
-        ]
+        """List the blocks with a unit that is not in the ledger, or whose files are missing or truncated.
+
+        Only those of the part, if there is one.
+        """
+        found, before = [], 0
+        for name in self.splits:
+            split = cache.split(name)
+            for block, units in groupby(split.missing(), key=lambda unit: unit.block):
+                if self.part is None or self.part.has(before + block):
+                    found.append(Block(name, tuple(units)))
+            before += -(-split.rows // split.block)
+        return found
 
     def open(self) -> Opened:
         """Open the source and the model in another process, without digesting the content again.
@@ -113,7 +127,11 @@ class ExtractionPlan:
 
 
 def prepare(
-    opened: Opened, out: str | os.PathLike[str] | Location, *, overwrite: bool = False
+    opened: Opened,
+    out: str | os.PathLike[str] | Location,
+    *,
+    overwrite: bool = False,
+    part: Part | None = None,
 ) -> ExtractionPlan:
     """Plan an extraction into `out`, and check that it can begin. Write nothing.
 
@@ -121,8 +139,10 @@ def prepare(
     `out` do not fit together. It also does so if `overwrite` would delete other splits, or if the disk is too
     small.
     """
-    plan = draft(opened, out, overwrite=overwrite)
-    with CacheWriter(plan.out, plan.spec, layout=plan.layout, overwrite=overwrite) as writer:
+    plan = replace(draft(opened, out, overwrite=overwrite), part=part)
+    with CacheWriter(
+        plan.out, plan.spec, layout=plan.layout, overwrite=overwrite, part=plan.part_name
+    ) as writer:
         stored, older = writer.shapes, {name for name in opened.splits if _is_older(writer.split_spec(name))}
     if plan.spec.dtype == "int8":
         std = _measured_std(plan, opened) if stored is None else {a.layer: a.std for a in stored.layers}

@@ -14,11 +14,12 @@ from featcache.api.cache import Cache
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader, SplitReader, is_group
 from featcache.cache.spec import Shapes
-from featcache.errors import CacheError, option
-from featcache.extraction.block import BlockReport, begun, run_here
+from featcache.errors import CacheError, ConfigError, option
+from featcache.extraction.block import BlockReport, holding, run_here
 from featcache.extraction.estimate import Estimate
 from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
+from featcache.extraction.part import Part
 from featcache.extraction.pilot import predict
 from featcache.extraction.plan import draft, prepare
 from featcache.extraction.understood import SplitClasses, Understood, listed
@@ -55,6 +56,8 @@ class SplitSummary:
     """Most views that the model was given, where memory did not suffice for a whole batch."""
     relabelled: int
     """Samples whose label in the cache was replaced by that of the source."""
+    missing: int = 0
+    """Views that are not there yet, because other processes compute them."""
 
 
 def extract(
@@ -64,14 +67,16 @@ def extract(
     *,
     overwrite: bool = False,
     device: str = "auto",
+    shard_of: str | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Cache:
     """Run `model` over `source` and return the cache at `out`; a rerun computes only what is missing.
 
     `options` are the fields of ExtractOptions, for example `views="weak=1,strong=2"`, `tokens="grid:4x4"`.
-    `overwrite` replaces an existing cache. `progress` shows a bar where stderr is a terminal, a line a minute
-    elsewhere, and warnings of what looks like a mistake in the source: `dry_run` returns all that was
+    `overwrite` replaces an existing cache. `shard_of="3/8"` computes the third of eight parts, while other
+    processes, on any machine, compute the others. `progress` shows a bar where stderr is a terminal, a line a
+    minute elsewhere, and warnings of what looks like a mistake in the source: `dry_run` returns all that was
     understood.
 
     Raises a FeatcacheError where the source, the model, an option or the cache at `out` does not fit. What
@@ -85,7 +90,8 @@ def extract(
     """
     asked, show = ExtractOptions.of(options), bar if progress else silent
     tell = _warn if progress else _ignore
-    run_extraction(source, model, out, asked, overwrite=overwrite, device=device, progress=show, tell=tell)
+    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of}
+    run_extraction(source, model, out, asked, **how, progress=show, tell=tell)
     return Cache.open(out)
 
 
@@ -106,16 +112,23 @@ def run_extraction(
     *,
     overwrite: bool = False,
     device: str = "auto",
+    shard_of: str | None = None,
     progress: MakeProgress = silent,
     tell: Tell = _ignore,
 ) -> dict[str, SplitSummary]:
     """Do what `extract` does; return a summary by split. `tell` hears what was understood of the source."""
-    place = Location.of(out)
+    place, part = Location.of(out), None if shard_of is None else Part.parse(shard_of)
+    if part is not None and overwrite:
+        raise ConfigError(
+            f"{option('shard_of')} and {option('overwrite', True)} exclude each other",
+            got="both",
+            hint="delete the old cache first, or write to another place",
+        )
     opened = Opened.of(source, model, options, device)
     tell(opened.understood)
-    plan = prepare(opened, place, overwrite=overwrite)
+    plan = prepare(opened, place, overwrite=overwrite, part=part)
     before = LabelTable() if overwrite else _labels_at(place)
-    with begun(plan, opened) as cache:
+    with holding(plan, opened) as cache:
         reports = run_here(plan, plan.blocks(cache), opened, progress)
         summaries = {name: _summary(cache, report, before) for name, report in reports.items()}
         for name, summary in summaries.items():
@@ -181,6 +194,8 @@ def describe(name: str, summary: SplitSummary) -> str:
         lines.append(f"  memory did not suffice for whole batches: at most {summary.at_once} views at once")
     if summary.relabelled:
         lines.append(f"  labels of {summary.relabelled} samples in the cache replaced by those of the source")
+    if summary.missing:
+        lines.append(f"  {summary.missing} views are not there yet: other parts compute them")
     lines += [f"  failed: {key}: {reason}" for key, reason in list(summary.failed.items())[:10]]
     if len(summary.failed) > 10:
         lines.append(f"  and {len(summary.failed) - 10} more")
@@ -229,6 +244,7 @@ def _summary(cache: CacheReader, report: BlockReport, before: LabelTable) -> Spl
         bound_by=clock.bound_by(),
         at_once=report.at_once,
         relabelled=before.changes(cache.labels, report.split),
+        missing=sum(unit.stop - unit.start for unit in split.missing()),
     )
 
 
