@@ -146,7 +146,8 @@ class Model:
         }
 
     def __repr__(self) -> str:
-        return f"<Model {self.path}: {self.encoder.spec.name}, {len(self.classes)} classes>"
+        differing = "".join(f"; {line}" for line in self.package.differing())
+        return f"<Model {self.path}: {self.encoder.spec.name}, {len(self.classes)} classes{differing}>"
 
     def _repr_html_(self) -> str:
         facts = {"frozen model": self.encoder.spec.name, "classes": ", ".join(self.classes[:20])}

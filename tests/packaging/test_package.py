@@ -216,7 +216,9 @@ class TestOnAnotherMachine:
 
     def test_other_versions(self, model: Path, reseal: Callable[[str], bytes]) -> None:
         self.edit(model, reseal, versions={"torch": "1.0", "pillow": "2.0"})
-        assert next(fc.load(model).package.differing()).startswith("torch 1.0 there, ")
+        opened = fc.load(model)
+        assert next(opened.package.differing()).startswith("torch 1.0 there, ")
+        assert "torch 1.0 there, " in repr(opened)
 
     def test_other_weights(self, model: Path, reseal: Callable[[str], bytes]) -> None:
         spec = json.loads((model / "package.json").read_text())["encoder"]
