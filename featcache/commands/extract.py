@@ -73,6 +73,8 @@ def command(
             echo_aside(line)
 
     if dry_run:
+        if shard_of is not None:
+            raise click.UsageError("--shard-of has no effect with --dry-run, which looks at all parts")
         dry = stage.dry_run(source, model, out, overwrite=overwrite, device=device, **options)
         tell(dry.understood)
         estimated = {"shapes": dry.shapes.model_dump(mode="json"), "splits": plain(dry.splits)}

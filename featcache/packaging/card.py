@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from pathlib import Path
+from shlex import quote
 
 from featcache.api.run import Run
 from featcache.packaging.package import Package
@@ -33,9 +34,12 @@ def _lines(run: Run, package: Package, name: str, graphs: list[str]) -> Iterator
     yield f"Classifies {kind}s into {len(names)} classes: a frozen model, and what was trained on its"
     yield f"features from {figures['num_labels']} labels, with featcache."
     yield from ("", "## Use", "", "```python", "import featcache as fc", "")
-    yield from (f'model = fc.load("{Path(title).name}")', f"predictions = model({_example(kind)})")
+    yield from (
+        f"model = fc.load({json.dumps(title, ensure_ascii=False)})",
+        f"predictions = model({_example(kind)})",
+    )
     yield from ("print(predictions.label, predictions.confidence)", "```", "")
-    yield from ("```bash", f"featcache predict {title} FOLDER --out predictions.csv", "```", "")
+    yield from ("```bash", f"featcache predict {quote(title)} FOLDER --out predictions.csv", "```", "")
     yield from ("## What is in it", "")
     if package.inside:
         yield f"- Frozen model: `{_code(package.encoder.name)}`, in this folder."

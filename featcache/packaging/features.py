@@ -13,6 +13,7 @@ from featcache.batch import Features
 from featcache.cache.layout import Unit
 from featcache.cache.quantise import dequantise, quantise
 from featcache.encoders.base import Encoded
+from featcache.errors import EncoderError
 from featcache.extraction import tokens
 from featcache.extraction.feed import ViewDataset, auto_workers, feed
 from featcache.extraction.forward import Forward
@@ -64,4 +65,10 @@ def _tokens(values: Tensor, package: Package) -> Tensor:
     if package.dtype != "int8":
         return values.to(_TYPES[package.dtype])
     std = np.array(package.std, np.float32)
+    if len(std) != values.shape[-1]:
+        raise EncoderError(
+            "the divisors of int8 tokens in the package do not fit its frozen model",
+            got=f"{len(std)} numbers",
+            expected=f"{values.shape[-1]}, one for each dimension",
+        )
     return torch.from_numpy(dequantise(*quantise(values.numpy(), std), std))

@@ -20,6 +20,11 @@ from featcache.extraction import tokens
 from featcache.packaging.check import sample_of
 from featcache.packaging.model import Model
 
+GRAPHS = (
+    *("projector.onnx", "projector.onnx.data", "projector.pt2"),
+    *("encoder.onnx", "encoder.onnx.data", "encoder.pt2"),
+)
+"""The files that may be written; large weights of ONNX are beside their graph."""
 AGREE = 1e-4
 """The largest difference between a graph and the package, as a share of the largest value."""
 

@@ -14,12 +14,12 @@ import json
 import platform
 import re
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Literal, Self
 
 from featcache.config import Config
 from featcache.errors import ConfigError
+from featcache.runs.run import version_of
 from featcache.runs.saved import read_json, write_json
 from featcache.specs import EncoderSpec, StoredType, TokenChoice, ValueType
 
@@ -109,8 +109,6 @@ def versions_for(model: str) -> dict[str, str]:
     """Return the versions that the numbers of a model depend on, by the name of the package."""
     found, library = {"python": platform.python_version()}, _OF_FAMILY.get(model.partition(":")[0])
     for name in (*_PACKAGES, *([library] if library else [])):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+        if (version := version_of(name)) is not None:
+            found[name] = version
     return found

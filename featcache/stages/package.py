@@ -6,18 +6,21 @@ import os
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from featcache import encoders
 from featcache.api.run import Run
 from featcache.cache.reader import CacheReader
 from featcache.encoders.base import Encoder, FrozenEncoder
 from featcache.errors import CacheError, ConfigError, EncoderError, option
-from featcache.files import explained, partial, write_atomic
+from featcache.files import PARTIAL, explained, partial, write_atomic
 from featcache.location import Location
+from featcache.locks import FileLock
 from featcache.packaging.card import model_card
 from featcache.packaging.check import sample_of, save_check
-from featcache.packaging.graphs import write_graphs
+from featcache.packaging.graphs import GRAPHS, write_graphs
 from featcache.packaging.model import Model
-from featcache.packaging.package import CARD, CHECK, ENCODER, RUN, Package, versions_for
+from featcache.packaging.package import CARD, CHECK, DESCRIPTION, ENCODER, RUN, Package, versions_for
 from featcache.plugins import code_in, require_trust
 from featcache.runs.run import RunFolder, cache_of
 from featcache.runs.saved import CHECKPOINT, CONFIG, HELD_OUT, LABELS, REFERENCE, TASK, read
@@ -73,9 +76,9 @@ def package(
     require_trust(code_in([name] if model is None else []), held.path, trust)
     described = _described(held, predictor.learner.origin.features.layer, name)
     encoder = encoders.load(name)
-    scratch = partial(place)
-    with explained(scratch):
-        shutil.rmtree(scratch, ignore_errors=True)
+    scratch, lock = partial(place), place.with_name(place.name + ".lock")
+    with FileLock(lock, f"writing {place}", ConfigError), explained(scratch):
+        _discard(scratch)
         try:
             scratch.mkdir(parents=True)
             made = _build(scratch, finished, described, encoder, weights=weights)
@@ -85,7 +88,7 @@ def package(
                 place.rmdir()
             os.replace(scratch, place)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _discard(scratch)
     made.path = place
     return made
 
@@ -132,6 +135,19 @@ def _require_free(place: Path) -> None:
             expected="nothing, or an empty folder",
             hint=f"choose another {option('out')}",
         )
+
+
+def _discard(scratch: Path) -> None:
+    """Delete what a killed command has left; raise ConfigError for anything else."""
+    if not scratch.exists():
+        return
+    own = {RUN, ENCODER, DESCRIPTION, CHECK, CARD, *GRAPHS}
+    if not scratch.is_dir() or not {name.name.removesuffix(PARTIAL) for name in scratch.iterdir()} <= own:
+        raise ConfigError(
+            f"{scratch} is in the way, and is no unfinished package; it is left as it is",
+            hint=f"move it, or choose another {option('out')}",
+        )
+    shutil.rmtree(scratch)
 
 
 def _cache(run: RunFolder, given: Place | None) -> CacheReader:
@@ -184,6 +200,9 @@ def _with_weights(described: Package, encoder: Encoder, folder: Path) -> tuple[P
         raise EncoderError(
             f"the weights of {described.model} cannot be copied", got="an encoder of one's own"
         )
-    name = encoder.save(folder / ENCODER)
+    try:
+        name = encoder.save(folder / ENCODER)
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"{error}") from error
     described = described.model_copy(update={"model": f"{family}:{name}", "inside": True})
     return described, encoders.load(described.name_in(folder))

@@ -127,9 +127,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train as `train` does, for a request; return the content of result.json.
 
-    `say` receives messages, `watch` every logged step, the tracker `log` too, and `show` makes the progress
-    bar. A `pool` keeps
-    the opened data for the next training; its device is used instead of `device`.
+    `say` receives messages, `watch` and the tracker `log` every logged step, and `show` makes the progress
+    bar. A `pool` keeps the opened data for the next training; its device is used instead of `device`.
     """
     require_tracker(log)
     opened = pool or DataPool(resolve(device))

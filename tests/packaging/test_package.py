@@ -15,7 +15,16 @@ import torch
 from PIL import Image
 
 import featcache as fc
-from featcache.errors import CacheError, ConfigError, DamagedRun, EncoderError, FeatcacheError, Notice
+from featcache.errors import (
+    CacheError,
+    ConfigError,
+    DamagedRun,
+    EncoderError,
+    FeatcacheError,
+    FileError,
+    Notice,
+)
+from featcache.locks import FileLock
 
 GLYPH = "open_clip:glyph-clip"
 
@@ -202,6 +211,36 @@ class TestRefused:
             fc.load(tmp_path / "model")
         assert len(fc.load(tmp_path / "model", trust=True)(next(photos.rglob("*.png")))) == 1
 
+    def test_what_is_no_unfinished_package(self, trained: Callable[..., Any], tmp_path: Path) -> None:
+        run = trained(GLYPH).run
+        (tmp_path / "model.partial").mkdir()
+        (tmp_path / "model.partial" / "mine.txt").write_text("mine")
+        assert "in the way" in self.refused(ConfigError, run, tmp_path / "model")
+        assert (tmp_path / "model.partial" / "mine.txt").read_text() == "mine"
+
+    def test_a_second_process(self, trained: Callable[..., Any], tmp_path: Path) -> None:
+        run = trained(GLYPH).run
+        with FileLock(tmp_path / "model.lock", "writing it", ConfigError):
+            assert "another process" in self.refused(ConfigError, run, tmp_path / "model")
+
+    @pytest.mark.parametrize("limit", [200, 20_000, 1_000_000])
+    def test_a_full_disk(
+        self, trained: Callable[..., Any], tmp_path: Path, file_limit: Any, limit: int
+    ) -> None:
+        run = trained("timm:test_vit/random", tokens="pooled").run
+        with file_limit(limit):
+            self.refused(FileError, run, tmp_path / "model", weights=True)
+        assert len(fc.package(run, tmp_path / "model", weights=True).classes) == 2
+
+    def test_what_a_kill_has_left_is_removed(self, trained: Callable[..., Any], tmp_path: Path) -> None:
+        made = fc.package(trained(GLYPH).run, tmp_path / "model")
+        left = tmp_path / "model.partial"
+        made.path.rename(left)
+        (left / "README.md").unlink()
+        (left / "package.json.partial").write_text("{")
+        fc.package(tmp_path / "made" / "run", tmp_path / "model")
+        assert not left.exists()
+
 
 class TestOnAnotherMachine:
     """A package says what differs there."""
@@ -230,6 +269,14 @@ class TestOnAnotherMachine:
         self.edit(model, reseal, dtype="int8", std=[1e-3] * 128, versions={"torch": "1.0"})
         (model / "check.safetensors").unlink()
         with pytest.raises(DamagedRun, match=r"check\.safetensors"):
+            fc.load(model)
+
+    @pytest.mark.parametrize("std", [[], [1.0] * 5])
+    def test_divisors_that_do_not_fit(
+        self, model: Path, reseal: Callable[[str], bytes], std: list[float]
+    ) -> None:
+        self.edit(model, reseal, dtype="int8", std=std)
+        with pytest.raises(EncoderError, match="divisors"):
             fc.load(model)
 
     def test_other_numbers_of_the_sample(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,10 @@ class TestRefused:
             part_of(tmp_path / "c.zarr", frozen("tiny"), part)
         assert not (tmp_path / "c.zarr").exists()
 
+    def test_a_dry_run(self, tmp_path: Path, frozen: Model, featcache: Callable[..., Any]) -> None:
+        asked = ["extract", "digits", "--model", frozen("tiny"), "--out", tmp_path / "c.zarr", "--dry-run"]
+        assert "--shard-of" in featcache(*asked, "--shard-of", "1/2", code=2).output
+
     def test_overwriting(self, tmp_path: Path, frozen: Model) -> None:
         with pytest.raises(ConfigError, match="exclude each other"):
             part_of(tmp_path / "c.zarr", frozen("tiny"), "1/2", overwrite=True)
