@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from featcache.errors import ConfigError, option
@@ -29,3 +31,11 @@ def resolve(name: str | torch.device) -> torch.device:
             hint=f"use {option('device', 'auto')} or {option('device', 'cpu')}, or install torch with CUDA",
         )
     raise ConfigError("no such device", got=name, expected=", ".join(["auto", *known]))
+
+
+def visible_gpus() -> list[str]:
+    """Return the CUDA devices that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(index) for index in range(torch.cuda.device_count())]
+    return [name.strip() for name in named.split(",") if name.strip()][: torch.cuda.device_count()]

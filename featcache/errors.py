@@ -158,6 +158,14 @@ class LabelError(FeatcacheError):
     """Labels cannot be read, or do not fit the samples."""
 
 
+class LimitError(SourceError):
+    """A limit of this machine was met, or a reading process died; the same may work again, or elsewhere."""
+
+
+class ClusterError(FeatcacheError):
+    """A Dask cluster that cannot be reached, or whose workers die."""
+
+
 class TrainError(FeatcacheError):
     """A training that cannot start or continue."""
 

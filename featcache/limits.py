@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from featcache.errors import FeatcacheError, SourceError, option
+from featcache.errors import FeatcacheError, LimitError, option
 
 
 def met(error: BaseException) -> str | None:
@@ -26,10 +26,10 @@ def met(error: BaseException) -> str | None:
     return None
 
 
-def reached(limit: str, got: str) -> SourceError:
+def reached(limit: str, got: str) -> LimitError:
     """Return the error for a limit that `met` found, with what was found there."""
-    return SourceError(
-        f"reading has met a limit of this machine: {limit}",
+    return LimitError(
+        f"a limit of this machine was met: {limit}",
         got=got,
         expected=_ENOUGH[limit],
         hint=f"raise the limit, or rerun with a smaller {option('num_workers')} or {option('batch_size')}; "
@@ -38,14 +38,14 @@ def reached(limit: str, got: str) -> SourceError:
 
 
 def require_none(error: Exception, got: object) -> None:
-    """Raise SourceError if an error tells of a limit; `got` is what was read."""
+    """Raise LimitError if an error tells of a limit; `got` is what was read."""
     if limit := met(error):
         raise reached(limit, str(got)) from error
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise every error in the block that tells of a limit as a SourceError that names it."""
+    """Raise every error in the block that tells of a limit as a LimitError that names it."""
     try:
         yield
     except FeatcacheError:

@@ -5,9 +5,11 @@ They misbehave for white images only, so that a test decides which sample it is.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,6 +184,19 @@ def picky() -> Made:
 
 def hungry() -> Made:
     return Tiny(), _unless_white(lambda: _raise(MemoryError()))
+
+
+def hungry_once() -> Made:
+    """Out of memory for one batch of one process, the first that does not find the file of the variable."""
+
+    def eat(out: dict[str, Any]) -> dict[str, Any]:
+        path = Path(os.environ["HUNGRY"])
+        if multiprocessing.parent_process() is not None and not path.exists():
+            path.touch()
+            raise MemoryError("no memory left")
+        return out
+
+    return Changed(eat), pixels
 
 
 def ragged() -> Made:

@@ -230,7 +230,7 @@ class SplitReader:
 
     def missing(self) -> list[Unit]:
         """Return the units to write: not committed, or with a file that is missing or truncated."""
-        return [unit for unit in self.units if not _is_complete(self.storage, unit)]
+        return [unit for unit in self.units if not is_written(self.storage, unit)]
 
     def complete(self) -> bool:
         """Return True if every row of every view is written; `check` says what is missing."""
@@ -269,7 +269,8 @@ class SplitReader:
         return np.frombuffer(data or b"", np.uint8)[: unit.stop - unit.start]
 
 
-def _is_complete(split: Storage, unit: Unit) -> bool:
+def is_written(split: Storage, unit: Unit) -> bool:
+    """Return True if a unit of a split is committed, and its files have their sizes."""
     entry = ledger.read(split, unit)
     return entry is not None and ledger.damage(split, entry) is None
 

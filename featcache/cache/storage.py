@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from featcache import files, replacing
 from featcache.errors import CacheError, option
 from featcache.location import Location
-from featcache.locks import FileLock
+from featcache.locks import WAIT, FileLock
 
 PARTIAL = files.PARTIAL
 """The ending of names that are not complete yet; no key of a cache ends with it."""
@@ -131,8 +131,8 @@ class Storage(Protocol):
         have in common: it takes the lock of its part, and releases this one.
         """
 
-    def lock_part(self, part: str) -> Lock:
-        """Take the lock of a part, while the lock of all is held."""
+    def lock_part(self, part: str, *, wait: bool = False) -> Lock:
+        """Take the lock of a part, while the lock of all is held; `wait` for another holder of it."""
 
 
 IsOwn = Callable[[Storage], bool]
@@ -296,10 +296,10 @@ class Folder:
         path = self.path.with_name(self.path.name + ".lock")
         return FileLock.of_all(path, f"writing {self.path}", CacheError, part)
 
-    def lock_part(self, part: str) -> Lock:
+    def lock_part(self, part: str, *, wait: bool = False) -> Lock:
         """Hold the file `PATH.lock.PART`."""
         path = self.path.with_name(f"{self.path.name}.lock.{part}")
-        return FileLock(path, f"writing part {part} of {self.path}", CacheError)
+        return FileLock(path, f"writing part {part} of {self.path}", CacheError, WAIT if wait else 0.0)
 
     def _folder(self) -> Path:
         return self.path.resolve() if self.path.is_symlink() else self.path

@@ -35,6 +35,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 
 
+def cluster_options(command: Command) -> Command:
+    """Add the options that say which processes compute."""
+    scheduler = click.option(
+        "--scheduler", metavar="ADDRESS", help="A Dask scheduler that runs already, such as tcp://host:8786."
+    )
+    workers = click.option(
+        "--workers",
+        type=click.IntRange(1, 1024),
+        help="Compute in so many processes of this machine, one for each GPU, or sharing the cores.",
+    )
+    return workers(scheduler(command))
+
+
 def label_options(
     purpose: str, flag: str = "--labels", *, required: bool = False
 ) -> Callable[[Command], Command]:

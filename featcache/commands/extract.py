@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featcache.commands._common import PLACE, device_option, echo, echo_aside, examples, json_option, plain
+from featcache.commands._common import (
+    PLACE,
+    cluster_options,
+    device_option,
+    echo,
+    echo_aside,
+    examples,
+    json_option,
+    plain,
+)
 from featcache.flags import OptionsCommand
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ class _ExtractCommand(OptionsCommand):
 @click.option(
     "--shard-of", metavar="K/N", help="Compute the K-th of N parts; other processes compute the others."
 )
+@cluster_options
 @json_option
 def command(
     source: str,
@@ -48,6 +58,8 @@ def command(
     dry_run: bool,
     overwrite: bool,
     shard_of: str | None,
+    workers: int | None,
+    scheduler: str | None,
     device: str,
     as_json: bool,
     **options: Any,
@@ -58,6 +70,7 @@ def command(
     these, or `digits`. Prints which classes it found before it begins. If the command is interrupted, repeat
     it to continue.
     """
+    from featcache.cluster import ClusterOptions
     from featcache.extraction.options import ExtractOptions
     from featcache.extraction.understood import Understood
     from featcache.progress import bar
@@ -73,16 +86,20 @@ def command(
             echo_aside(line)
 
     if dry_run:
-        if shard_of is not None:
-            raise click.UsageError("--shard-of has no effect with --dry-run, which looks at all parts")
+        given = {"--shard-of": shard_of, "--workers": workers, "--scheduler": scheduler}
+        for flag in (flag for flag, value in given.items() if value is not None):
+            raise click.UsageError(f"{flag} has no effect with --dry-run, which looks at the whole, here")
         dry = stage.dry_run(source, model, out, overwrite=overwrite, device=device, **options)
         tell(dry.understood)
         estimated = {"shapes": dry.shapes.model_dump(mode="json"), "splits": plain(dry.splits)}
         echo({**estimated, "free": dry.free, **told} if as_json else stage.describe_dry_run(dry))
         return
     asked = ExtractOptions.of(options)
-    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of}
-    summaries = stage.run_extraction(source, model, out, asked, **how, progress=bar, tell=tell)
+    cluster = ClusterOptions.parse({"workers": workers, "scheduler": scheduler}, where=None)
+    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of, "cluster": cluster}
+    summaries = stage.run_extraction(
+        source, model, out, asked, **how, progress=bar, tell=tell, say=echo_aside
+    )
     lines = [stage.describe(name, summary) for name, summary in summaries.items()]
     content = {"cache": str(out), "splits": plain(summaries), **told}
     echo(content if as_json else "\n".join([*lines, f"cache: {out}"]))

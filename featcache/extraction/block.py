@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
@@ -24,12 +25,14 @@ class BlockReport:
     """Counts and times of one block, or of several blocks of one split."""
 
     split: str
-    views: int
+    views: int = 0
     """Number of computed views, over all samples."""
-    seconds: float
-    clock: Clock
-    at_once: int | None
+    seconds: float = 0.0
+    clock: Clock = field(default_factory=Clock)
+    at_once: int | None = None
     """Most views in a forward pass, if memory did not suffice for a whole batch; else None."""
+    by_worker: Mapping[str, float] = field(default_factory=dict)
+    """Views a second by the address of a worker, where a cluster has computed them."""
 
 
 @contextmanager
@@ -69,39 +72,23 @@ def holding(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
         yield cache
 
 
-def extract_block(plan: ExtractionPlan, block: Block, opened: Opened) -> BlockReport:
-    """Compute one block and write its units, while some process holds the lock of the cache.
-
-    The bytes do not depend on the order or the process, nor on repetitions, on the same hardware.
-    """
-    return _extract(plan, block.split, [block], opened)
-
-
-def run_here(
-    plan: ExtractionPlan, blocks: Sequence[Block], opened: Opened, progress: MakeProgress = silent
-) -> dict[str, BlockReport]:
-    """Compute all blocks in this process, split by split; reading, computing and writing overlap.
-
-    The result is the same as by `extract_block`. The report of a split covers all its blocks.
-    """
-    reports = {}
-    for name in plan.splits:
-        own = [block for block in blocks if block.split == name]
-        with progress(name, sum(len(block.rows) for block in own)) as bar:
-            reports[name] = _extract(plan, name, own, opened, bar.update)
-    return reports
-
-
-def _extract(
+def extract_blocks(
     plan: ExtractionPlan,
-    split: str,
     blocks: Sequence[Block],
     opened: Opened,
     advance: Callable[[int], object] = lambda done: None,
+    unreadable: Mapping[int, str] = MappingProxyType({}),
 ) -> BlockReport:
+    """Compute blocks of one split and write their units, while some process holds the lock of the cache.
+
+    The bytes do not depend on the order or the process, nor on repetitions, on the same hardware. `advance`
+    is called with counts of finished samples. `unreadable` gives the reason by row, for rows that are not to
+    be read.
+    """
     start, clock = time.perf_counter(), Clock()
+    split = blocks[0].split
     units = [unit for block in blocks for unit in block.units]
-    dataset = opened.dataset(opened.splits[split], units, plan.batch_size)
+    dataset = opened.dataset(opened.splits[split], units, plan.batch_size, unreadable=unreadable)
     views = sum(len(block.rows) for block in blocks) * len(dataset.view_names)
     with (
         SplitWriter.open(CacheReader.open(plan.written_at), split) as writer,
@@ -109,6 +96,22 @@ def _extract(
     ):
         walk(arriving, opened.forward, writer, units, clock, advance)
     return BlockReport(split, views, time.perf_counter() - start, clock, opened.forward.at_once)
+
+
+def run_here(
+    plan: ExtractionPlan, blocks: Sequence[Block], opened: Opened, progress: MakeProgress = silent
+) -> dict[str, BlockReport]:
+    """Compute all blocks in this process, split by split; reading, computing and writing overlap.
+
+    The result is the same as by `extract_blocks`. The report of a split covers all its blocks.
+    """
+    reports = {}
+    for name in plan.splits:
+        own = [block for block in blocks if block.split == name]
+        with progress(name, sum(len(block.rows) for block in own)) as bar:
+            done = extract_blocks(plan, own, opened, bar.update) if own else BlockReport(name)
+            reports[name] = done
+    return reports
 
 
 def _write_class_text(plan: ExtractionPlan, opened: Opened, writer: CacheWriter) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from multiprocessing.context import BaseContext
-from types import ModuleType
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import cloudpickle
@@ -24,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from featcache import limits
-from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError, option
+from featcache.errors import EncoderError, FeatcacheError, LimitError, SampleError, option
 from featcache.extraction.view_transform import ViewTransform
+from featcache.processes import without_main
 from featcache.sources.base import Source
 
 MAX_WORKERS = 8
@@ -79,10 +79,17 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
     """Reads and transforms a whole batch at a time: each sample is decoded once for all its views."""
 
     def __init__(
-        self, source: Source, transform: ViewTransform, view_names: Sequence[str], batches: Sequence[range]
+        self,
+        source: Source,
+        transform: ViewTransform,
+        view_names: Sequence[str],
+        batches: Sequence[range],
+        unreadable: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.source, self.transform = source, transform
         self.view_names, self.batches = tuple(view_names), batches
+        self.unreadable = dict(unreadable)
+        """Reasons by row, for rows that are not to be read."""
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -100,14 +107,18 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
         failed: dict[int, str] = {}
         samples: list[list[dict[str, Tensor]]] = []
         for row in rows:
+            if row in self.unreadable:
+                failed[row] = self.unreadable[row]
+                continue
             try:
-                samples.append(self._sample(row))
+                samples.append(self.sample(row))
             except SampleError as error:
                 failed[row] = _reason(error, self.source.ids[row])
         inputs = _stack([sample[v] for v in range(len(self.view_names)) for sample in samples])
         return Loaded(rows, inputs, failed, time.perf_counter() - start)
 
-    def _sample(self, row: int) -> list[dict[str, Tensor]]:
+    def sample(self, row: int) -> list[dict[str, Tensor]]:
+        """Read one sample and return its views; raises SampleError if that cannot be done."""
         data, key = self.source[row], self.source.ids[row]
         try:
             return [self.transform(data, key, view) for view in self.view_names]
@@ -121,14 +132,14 @@ class ViewDataset(Dataset[Loaded | FeatcacheError]):
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # cloudpickle sends a transform by value where workers cannot import the file that defines it.
-        state = (self.source, self.transform, self.view_names, self.batches)
+        state = (self.source, self.transform, self.view_names, self.batches, self.unreadable)
         return _restore, (cloudpickle.dumps(state),)
 
 
 def feed(dataset: ViewDataset, num_workers: int, device: torch.device) -> Generator[Loaded, None, None]:
     """Yield every batch in order, read ahead by `num_workers` processes; 0: by a thread of this process.
 
-    Raises EncoderError where samples do not stack to a batch, SourceError where a worker dies or a
+    Raises EncoderError where samples do not stack to a batch, LimitError where a worker dies or a
     limit of the machine is met.
     """
     num_workers, pinned = min(num_workers, len(dataset)), device.type == "cuda"
@@ -155,7 +166,7 @@ def _processes(
         worker_init_fn=_end_with_parent,
     )
     try:
-        with _without_main():
+        with without_main():
             arriving = iter(loader)
         for batch in arriving:
             yield batch.received() if isinstance(batch, _Piped) else batch
@@ -163,7 +174,7 @@ def _processes(
         limits.require_none(error, f"{num_workers} reading processes")
         # The type of the error depends on what the process was sending when it died.
         said = [type(error).__name__, *str(error).strip().splitlines()[-1:]]
-        raise SourceError(
+        raise LimitError(
             "a reading process died",
             got=": ".join(said),
             expected=f"enough memory for {option('num_workers')} and {option('batch_size')}",
@@ -229,20 +240,6 @@ def auto_workers(views: int) -> int:
 def _reason(error: SampleError, sample_id: str) -> str:
     detail = str(error.got or "").removeprefix(sample_id).removeprefix(": ")
     return f"{error.what} ({detail})" if detail else error.what
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the script of this process while others start, or each of them would run it again.
-
-    They do not need it: cloudpickle sends what is defined there by value.
-    """
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
 
 
 def _context() -> BaseContext:

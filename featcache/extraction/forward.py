@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache import limits
 from featcache.cache.spec import Shapes, TokenArray
 from featcache.encoders.base import Encoded, Encoder, Inputs
 from featcache.errors import EncoderError, FeatcacheError, SampleError, SourceError, option
@@ -178,12 +179,13 @@ def empty_views(shapes: Shapes, views: int, rows: int) -> list[Arrays]:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Raise any error of a model or its transform as an EncoderError."""
+    """Raise any error of a model or its transform as an EncoderError, or as the limit that was met."""
     try:
         yield
     except (FeatcacheError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        limits.require_none(error, "the forward pass")
         raise EncoderError("the model raised an error", got=f"{type(error).__name__}: {error}") from error
 
 

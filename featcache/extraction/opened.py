@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from featcache import encoders
 from featcache.cache.layout import Unit
@@ -69,12 +70,21 @@ class Opened:
         return next(iter(self.splits.values()))
 
     def dataset(
-        self, source: Source, units: Iterable[Unit], batch_size: int, views: tuple[str, ...] | None = None
+        self,
+        source: Source,
+        units: Iterable[Unit],
+        batch_size: int,
+        views: tuple[str, ...] | None = None,
+        unreadable: Mapping[int, str] = MappingProxyType({}),
     ) -> ViewDataset:
-        """Return the batches that hold the rows of `units`, in all views unless some are named."""
+        """Return the batches that hold the rows of `units`, in all views unless some are named.
+
+        `unreadable` gives the reason by row of the split, for rows that are not to be read.
+        """
         names = views or self.options.views.names()
         transform = ViewTransform(self.encoder.transform, self.first.modality, self.options.views)
-        return ViewDataset(source, transform, names, list(plan_batches(units, len(names), batch_size)))
+        batches = list(plan_batches(units, len(names), batch_size))
+        return ViewDataset(source, transform, names, batches, unreadable)
 
 
 def _open(source: str, options: ExtractOptions) -> dict[str, Source]:

@@ -52,7 +52,7 @@ class ExtractionPlan:
     source: str
     model: str
     device: str
-    """The name of the device; never `auto`."""
+    """The name of the device; `auto` only in a plan for a cluster, whose workers choose."""
     options: ExtractOptions
     out: Path
     overwrite: bool

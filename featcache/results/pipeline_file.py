@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from featcache import plugins
 from featcache.cache.labels import LabelTable
+from featcache.cluster import HERE, ClusterOptions
 from featcache.config import Config, as_tree, did_you_mean, flatten, merge, nest
 from featcache.errors import ConfigError
 from featcache.extraction.options import ExtractOptions
@@ -150,6 +151,8 @@ class Pipeline(Config):
     """`[extract.NAME]`: one cache for each table."""
     train: TrainTable
     """`[train]`: the grid of trainings."""
+    cluster: ClusterOptions = HERE
+    """`[cluster]`: the workers that extract and train, if it is not this process."""
     options: Options = Field(default_factory=dict)
     """`[options]`: options of every training, as `featcache train --set` takes them."""
     objective: dict[str, Options] = Field(default_factory=dict)

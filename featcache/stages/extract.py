@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from featcache.api.cache import Cache
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader, SplitReader, is_group
 from featcache.cache.spec import Shapes
+from featcache.cluster import HERE, ClusterOptions, Say, connected
 from featcache.errors import CacheError, ConfigError, option
 from featcache.extraction.block import BlockReport, holding, run_here
 from featcache.extraction.estimate import Estimate
@@ -22,6 +24,7 @@ from featcache.extraction.options import ExtractOptions
 from featcache.extraction.part import Part
 from featcache.extraction.pilot import predict
 from featcache.extraction.plan import draft, prepare
+from featcache.extraction.spread import run_on
 from featcache.extraction.understood import SplitClasses, Understood, listed
 from featcache.files import free_bytes, human_bytes
 from featcache.location import Location
@@ -58,6 +61,8 @@ class SplitSummary:
     """Samples whose label in the cache was replaced by that of the source."""
     missing: int = 0
     """Views that are not there yet, because other processes compute them."""
+    by_worker: Mapping[str, float] = field(default_factory=dict)
+    """Views a second by the address of a worker, where a cluster has computed them."""
 
 
 def extract(
@@ -68,16 +73,21 @@ def extract(
     overwrite: bool = False,
     device: str = "auto",
     shard_of: str | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Cache:
     """Run `model` over `source` and return the cache at `out`; a rerun computes only what is missing.
 
     `options` are the fields of ExtractOptions, for example `views="weak=1,strong=2"`, `tokens="grid:4x4"`.
-    `overwrite` replaces an existing cache. `shard_of="3/8"` computes the third of eight parts, while other
-    processes, on any machine, compute the others. `progress` shows a bar where stderr is a terminal, a line a
-    minute elsewhere, and warnings of what looks like a mistake in the source: `dry_run` returns all that was
+    `overwrite` replaces an existing cache. `progress` shows a bar where stderr is a terminal, a line a minute
+    elsewhere, and warnings of what looks like a mistake in the source: `dry_run` returns all that was
     understood.
+
+    `shard_of="3/8"` computes the third of eight parts, while other processes, on any machine, compute the
+    others. `workers` is a number of processes of a Dask cluster on this machine, and `scheduler` the address
+    of one that runs already; both need the extra `dask`.
 
     Raises a FeatcacheError where the source, the model, an option or the cache at `out` does not fit. What
     is written by then stays.
@@ -90,7 +100,8 @@ def extract(
     """
     asked, show = ExtractOptions.of(options), bar if progress else silent
     tell = _warn if progress else _ignore
-    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of}
+    cluster = ClusterOptions.parse({"workers": workers, "scheduler": scheduler}, where=None)
+    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of, "cluster": cluster}
     run_extraction(source, model, out, asked, **how, progress=show, tell=tell)
     return Cache.open(out)
 
@@ -100,7 +111,7 @@ def _warn(understood: Understood) -> None:
         print(harmless(line), file=sys.stderr)
 
 
-def _ignore(understood: Understood) -> None:
+def _ignore(told: Understood | str) -> None:
     """Say nothing."""
 
 
@@ -113,27 +124,46 @@ def run_extraction(
     overwrite: bool = False,
     device: str = "auto",
     shard_of: str | None = None,
+    cluster: ClusterOptions = HERE,
     progress: MakeProgress = silent,
     tell: Tell = _ignore,
+    say: Say = _ignore,
 ) -> dict[str, SplitSummary]:
-    """Do what `extract` does; return a summary by split. `tell` hears what was understood of the source."""
+    """Do what `extract` does; return a summary by split.
+
+    `tell` hears what was understood of the source, and `say` where the workers of a cluster are.
+    """
     place, part = Location.of(out), None if shard_of is None else Part.parse(shard_of)
-    if part is not None and overwrite:
-        raise ConfigError(
-            f"{option('shard_of')} and {option('overwrite', True)} exclude each other",
-            got="both",
-            hint="delete the old cache first, or write to another place",
-        )
+    _require_one_way(part, overwrite, cluster)
     opened = Opened.of(source, model, options, device)
     tell(opened.understood)
     plan = prepare(opened, place, overwrite=overwrite, part=part)
     before = LabelTable() if overwrite else _labels_at(place)
     with holding(plan, opened) as cache:
-        reports = run_here(plan, plan.blocks(cache), opened, progress)
+        blocks = plan.blocks(cache)
+        if cluster.used and blocks:
+            opened.encoder.to(torch.device("cpu"))  # a GPU is for the workers
+            with connected(cluster, device, say) as connection:
+                reports = run_on(connection, plan, blocks, progress, device)
+        else:
+            reports = run_here(plan, blocks, opened, progress)
         summaries = {name: _summary(cache, report, before) for name, report in reports.items()}
         for name, summary in summaries.items():
             _require_some(name, summary)
     return summaries
+
+
+def _require_one_way(part: Part | None, overwrite: bool, cluster: ClusterOptions) -> None:
+    """Raise ConfigError for ways to share the work that exclude each other."""
+    both = None
+    if part is not None and overwrite:
+        both = (option("overwrite", True), "delete the old cache first, or write to another place")
+    if part is not None and cluster.used:
+        other = option("workers" if cluster.workers is not None else "scheduler")
+        both = (other, "a cluster hands out all blocks by itself")
+    if both:
+        what = f"{option('shard_of')} and {both[0]} exclude each other"
+        raise ConfigError(what, got="both", hint=both[1])
 
 
 @dataclass(frozen=True)
@@ -183,13 +213,16 @@ def dry_run(
 
 def describe(name: str, summary: SplitSummary) -> str:
     """Describe the work on a split in a few lines."""
-    rate = summary.computed / summary.seconds
+    rate = summary.computed / summary.seconds if summary.seconds else 0.0
     stages = ", ".join(f"{stage} {human_time(seconds)}" for stage, seconds in summary.stages.items())
     lines = [
         f"{name}: {summary.rows} rows, {summary.computed} views computed in {human_time(summary.seconds)} "
         f"({rate:.0f}/s), {human_bytes(summary.nbytes)}, {len(summary.failed)} failed",
         f"  {stages}" + (f"; bound by {summary.bound_by}" if summary.computed else ""),
     ]
+    if summary.by_worker:
+        rates = ", ".join(f"{worker} {rate:.0f}/s" for worker, rate in summary.by_worker.items())
+        lines.append(f"  by worker: {rates}")
     if summary.at_once:
         lines.append(f"  memory did not suffice for whole batches: at most {summary.at_once} views at once")
     if summary.relabelled:
@@ -244,6 +277,7 @@ def _summary(cache: CacheReader, report: BlockReport, before: LabelTable) -> Spl
         bound_by=clock.bound_by(),
         at_once=report.at_once,
         relabelled=before.changes(cache.labels, report.split),
+        by_worker=report.by_worker,
         missing=sum(unit.stop - unit.start for unit in split.missing()),
     )
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader, is_group
+from featcache.cluster import ClusterOptions
 from featcache.config import as_tree, did_you_mean, flatten, merge, option_names
-from featcache.devices import resolve
 from featcache.errors import ConfigError
 from featcache.extraction.understood import Understood
 from featcache.files import explained, write_atomic
@@ -30,8 +30,7 @@ from featcache.results.pipeline_file import ExtractTable, Pipeline
 from featcache.results.study import Study, write_study
 from featcache.stages.extract import run_extraction
 from featcache.stages.report import write_page
-from featcache.stages.train import run_training
-from featcache.training.data import DataPool
+from featcache.stages.trainings import run_all
 from featcache.training.options import TrainOptions
 from featcache.training.recipe import parse_options
 
@@ -116,24 +115,16 @@ def run_pipeline(
     extractions = [
         _seconds(caches[key].with_suffix(".json"))
         if key in caches_done
-        else _extract(key, table, caches[key], device, say, show)
+        else _extract(key, table, caches[key], say, device=device, cluster=pipeline.cluster, progress=show)
         for key, table in pipeline.extract.items()
         if table.cache is None
     ]
     labels = _own_labels(pipeline, caches, say)
-    trained = []
     requests = list(pipeline.requests(caches, _with_text(caches, labels), labels))
     tests = {(r.cache, parse_options(r.objective, r.options or {}).data.test): r.labels for _, r in requests}
     for (cache, split), own in tests.items():
         _require_test(CacheReader.open(Location.of(cache).path), split, own)
-    # Trainings on the same rows share them, so that a cache is opened and loaded once.
-    pool = DataPool(resolve(device))
-    for number, (cell, request) in enumerate(requests, start=1):
-        run = folder / cell.path
-        result = run_training(request, run, resume=run.exists(), pool=pool)
-        accuracy, seconds = 100 * result["test"]["accuracy"], result["seconds"]
-        say(f"[{number}/{len(requests)}] {cell.path}: {accuracy:.1f} % in {seconds:.1f} s")
-        trained.append((cell, result))
+    trained = run_all(requests, folder, pipeline.cluster, device, say)
     known = bool(extractions) and None not in extractions
     extraction = math.fsum(filter(None, extractions)) if known else None
     study = write_study(trained, extraction, folder, pipeline.train.against)
@@ -228,7 +219,14 @@ def _with_text(caches: Mapping[str, Path], labels: Mapping[str, LabelTable]) -> 
 
 
 def _extract(
-    name: str, table: ExtractTable, out: Path, device: str, say: Say, progress: MakeProgress
+    name: str,
+    table: ExtractTable,
+    out: Path,
+    say: Say,
+    *,
+    device: str,
+    cluster: ClusterOptions,
+    progress: MakeProgress,
 ) -> float | None:
     """Extract one cache; return the seconds that the whole extraction took, now or earlier.
 
@@ -243,9 +241,8 @@ def _extract(
         for line in (understood.describe(), *understood.warning_lines(command_line=True)):
             say(line)
 
-    summaries = run_extraction(
-        table.source, table.model, out, table, device=device, progress=progress, tell=tell
-    )
+    how: dict[str, Any] = {"device": device, "cluster": cluster, "progress": progress}
+    summaries = run_extraction(table.source, table.model, out, table, **how, tell=tell, say=say)
     for split, summary in summaries.items():
         say(
             f"  {split}: {summary.rows} rows, {summary.computed} views computed "

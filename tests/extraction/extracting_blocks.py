@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from featcache.extraction.block import extract_block
+from featcache.extraction.block import extract_blocks
 from featcache.extraction.plan import Block, ExtractionPlan
 
 
@@ -22,7 +22,7 @@ def main(plan_file: str, blocks_file: str, names: list[str]) -> None:
     by_name = {f"{block.split}:{block.rows.start}": block for block in blocks}
     opened = plan.open()
     for name in names:
-        print(extract_block(plan, by_name[name], opened).views)
+        print(extract_blocks(plan, [by_name[name]], opened).views)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from featcache.cache.reader import CacheReader
 from featcache.errors import CacheError, SourceError
-from featcache.extraction.block import begun, extract_block
+from featcache.extraction.block import begun, extract_blocks
 from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import ExtractionPlan, draft, prepare
@@ -77,7 +77,7 @@ def test_a_block_twice_gives_the_same_bytes(
         blocks = plan.blocks(cache)
         for block in (*blocks, *blocks[1:3]):
             before = {path: path.stat().st_ino for path in (tmp_path / "c.zarr").rglob("tokens/c/*/*/*/*")}
-            assert extract_block(plan, block, opened).views == len(block.rows) * 2
+            assert extract_blocks(plan, [block], opened).views == len(block.rows) * 2
             changed = [path for path, inode in before.items() if path.stat().st_ino != inode]
         assert len(changed) == 2  # the second time, files are written again
     assert tree(tmp_path / "c.zarr") == whole
@@ -92,7 +92,7 @@ def test_of_a_block_only_what_is_missing_is_written(
     with begun(plan, opened) as cache:
         (block,) = plan.blocks(cache)
         assert [(unit.block, unit.view) for unit in block.units] == [(1, 1)]
-        assert extract_block(plan, block, opened).views == 6
+        assert extract_blocks(plan, [block], opened).views == 6
     assert tree(path) == whole
 
 

@@ -18,7 +18,14 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "data/README.md", "docs/format.md", "docs/architecture.md", "docs/exchange.md")
+PAGES = (
+    "README.md",
+    "data/README.md",
+    "docs/format.md",
+    "docs/architecture.md",
+    "docs/exchange.md",
+    "docs/scale.md",
+)
 READ_ONLY = {"text", "toml", "json"}
 FENCE = re.compile(r"^```(\w*)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -19,9 +19,9 @@ ROOT = Path(featcache.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("nearest", "vectors", "outside", "shown"),
-    ("config", "files", "limits", "randomness", "progress", "seal", "signals"),
+    ("config", "files", "limits", "processes", "randomness", "progress", "seal", "signals"),
     ("plugins", "devices", "location", "locks", "replacing", "specs", "batch"),
-    ("sources.base", "cache.layout", "loading.plan", "checking.neighbours", "flags"),
+    ("cluster", "sources.base", "cache.layout", "loading.plan", "checking.neighbours", "flags"),
     ("nn",),
     ("mi",),
     ("objectives", "cache", "sources"),
