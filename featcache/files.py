@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ PARTIAL = ".partial"
 _PIECE = 1 << 18
 _AT_ONCE = 16
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -51,6 +53,19 @@ def write_all(contents: Mapping[Path, bytes], folders: Iterable[Path] = ()) -> N
     for path in contents:
         os.replace(partial(path), path)
     sync({path.parent for path in contents}.union(folders))
+
+
+def link(path: Path, name: Path) -> None:
+    """Give a file a second name; where the disk has no links, the name of a copy, which is forced to disk."""
+    try:
+        os.link(path, name)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(path, partial(name))
+        with open(partial(name), "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial(name), name)
 
 
 def checksum(path: Path, advance: Callable[[int], object]) -> tuple[int, int]:
@@ -208,3 +223,28 @@ def explained(
         denied = f"choose a place you may write to ({option('out')})"
         hint = denied if problem.errno in _DENIED else f"check the path given to {option('out')}"
         raise error(f"cannot write {what}", got=got, hint=hint) from problem
+
+
+class NewFile:
+    """A file that is written front to back at a path given by `Storage.scratch`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = io.FileIO(path, "wb")
+
+    def write(self, data: memoryview) -> None:
+        """Write all of `data`, bytes in a row."""
+        while data:
+            data = data[self._file.write(data) :]
+
+    def force(self) -> int:
+        """Force the file to disk and close it; return the size that the file system reports."""
+        os.fsync(self._file.fileno())
+        size = os.fstat(self._file.fileno()).st_size
+        self._file.close()
+        return size
+
+    def discard(self) -> None:
+        """Close the file, and delete it unless it has been published."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)

@@ -39,12 +39,17 @@ _VERSIONS = (
 )
 
 
+Samples = NDArray[np.uint64] | None
+"""(N,) digests of the content of each sample, if they are known."""
+
+
 class SplitRows(NamedTuple):
     """Samples of a split, in the order of the source."""
 
     spec: SplitSpec
     ids: Sequence[str]
     """(N,) unique sample ids."""
+    samples: Samples = None
 
 
 def is_cache(storage: Storage) -> bool:
@@ -117,6 +122,8 @@ def create_split(
     storage: Storage, name: str, rows: SplitRows, spec: CacheSpec, shapes: Shapes, layout: LayoutSpec
 ) -> None:
     """Create a split of the cache: ids complete, every other array without a shard yet."""
+    if any(map(_lacks_digests, map(storage.below, storage.names()))):
+        rows = rows._replace(samples=None)  # as the other splits of an older cache
     arrays = feature_arrays(shapes, spec.dtype)
     block = block_rows(shapes, spec, layout)
     views = len(spec.views.names())
@@ -199,6 +206,11 @@ def write_class_text(
     texts.write(group({"class_names": list(class_names), "templates": list(templates), "files": records}))
 
 
+def _lacks_digests(split: Storage) -> bool:
+    digests, status = (split.size(f"{name}/{METADATA}") for name in ("sample_digest", "status"))
+    return digests is None and status is not None
+
+
 def _sharded(array: FeatureArray, samples: int, views: int, block: int) -> dict[str, bytes]:
     bits = array.kind == "bfloat16"
     return encode(
@@ -215,7 +227,8 @@ def _row_files(rows: SplitRows) -> dict[str, bytes]:
     options: dict[str, Any] = {"shape": (len(rows.ids),), "chunks": (len(rows.ids),)}
     options["dimension_names"] = ("sample",)
     ids = encode(np.array(rows.ids, np.dtypes.StringDType()), dtype="string", fill_value="", **options)
-    return under("sample_id", ids)
+    digests = {} if rows.samples is None else encode(rows.samples, dtype="uint64", **options)
+    return under("sample_id", ids) | under("sample_digest", digests)
 
 
 def split_entry(root: bytes, name: str, rows: int, files: Mapping[str, bytes]) -> ledger.Entry:

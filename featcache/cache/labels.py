@@ -58,6 +58,8 @@ class LabelTable:
     def changes(self, other: LabelTable, split: str) -> int:
         """Count the samples of a split whose class name differs in `other`; 0 if a table lacks the split.
 
+        Samples that only one of them has do not count.
+
         >>> old = LabelTable(("a", "b"), {"train": np.array([0, 1, -1])})
         >>> old.changes(LabelTable(("b",), {"train": np.array([-1, 0, 0])}), "train")
         2
@@ -68,7 +70,8 @@ class LabelTable:
         mine, theirs = (
             np.array([*table.class_names, None], object)[table.by_split[split]] for table in (self, other)
         )
-        return int((mine != theirs).sum())
+        both = min(len(mine), len(theirs))
+        return int((mine[:both] != theirs[:both]).sum())
 
     def merged(self, new: LabelTable) -> LabelTable:
         """Return this table with the splits of `new` instead of its own.

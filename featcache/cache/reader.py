@@ -269,6 +269,14 @@ class SplitReader:
         return np.frombuffer(data or b"", np.uint8)[: unit.stop - unit.start]
 
 
+def sample_digests(split: SplitReader) -> NDArray[np.uint64] | None:
+    """Return the (N,) digests of the content of each sample; None where they were not written."""
+    records = ledger.records(split.storage, "sample_digest")
+    return (
+        np.asarray(read_array(split.storage.below("sample_digest"), records), np.uint64) if records else None
+    )
+
+
 def is_written(split: Storage, unit: Unit) -> bool:
     """Return True if a unit of a split is committed, and its files have their sizes."""
     entry = ledger.read(split, unit)

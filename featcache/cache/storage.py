@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from featcache.locks import WAIT, FileLock
 PARTIAL = files.PARTIAL
 """The ending of names that are not complete yet; no key of a cache ends with it."""
 now = files.now
+NewFile = files.NewFile
 Stamp = files.Stamp
 T = TypeVar("T")
 _DESCRIPTION = "zarr.json"
@@ -101,6 +101,12 @@ class Storage(Protocol):
 
         The files must be forced to disk before (`NewFile.force`). The first part of a key with several parts
         must be a prefix that `write` has used.
+        """
+
+    def link(self, keys: Mapping[str, str], other: Storage) -> None:
+        """Give files of another storage of the same kind, by their key there, keys here too.
+
+        They are durable under these keys on return. Where there are no links, they are copied.
         """
 
     def local(self, key: str) -> Path:
@@ -240,8 +246,7 @@ class Folder:
 
     def names(self, prefix: str = "") -> list[str]:
         """List the names directly in a folder, sorted; none where there is no folder."""
-        path = self.path / prefix
-        return sorted(_read(path, lambda: os.listdir(path)) or [])
+        return sorted(_read(path := self.path / prefix, lambda: os.listdir(path)) or [])
 
     def nbytes(self, prefix: str = "") -> int:
         """Return the number of bytes of all files below a folder."""
@@ -265,6 +270,13 @@ class Folder:
             os.replace(path, self.path / key)
         files.sync({folder for key in scratch for folder in _folders(self.path, key)})
 
+    def link(self, keys: Mapping[str, str], other: Storage) -> None:
+        """Make hard links; copies where the disk has none."""
+        for key, theirs in keys.items():
+            (self.path / key).parent.mkdir(parents=True, exist_ok=True)
+            files.link(other.local(theirs), self.path / key)
+        files.sync({folder for key in keys for folder in _folders(self.path, key)})
+
     def local(self, key: str) -> Path:
         """Return the path of the file itself."""
         return self.path / key
@@ -275,12 +287,7 @@ class Folder:
 
     def beside(self) -> Folder:
         """Return the folder `PATH.partial`, which is on the same disk, also if PATH is a link."""
-        folder = self._folder()
-        if folder.is_mount():
-            raise CacheError(
-                f"{self} is the root of a disk, so nothing can be written beside it and take its place",
-                hint=f"delete what is in it and leave out {option('overwrite')}, or use a folder in it",
-            )
+        _require_no_root(folder := self._folder())
         return Folder(files.partial(folder))
 
     def replace(self) -> None:
@@ -305,35 +312,18 @@ class Folder:
         return self.path.resolve() if self.path.is_symlink() else self.path
 
 
+def _require_no_root(folder: Path) -> None:
+    if folder.is_mount():
+        raise CacheError(
+            f"{folder} is the root of a disk, so nothing can be written beside it and take its place",
+            hint=f"delete what is in it and leave out {option('overwrite')}, or use a folder in it",
+        )
+
+
 def _folders(path: Path, key: str) -> set[Path]:
     # A file may be the first in several new folders, whose names are to be durable as well.
     parts = key.split("/")[:-1]
     return {path.joinpath(*parts[:depth]) for depth in range(min(1, len(parts)), len(parts) + 1)}
-
-
-class NewFile:
-    """A file that is written front to back at a path given by `Storage.scratch`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = io.FileIO(path, "wb")
-
-    def write(self, data: memoryview) -> None:
-        """Write all of `data`, bytes in a row."""
-        while data:
-            data = data[self._file.write(data) :]
-
-    def force(self) -> int:
-        """Force the file to disk and close it; return the size that the file system reports."""
-        os.fsync(self._file.fileno())
-        size = os.fstat(self._file.fileno()).st_size
-        self._file.close()
-        return size
-
-    def discard(self) -> None:
-        """Close the file, and delete it unless it has been published."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
 
 
 def _read(path: Path, call: Callable[[], T]) -> T | None:

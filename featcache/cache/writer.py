@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.cache import codec, create, ledger, overwriting
 from featcache.cache.commit import Committer, FullUnit
-from featcache.cache.create import SplitRows
+from featcache.cache.create import Samples, SplitRows
 from featcache.cache.identity import require_same
 from featcache.cache.labels import LabelTable
 from featcache.cache.layout import Unit
@@ -67,11 +67,6 @@ class CacheWriter:
         """Folder that is written; raises CacheError if it is none."""
         return folder_of(self._storage)
 
-    @property
-    def shapes(self) -> Shapes | None:
-        """Geometry of the existing cache; None before there is one."""
-        return None if self._cache is None else self._cache.shapes
-
     def has_split(self, name: str) -> bool:
         """Return True if the split exists, even if it is incomplete."""
         return self._cache is not None and name in self._cache.described
@@ -80,9 +75,11 @@ class CacheWriter:
         """Return the identity of an existing split; None if there is none."""
         return self._cache.split(name).spec if self.has_split(name) and self._cache is not None else None
 
-    def split(self, name: str, split: SplitSpec, ids: Sequence[str], shapes: Shapes) -> SplitWriter:
+    def split(
+        self, name: str, split: SplitSpec, ids: Sequence[str], shapes: Shapes, samples: Samples = None
+    ) -> SplitWriter:
         """Begin or continue a split of unique `ids` (N,); CacheMismatch: other source, geometry or `std`."""
-        rows = SplitRows(split, ids)
+        rows = SplitRows(split, ids, samples)
         create.require_rows(name, rows)
         require_std(self.spec, shapes)
         with explained(self._storage, f"the split {name}"):

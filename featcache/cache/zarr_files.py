@@ -18,8 +18,8 @@ from featcache.errors import CacheError
 from featcache.outside import json_of
 
 METADATA = "zarr.json"
-_KINDS = ("string", "int64", "float32")
-"""Types of the small arrays: ids, labels and class texts."""
+_KINDS = ("string", "int64", "uint64", "float32")
+"""Types of the small arrays: ids and digests of samples, labels, class texts."""
 _FILLED, _CHUNKS = 10**8, 10**4
 """Most values, and most chunks, of a small array without files."""
 

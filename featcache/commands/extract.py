@@ -48,6 +48,10 @@ class _ExtractCommand(OptionsCommand):
 @click.option(
     "--shard-of", metavar="K/N", help="Compute the K-th of N parts; other processes compute the others."
 )
+@click.option("--retry-failed", is_flag=True, help="Compute rows again that failed.")
+@click.option(
+    "--allow-removed", is_flag=True, help="Mark the rows of samples that SOURCE has no more, and go on."
+)
 @cluster_options
 @json_option
 def command(
@@ -58,6 +62,8 @@ def command(
     dry_run: bool,
     overwrite: bool,
     shard_of: str | None,
+    retry_failed: bool,
+    allow_removed: bool,
     workers: int | None,
     scheduler: str | None,
     device: str,
@@ -71,6 +77,7 @@ def command(
     it to continue.
     """
     from featcache.cluster import ClusterOptions
+    from featcache.extraction.growth import Changes
     from featcache.extraction.options import ExtractOptions
     from featcache.extraction.understood import Understood
     from featcache.progress import bar
@@ -95,8 +102,9 @@ def command(
         echo({**estimated, "free": dry.free, **told} if as_json else stage.describe_dry_run(dry))
         return
     asked = ExtractOptions.of(options)
-    cluster = ClusterOptions.parse({"workers": workers, "scheduler": scheduler}, where=None)
-    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of, "cluster": cluster}
+    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of}
+    how["cluster"] = ClusterOptions.parse({"workers": workers, "scheduler": scheduler}, where=None)
+    how["changes"] = Changes(retry_failed, allow_removed)
     summaries = stage.run_extraction(
         source, model, out, asked, **how, progress=bar, tell=tell, say=echo_aside
     )

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import MappingProxyType
 
+from featcache.cache.growing import grow
 from featcache.cache.labels import LabelTable
 from featcache.cache.reader import CacheReader
 from featcache.cache.storage import held, storage_at
@@ -16,7 +18,7 @@ from featcache.extraction.class_text import class_text
 from featcache.extraction.feed import feed
 from featcache.extraction.opened import Opened
 from featcache.extraction.plan import Block, ExtractionPlan
-from featcache.extraction.walk import Clock, walk
+from featcache.extraction.walk import Clock, Walk, walk
 from featcache.progress import MakeProgress, silent
 
 
@@ -42,6 +44,9 @@ def begun(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
     That is the group, the splits with their ids, the labels and the class texts. Raises CacheMismatch if the
     path holds another cache, and CacheError if another process is writing it.
     """
+    if plan.growth is not None:
+        with held(storage_at(plan.out).lock()):
+            grow(storage_at(plan.out), plan.growth)
     with CacheWriter(
         plan.out,
         plan.spec,
@@ -51,8 +56,8 @@ def begun(plan: ExtractionPlan, opened: Opened) -> Iterator[CacheReader]:
         part=plan.part_name,
     ) as writer:
         for name, split in plan.splits.items():
-            source = opened.splits[name]
-            writer.split(name, split, source.ids, plan.shapes)
+            samples = None if split.content is None else opened.digests(name).samples
+            writer.split(name, split, opened.splits[name].ids, plan.shapes, samples)
         writer.label(LabelTable(opened.first.class_names, {n: opened.splits[n].labels for n in plan.splits}))
         # Before any shard, so that a cache with complete splits always has its class texts.
         _write_class_text(plan, opened, writer)
@@ -87,15 +92,18 @@ def extract_blocks(
     """
     start, clock = time.perf_counter(), Clock()
     split = blocks[0].split
-    units = [unit for block in blocks for unit in block.units]
-    dataset = opened.dataset(opened.splits[split], units, plan.batch_size, unreadable=unreadable)
-    views = sum(len(block.rows) for block in blocks) * len(dataset.view_names)
-    with (
-        SplitWriter.open(CacheReader.open(plan.written_at), split) as writer,
-        closing(feed(dataset, plan.workers(views), opened.forward.device)) as arriving,
-    ):
-        walk(arriving, opened.forward, writer, units, clock, advance)
-    return BlockReport(split, views, time.perf_counter() - start, clock, opened.forward.at_once)
+    names, size = plan.spec.views.names(), plan.batch_size
+    done = 0
+    with SplitWriter.open(CacheReader.open(plan.written_at), split) as writer:
+        for views, some in groupby(blocks, key=lambda block: [unit.view for unit in block.units]):
+            units = [unit for block in some for unit in block.units]
+            asked = tuple(names[view] for view in views)
+            dataset = opened.dataset(opened.splits[split], units, size, asked, unreadable)
+            count = sum(unit.stop - unit.start for unit in units)
+            with closing(feed(dataset, plan.workers(count), opened.forward.device)) as arriving:
+                walk(arriving, opened.forward, Walk(writer, units, size), clock, advance)
+            done += count
+    return BlockReport(split, done, time.perf_counter() - start, clock, opened.forward.at_once)
 
 
 def run_here(

@@ -46,6 +46,25 @@ class Loaded(NamedTuple):
     seconds: float
     """Time spent on reading and transforming, in the process that did it."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self], views: int) -> Self:
+        """Return successive batches of the same views as one."""
+        first, *others = parts
+        if not others:
+            return first
+        filled = [part.inputs for part in parts if part.inputs]
+        inputs = {
+            name: torch.cat([some[name].reshape(views, -1, *some[name].shape[1:]) for some in filled], 1)
+            for name in (filled[0] if filled else ())
+        }
+        whole = cls(
+            range(first.rows.start, others[-1].rows.stop),
+            {name: value.flatten(0, 1) for name, value in inputs.items()},
+            {row: reason for part in parts for row, reason in part.failed.items()},
+            sum(part.seconds for part in parts),
+        )
+        return whole.pin_memory() if filled and all(x.is_pinned() for x in filled[0].values()) else whole
+
     def pin_memory(self) -> Self:
         """Return the batch in pinned memory, which a GPU copies while it computes."""
         return self._replace(inputs={name: value.pin_memory() for name, value in self.inputs.items()})

@@ -61,17 +61,22 @@ class Forward:
         """Return the chosen tokens of a batch on the host; raises EncoderError where the model fails."""
         return self.start(inputs).result()
 
-    def start(self, inputs: Inputs) -> Running:
-        """Submit a batch; where memory does not suffice, in halves, and all later batches likewise.
+    def start(self, inputs: Inputs, views: int = 1) -> Running:
+        """Submit a batch, view by view; where memory does not suffice, in halves, and later ones likewise.
 
         Raises EncoderError where the model raises an error, or one sample does not fit in memory.
         """
-        count = len(next(iter(inputs.values())))
+        count = len(next(iter(inputs.values()))) // views
+        by_view = [
+            {name: value[view * count : (view + 1) * count] for name, value in inputs.items()}
+            for view in range(views)
+        ]
         while True:
             step = min(self.at_once or count, count)
             try:
                 pieces = [
-                    self._encode({name: value[first : first + step] for name, value in inputs.items()})
+                    self._encode({name: value[first : first + step] for name, value in one.items()})
+                    for one in by_view
                     for first in range(0, count, step)
                 ]
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from featcache import encoders
@@ -21,7 +21,7 @@ from featcache.extraction.view_transform import ViewTransform
 from featcache.extraction.walk import plan_batches
 from featcache.location import remote
 from featcache.sources import open_source
-from featcache.sources.base import Source, limit
+from featcache.sources.base import Digests, Source, digests_of, limit
 from featcache.specs import NO_WEIGHTS
 
 
@@ -38,6 +38,7 @@ class Opened:
     forward: Forward
     understood: Understood
     """What was understood of the splits, for people."""
+    _digests: dict[tuple[str, int], Digests] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -68,6 +69,13 @@ class Opened:
     def first(self) -> Source:
         """The split that shapes and scales are measured on."""
         return next(iter(self.splits.values()))
+
+    def digests(self, name: str, first: int = 0) -> Digests:
+        """Return the digests of a split, and that of its `first` samples; they are computed once."""
+        key = (name, len(self.splits[name]))
+        if key not in self._digests:
+            self._digests[key] = digests_of(self.splits[name], first)
+        return self._digests[key]
 
     def dataset(
         self,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.cache import overwriting
+from featcache.cache.growing import Growth
 from featcache.cache.layout import Unit
 from featcache.cache.reader import CacheReader, is_group
 from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
@@ -20,19 +21,20 @@ from featcache.errors import CacheError, SourceError, option
 from featcache.extraction import estimate
 from featcache.extraction.batch_size import auto_batch
 from featcache.extraction.feed import auto_workers, feed
+from featcache.extraction.growth import NO_CHANGES, Changes, Wanted, extends, growth_of
 from featcache.extraction.int8_scale import PILOT_ROWS, token_std
 from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.part import Part
 from featcache.location import Location
-from featcache.sources.base import Source, digest_samples
+from featcache.sources.base import digest_samples
 
 
 @dataclass(frozen=True)
 class Block:
     """A range of rows of a split, in all views, with some units that are not written yet.
 
-    Values depend on the batch that a sample is in, so a block is always computed whole.
+    Values depend on the batch that a sample is in, so all rows of a block are computed together.
     """
 
     split: str
@@ -69,6 +71,8 @@ class ExtractionPlan:
     """True if it has one, so that names that come later can be embedded too."""
     part: Part | None = None
     """The blocks that are to be computed; None for all."""
+    growth: Growth | None = None
+    """What the cache that is there has to become first; None if it stays as it is."""
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -132,22 +136,30 @@ def prepare(
     *,
     overwrite: bool = False,
     part: Part | None = None,
+    changes: Changes = NO_CHANGES,
 ) -> ExtractionPlan:
     """Plan an extraction into `out`, and check that it can begin. Write nothing.
 
-    Digests the content of every split. Raises a FeatcacheError if the source, the model and the cache at
-    `out` do not fit together. It also does so if `overwrite` would delete other splits, or if the disk is too
-    small.
+    Digests the content of every split, whose rows are in the order of the cache (`in_cache_order`). Raises a
+    FeatcacheError if the source, the model and the cache at `out` do not fit together. It also does so if
+    `overwrite` would delete other splits, or if the disk is too small.
     """
     plan = replace(draft(opened, out, overwrite=overwrite), part=part)
-    with CacheWriter(
-        plan.out, plan.spec, layout=plan.layout, overwrite=overwrite, part=plan.part_name
-    ) as writer:
-        stored, older = writer.shapes, {name for name in opened.splits if _is_older(writer.split_spec(name))}
+    place = storage_at(plan.out)
+    cache = CacheReader.open(place) if not overwrite and is_group(place) else None
+    grows = cache is not None and extends(plan.spec, cache.spec)
+    spec = cache.spec if cache is not None and grows else plan.spec
+    with CacheWriter(plan.out, spec, layout=plan.layout, overwrite=overwrite, part=plan.part_name) as writer:
+        older = {name for name in opened.splits if _is_older(writer.split_spec(name))}
     if plan.spec.dtype == "int8":
-        std = _measured_std(plan, opened) if stored is None else {a.layer: a.std for a in stored.layers}
+        stored = {} if cache is None else {array.layer: array.std for array in cache.shapes.layers}
+        new = [array.layer for array in plan.shapes.layers if array.layer not in stored]
+        std = {**(_measured_std(plan, opened) if new else {}), **stored}
         plan = replace(plan, shapes=plan.shapes.with_std(std))
-    splits = {name: _split_spec(source, older=name in older) for name, source in opened.splits.items()}
+    if cache is not None:
+        wanted = Wanted(plan.spec, plan.shapes, plan.provenance)
+        plan = replace(plan, growth=growth_of(opened, cache, wanted, changes))
+    splits = {name: _split_spec(opened, name, older=name in older) for name in opened.splits}
     return replace(plan, splits=splits)
 
 
@@ -231,6 +243,8 @@ def _is_older(stored: SplitSpec | None) -> bool:
     return stored is not None and stored.source is not None
 
 
-def _split_spec(source: Source, *, older: bool) -> SplitSpec:
-    digest = digest_samples(source, labels=older)
-    return SplitSpec(rows=len(source), **{"source" if older else "content": digest})
+def _split_spec(opened: Opened, name: str, *, older: bool) -> SplitSpec:
+    source = opened.splits[name]
+    if older:
+        return SplitSpec(rows=len(source), source=digest_samples(source, labels=True))
+    return SplitSpec(rows=len(source), content=opened.digests(name).content)

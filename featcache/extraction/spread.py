@@ -86,7 +86,7 @@ def run_on(
     Raises what a worker raises, and ClusterError if workers die over a block again and again, or write to
     another disk. What is written by then stays.
     """
-    shared = pickle.dumps(replace(plan, device=device))
+    shared = pickle.dumps(replace(plan, device=device, growth=None))
     waiting = _Waiting(shared, blocks)
     reports: dict[str, list[TaskReport]] = defaultdict(list)
     with progress("extract", sum(len(block.rows) for block in blocks)) as bar:

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
@@ -54,46 +54,71 @@ class Clock:
 
 
 def plan_batches(units: Iterable[Unit], views: int, batch_size: int) -> Iterator[range]:
-    """Yield the rows of each batch: at most `batch_size` views, never across the border of a block.
+    """Yield the rows to read at a time: at most `batch_size` views, and together the batches of the model.
 
-    A block with a missing unit is computed again in all its views. The last bits of values depend on the
-    batch, so only the same batches give the same bytes after a kill.
+    A batch of the model is `batch_size` rows of one view, never across the border of a block. The last bits
+    of values depend on the batch, and this one does not depend on which other views there are.
 
     >>> list(plan_batches([Unit(0, 1, 0, 3), Unit(2, 0, 6, 8)], views=2, batch_size=4))
     [range(0, 2), range(2, 3), range(6, 8)]
     """
     step = max(1, batch_size // views)
     for (start, stop), _ in groupby(units, key=lambda unit: (unit.start, unit.stop)):
-        for first in range(start, stop, step):
-            yield range(first, min(first + step, stop))
+        for first in range(start, stop, batch_size):
+            last = min(first + batch_size, stop)
+            for begin in range(first, last, step):
+                yield range(begin, min(begin + step, last))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Some views of some blocks of one split, which a walk writes."""
+
+    split: SplitWriter
+    units: Sequence[Unit]
+    """Of the same views in each block."""
+    batch_size: int
+    """Rows of one view in a batch of the model."""
+
+    @property
+    def views(self) -> list[int]:
+        """The views, by number."""
+        return sorted({unit.view for unit in self.units})
+
+    def batches(self, arriving: Iterable[Loaded]) -> Iterator[Loaded]:
+        """Join what was read at a time to batches of the model, in all views."""
+        parts: list[Loaded] = []
+        stops = {unit.stop for unit in self.units}
+        for loaded in arriving:
+            parts.append(loaded)
+            stop = loaded.rows.stop
+            if stop in stops or stop - parts[0].rows.start == self.batch_size:
+                yield Loaded.joined(parts, len(self.views))
+                parts = []
 
 
 def walk(
-    batches: Iterable[Loaded],
-    forward: Forward,
-    split: SplitWriter,
-    units: list[Unit],
-    clock: Clock,
-    advance: Callable[[int], object],
+    batches: Iterable[Loaded], forward: Forward, to: Walk, clock: Clock, advance: Callable[[int], object]
 ) -> None:
-    """Compute every batch and write its views to `units`; calls `advance` with counts of finished samples."""
+    """Compute every batch and write its views; calls `advance` with counts of finished samples."""
     # A GPU gets the next batch before the last one has returned; on the CPU there is nothing to gain.
     ahead, under_way = int(forward.device.type == "cuda"), deque[tuple[Loaded, Running | None]]()
+    views = len(to.views)
 
     def finish(loaded: Loaded, running: Running | None) -> None:
         start = time.perf_counter()
-        arrays = _arrays(loaded, running, split)
+        arrays = _arrays(loaded, running, to.split, views)
         clock.forward += time.perf_counter() - start
         start = time.perf_counter()
         writer.put(loaded, arrays)
         clock.stall += time.perf_counter() - start
         advance(len(loaded.rows))
 
-    with _WriterThread(split, units, clock) as writer:
-        arriving = iter(batches)
+    with _WriterThread(to, clock) as writer:
+        arriving = to.batches(batches)
         while (loaded := _timed(arriving, clock)) is not None:
             start = time.perf_counter()
-            under_way.append((loaded, forward.start(loaded.inputs) if loaded.inputs else None))
+            under_way.append((loaded, forward.start(loaded.inputs, views) if loaded.inputs else None))
             clock.forward += time.perf_counter() - start
             clock.read += loaded.seconds
             if len(under_way) > ahead:
@@ -102,8 +127,8 @@ def walk(
             finish(*under_way.popleft())
 
 
-def _arrays(loaded: Loaded, running: Running | None, split: SplitWriter) -> list[Arrays]:
-    rows, views = loaded.rows, len(split.spec.views.names())
+def _arrays(loaded: Loaded, running: Running | None, split: SplitWriter, views: int) -> list[Arrays]:
+    rows = loaded.rows
     if running is None:
         return empty_views(split.shapes, views, len(rows))
     readable = np.array([i for i, row in enumerate(rows) if row not in loaded.failed], np.int64)
@@ -122,10 +147,10 @@ def _timed(arriving: Iterator[Loaded], clock: Clock) -> Loaded | None:
 class _WriterThread:
     """Appends batches to the units of a block and commits them; the next `put` raises its errors."""
 
-    def __init__(self, split: SplitWriter, units: list[Unit], clock: Clock) -> None:
-        self._split, self._clock = split, clock
-        self._units = {(unit.start, unit.view): unit for unit in units}
-        self._stops = {(unit.view, unit.stop) for unit in units}
+    def __init__(self, to: Walk, clock: Clock) -> None:
+        self._split, self._views, self._clock = to.split, to.views, clock
+        self._units = {(unit.start, unit.view): unit for unit in to.units}
+        self._stops = {(unit.view, unit.stop) for unit in to.units}
         self._open: dict[int, UnitWriter] = {}
         self._queue: queue.Queue[Any] = queue.Queue(READ_AHEAD)
         self._error: BaseException | None = None
@@ -167,11 +192,9 @@ class _WriterThread:
             self._clock.write += time.perf_counter() - start
 
     def _write(self, rows: range, arrays: list[Arrays], failed: dict[int, str]) -> None:
-        for view, values in enumerate(arrays):
+        for view, values in zip(self._views, arrays, strict=True):
             if (unit := self._units.get((rows.start, view))) is not None:
                 self._open[view] = self._split.begin(unit)
-            if view not in self._open:
-                continue  # this view of the block is complete
             self._open[view].append(values.tokens, values.pooled, values.mask, failed)
             if (view, rows.stop) in self._stops:
                 self._open[view].commit()

@@ -19,6 +19,7 @@ from featcache.cluster import HERE, ClusterOptions, Say, connected
 from featcache.errors import CacheError, ConfigError, option
 from featcache.extraction.block import BlockReport, holding, run_here
 from featcache.extraction.estimate import Estimate
+from featcache.extraction.growth import NO_CHANGES, Changes, in_cache_order
 from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.part import Part
@@ -61,6 +62,8 @@ class SplitSummary:
     """Samples whose label in the cache was replaced by that of the source."""
     missing: int = 0
     """Views that are not there yet, because other processes compute them."""
+    added: int = 0
+    """Rows that were added to those of an existing split."""
     by_worker: Mapping[str, float] = field(default_factory=dict)
     """Views a second by the address of a worker, where a cluster has computed them."""
 
@@ -75,6 +78,8 @@ def extract(
     shard_of: str | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    retry_failed: bool = False,
+    allow_removed: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> Cache:
@@ -84,6 +89,10 @@ def extract(
     `overwrite` replaces an existing cache. `progress` shows a bar where stderr is a terminal, a line a minute
     elsewhere, and warnings of what looks like a mistake in the source: `dry_run` returns all that was
     understood.
+
+    A cache grows by samples, splits, views or layers that are new in the source and the options; only these
+    are computed. What is there must not have changed. `allow_removed` marks the rows of samples that the
+    source has no more. `retry_failed` computes rows again that failed; their samples may be repaired ones.
 
     `shard_of="3/8"` computes the third of eight parts, while other processes, on any machine, compute the
     others. `workers` is a number of processes of a Dask cluster on this machine, and `scheduler` the address
@@ -100,8 +109,9 @@ def extract(
     """
     asked, show = ExtractOptions.of(options), bar if progress else silent
     tell = _warn if progress else _ignore
-    cluster = ClusterOptions.parse({"workers": workers, "scheduler": scheduler}, where=None)
-    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of, "cluster": cluster}
+    how: dict[str, Any] = {"overwrite": overwrite, "device": device, "shard_of": shard_of}
+    how["cluster"] = ClusterOptions.parse({"workers": workers, "scheduler": scheduler}, where=None)
+    how["changes"] = Changes(retry_failed, allow_removed)
     run_extraction(source, model, out, asked, **how, progress=show, tell=tell)
     return Cache.open(out)
 
@@ -125,6 +135,7 @@ def run_extraction(
     device: str = "auto",
     shard_of: str | None = None,
     cluster: ClusterOptions = HERE,
+    changes: Changes = NO_CHANGES,
     progress: MakeProgress = silent,
     tell: Tell = _ignore,
     say: Say = _ignore,
@@ -137,8 +148,12 @@ def run_extraction(
     _require_one_way(part, overwrite, cluster)
     opened = Opened.of(source, model, options, device)
     tell(opened.understood)
-    plan = prepare(opened, place, overwrite=overwrite, part=part)
-    before = LabelTable() if overwrite else _labels_at(place)
+    before = None if overwrite or not is_group(place.path) else CacheReader.open(place.path)
+    if before is not None:
+        opened = in_cache_order(opened, before, changes)
+    plan = prepare(opened, place, overwrite=overwrite, part=part, changes=changes)
+    labels = LabelTable() if overwrite else _labels_at(place)
+    there = {} if before is None else {name: before.split(name).rows for name in before.described}
     with holding(plan, opened) as cache:
         blocks = plan.blocks(cache)
         if cluster.used and blocks:
@@ -147,7 +162,9 @@ def run_extraction(
                 reports = run_on(connection, plan, blocks, progress, device)
         else:
             reports = run_here(plan, blocks, opened, progress)
-        summaries = {name: _summary(cache, report, before) for name, report in reports.items()}
+        summaries = {
+            name: _summary(cache, report, labels, there.get(name)) for name, report in reports.items()
+        }
         for name, summary in summaries.items():
             _require_some(name, summary)
     return summaries
@@ -220,6 +237,8 @@ def describe(name: str, summary: SplitSummary) -> str:
         f"({rate:.0f}/s), {human_bytes(summary.nbytes)}, {len(summary.failed)} failed",
         f"  {stages}" + (f"; bound by {summary.bound_by}" if summary.computed else ""),
     ]
+    if summary.added:
+        lines.append(f"  {summary.added} rows added to {summary.rows - summary.added}")
     if summary.by_worker:
         rates = ", ".join(f"{worker} {rate:.0f}/s" for worker, rate in summary.by_worker.items())
         lines.append(f"  by worker: {rates}")
@@ -263,7 +282,7 @@ def _labels_at(place: Location) -> LabelTable:
         return LabelTable()
 
 
-def _summary(cache: CacheReader, report: BlockReport, before: LabelTable) -> SplitSummary:
+def _summary(cache: CacheReader, report: BlockReport, labels: LabelTable, there: int | None) -> SplitSummary:
     split, clock = cache.split(report.split), report.clock
     failed = split.failures()
     return SplitSummary(
@@ -276,7 +295,8 @@ def _summary(cache: CacheReader, report: BlockReport, before: LabelTable) -> Spl
         stages={"read": clock.read, "wait": clock.wait, "forward": clock.forward, "write": clock.write},
         bound_by=clock.bound_by(),
         at_once=report.at_once,
-        relabelled=before.changes(cache.labels, report.split),
+        relabelled=labels.changes(cache.labels, report.split),
+        added=0 if there is None else split.rows - there,
         by_worker=report.by_worker,
         missing=sum(unit.stop - unit.start for unit in split.missing()),
     )

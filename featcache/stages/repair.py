@@ -20,6 +20,7 @@ from featcache.errors import CacheError, option
 from featcache.exchange.options import ImportOptions
 from featcache.exchange.write import write as write_import
 from featcache.extraction.block import run_here
+from featcache.extraction.growth import Changes, in_cache_order
 from featcache.extraction.opened import Opened
 from featcache.extraction.options import ExtractOptions
 from featcache.extraction.plan import prepare
@@ -134,11 +135,12 @@ def _extract_again(
     cache = CacheReader.open(storage)
     rows = {name: cache.split(name).rows for name in cache.described}
     options = ExtractOptions.recorded(cache).model_copy(update={"limit": rows})
-    opened = Opened.of(source, model, options, device)
+    opened = in_cache_order(Opened.of(source, model, options, device), cache, Changes(allow_removed=True))
     plan = prepare(opened, storage.path)
     with CacheWriter(storage, plan.spec, layout=plan.layout) as writer:
         for name, split in plan.splits.items():
-            writer.split(name, split, opened.splits[name].ids, plan.shapes)
+            samples = None if split.content is None else opened.digests(name).samples
+            writer.split(name, split, opened.splits[name].ids, plan.shapes, samples)
         # Not before source and model are known to be those of the cache.
         cache_repair.take_off(storage, losses)
         run_here(plan, plan.blocks(CacheReader.open(storage)), opened, show)

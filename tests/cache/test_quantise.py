@@ -126,7 +126,6 @@ def test_the_cache_is_continued_with_its_own_std_alone(
     assert {array.layer: list(array.std) for array in shapes.layers} == std
     other = shapes.with_std({layer: [2 * value for value in values] for layer, values in std.items()})
     with CacheWriter(path, synthetic.spec(dtype="int8")) as writer:
-        assert writer.shapes == shapes
         with pytest.raises(CacheMismatch, match=r"`layers\[0\].std\[0\]`"):
             writer.split("more", source, ["a"], other)
         writer.split("more", source, ["a"], shapes)

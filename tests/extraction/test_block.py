@@ -92,7 +92,7 @@ def test_of_a_block_only_what_is_missing_is_written(
     with begun(plan, opened) as cache:
         (block,) = plan.blocks(cache)
         assert [(unit.block, unit.view) for unit in block.units] == [(1, 1)]
-        assert extract_blocks(plan, [block], opened).views == 6
+        assert extract_blocks(plan, [block], opened).views == 3
     assert tree(path) == whole
 
 

@@ -78,13 +78,11 @@ def test_a_lost_shard_is_made_again_byte_for_byte(
 CHANGES: list[tuple[str, dict[str, Any], str, str]] = [
     ("encoder.name", {"model": "other"}, "python:frozen_modules.py:tiny", "python:frozen_modules.py:other"),
     ("layers[0]", {"layers": (-2,)}, "-1", "-2"),
-    ("layers", {"layers": (-1, -2)}, "[-1]", "[-1, -2]"),
     ("tokens", {"tokens": "cls"}, "all", "cls"),
-    ("views.weak", {"views": ViewSpec(weak=1)}, "0", "1"),
+    ("views.crop", {"views": ViewSpec(crop=0.5)}, "0.6", "0.5"),
     ("views.seed", {"views": ViewSpec(seed=3)}, "0", "3"),
     ("dtype", {"dtype": "float32"}, "float16", "float32"),
     ("amp", {"amp": "bfloat16"}, "float32", "bfloat16"),
-    ("content", {"limit": 3}, "", ""),
 ]
 
 
