@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featcache.specs import ViewSpec
     from featcache.stages.bench import bench as benchmark
     from featcache.stages.check import check
+    from featcache.stages.copy import copy, merge
     from featcache.stages.export import export
     from featcache.stages.extract import dry_run, extract
     from featcache.stages.import_ import import_embeddings
@@ -57,6 +58,7 @@ _HOMES = {
     "benchmark": "featcache.stages.bench:bench",
     "check": "featcache.stages.check:check",
     "compare": "featcache.results.compare:compare",
+    "copy": "featcache.stages.copy:copy",
     "dry_run": "featcache.stages.extract:dry_run",
     "export": "featcache.stages.export:export",
     "extract": "featcache.stages.extract:extract",
@@ -67,6 +69,7 @@ _HOMES = {
     "list_options": "featcache.stages.options:list_options",
     "load": "featcache.stages.package:load",
     "load_encoder": "featcache.encoders:load",
+    "merge": "featcache.stages.copy:merge",
     "open_source": "featcache.sources:open_source",
     "package": "featcache.stages.package:package",
     "predict": "featcache.stages.predict:predict",
@@ -95,6 +98,7 @@ __all__ = [
     "benchmark",
     "check",
     "compare",
+    "copy",
     "dry_run",
     "export",
     "extract",
@@ -105,6 +109,7 @@ __all__ = [
     "list_options",
     "load",
     "load_encoder",
+    "merge",
     "open_source",
     "package",
     "predict",

@@ -8,7 +8,7 @@ token, over 127. Without `std`, a few outlying dimensions would use up the range
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,20 @@ FLOOR = 1e-3
 while it was measured must not use up the range of a token when it varies later."""
 _PIECE = 1 << 16
 _TINY = np.finfo(np.float32).tiny
+
+
+class Quantised(NamedTuple):
+    """Tokens as int8 caches store them."""
+
+    values: NDArray[np.int8]
+    """(n, T, D)."""
+    scale: NDArray[np.float32]
+    """(n, T)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tokens."""
+        return self.values.shape
 
 
 class RunningRms:
@@ -54,7 +68,7 @@ class RunningRms:
         )
 
 
-def quantise(tokens: NDArray[Any], std: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantise(tokens: NDArray[Any], std: NDArray[np.float32]) -> Quantised:
     """Return tokens (..., D) as int8 of that shape, and scales (...) float32; ties are rounded to even.
 
     A token of zeros has scale 0. One that holds a NaN or infinity gets it as its scale.
@@ -70,7 +84,7 @@ def quantise(tokens: NDArray[Any], std: NDArray[np.float32]) -> tuple[NDArray[np
     for start in range(0, len(flat), step):
         part = slice(start, start + step)
         values[part], scale[part] = _quantise(flat[part], std)
-    return values.reshape(tokens.shape), scale.reshape(tokens.shape[:-1])
+    return Quantised(values.reshape(tokens.shape), scale.reshape(tokens.shape[:-1]))
 
 
 def dequantise(

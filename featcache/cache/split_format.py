@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from featcache.cache import codec
 from featcache.cache.array import ShardedArray
 from featcache.cache.layout import ArrayLayout
-from featcache.cache.quantise import quantise
+from featcache.cache.quantise import Quantised, quantise
 from featcache.cache.reader import CacheReader, SplitReader
 from featcache.cache.schema import value_types
 from featcache.cache.spec import Shapes, array_name, scale_name
@@ -20,6 +20,7 @@ from featcache.errors import CacheError, option
 from featcache.specs import ValueType
 
 STATUS = "status"
+Tokens = NDArray[Any] | Quantised
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ class SplitFormat:
         return sum(rows * layout.row_bytes + layout.index_bytes for layout in self.layouts.values())
 
     def batch(
-        self, tokens: Mapping[int, NDArray[Any]], pooled: NDArray[Any], mask: NDArray[np.bool_] | None
-    ) -> dict[str, NDArray[Any]]:
+        self, tokens: Mapping[int, Tokens], pooled: NDArray[Any], mask: NDArray[np.bool_] | None
+    ) -> dict[str, Tokens]:
         """Name the arrays of a batch; raise CacheError if a shape does not fit the cache."""
-        batch = {array_name(self.shapes, layer): values for layer, values in tokens.items()}
+        batch: dict[str, Tokens] = {
+            array_name(self.shapes, layer): values for layer, values in tokens.items()
+        }
         batch["pooled"] = pooled
         if mask is not None:
             batch["token_mask"] = mask
@@ -65,11 +68,13 @@ class SplitFormat:
             raise CacheError("a batch does not have the shapes of the cache", got=got, expected=expected)
         return batch
 
-    def stored(self, name: str, values: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+    def stored(self, name: str, values: Tokens) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
         """Yield (array, values, stored values): the array itself, after the scales of int8 tokens."""
         if name in self.std:
-            values, scale = quantise(values, self.std[name])
-            yield from self.stored(scale_name(name), scale)
+            held = values if isinstance(values, Quantised) else quantise(values, self.std[name])
+            values = held.values
+            yield from self.stored(scale_name(name), held.scale)
+        assert not isinstance(values, Quantised), f"int8 tokens for `{name}`, which stores none"
         if name in self.kinds:
             yield name, values, codec.to_storage(values, self.kinds[name])
         else:

@@ -17,10 +17,10 @@ from featcache.cache.create import Samples, SplitRows
 from featcache.cache.identity import require_same
 from featcache.cache.labels import LabelTable
 from featcache.cache.layout import Unit
-from featcache.cache.quantise import require_std
+from featcache.cache.quantise import Quantised, require_std
 from featcache.cache.reader import FAILED, WRITTEN, CacheReader, SplitReader
 from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
-from featcache.cache.split_format import STATUS, SplitFormat
+from featcache.cache.split_format import STATUS, SplitFormat, Tokens
 from featcache.cache.storage import Place, Storage, explained, folder_of, storage_at
 from featcache.errors import CacheError
 
@@ -212,7 +212,7 @@ class UnitWriter:
 
     def append(
         self,
-        tokens: Mapping[int, NDArray[Any]],
+        tokens: Mapping[int, Tokens],
         pooled: NDArray[Any],
         mask: NDArray[np.bool_] | None = None,
         failed: Mapping[int, str] | None = None,
@@ -282,7 +282,7 @@ class UnitWriter:
             self.abort()
             raise
 
-    def _write(self, name: str, values: NDArray[Any]) -> None:
+    def _write(self, name: str, values: Tokens) -> None:
         for array, exact, stored in self._format.stored(name, values):
             at = self._files[array].append(stored)
             if at is not None:
@@ -291,9 +291,13 @@ class UnitWriter:
                 raise self._format.not_finite(array, float(exact.reshape(-1)[at]), sample)
 
 
-def _zeroed(values: NDArray[Any], rows: list[int]) -> NDArray[Any]:
+def _zeroed(values: Tokens, rows: list[int]) -> Tokens:
     if not rows:
         return values
+    if isinstance(values, Quantised):
+        tokens, scale = values.values.copy(), values.scale.copy()
+        tokens[rows] = scale[rows] = 0
+        return Quantised(tokens, scale)
     values = values.copy()
     values[rows] = 0
     return values

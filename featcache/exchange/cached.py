@@ -49,7 +49,7 @@ class _Read:
 
 
 def _features(cache: CacheReader, split: SplitReader, name: str, view: int) -> Column:
-    handle, layout = _opened(split, name), split.array(name).layout
+    handle, layout = opened(split, name), split.array(name).layout
     std = {array_name(cache.shapes, layer.layer): np.array(layer.std, "f4") for layer in cache.shapes.layers}
     if len(std.get(name, ())):
         return _int8(split, name, view, std[name])
@@ -64,7 +64,7 @@ def _features(cache: CacheReader, split: SplitReader, name: str, view: int) -> C
 
 
 def _int8(split: SplitReader, name: str, view: int, std: NDArray[np.float32]) -> Column:
-    tokens, scale = _opened(split, name), _opened(split, scale_name(name))
+    tokens, scale = opened(split, name), opened(split, scale_name(name))
     layout = split.array(name).layout
 
     def read(start: int, stop: int) -> NDArray[Any]:
@@ -77,7 +77,9 @@ def _int8(split: SplitReader, name: str, view: int, std: NDArray[np.float32]) ->
     return Column(name, split.rows, layout.row_shape, "float32", read)
 
 
-def _opened(split: SplitReader, name: str) -> Handle[ShardedArray]:
+def opened(split: SplitReader, name: str) -> Handle[ShardedArray]:
+    """Return a handle on an array of a split, whose shards are checked as they are read."""
+
     def make() -> ShardedArray:
         return ShardedArray.open(split.storage.below(name), strict=True, checks=split.checks)
 

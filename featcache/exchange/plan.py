@@ -9,14 +9,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featcache.cache.create import Samples
 from featcache.cache.labels import LabelTable
-from featcache.cache.spec import CacheSpec, Shapes, SplitSpec
+from featcache.cache.quantise import Quantised
+from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec
 
 
 class Batch(NamedTuple):
     """Rows of one view, as a cache takes them."""
 
-    tokens: Mapping[int, NDArray[Any]]
+    tokens: Mapping[int, NDArray[Any] | Quantised]
     """(n, T, D) by layer."""
     pooled: NDArray[Any]
     mask: NDArray[np.bool_] | None
@@ -42,6 +44,8 @@ class ImportedSplit:
     """Rows to read at a time."""
     empty: int = 0
     """Samples without a token, which are marked as failed."""
+    samples: Samples = None
+    """(N,) digests of the content of each sample, if they are known."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class ImportPlan:
     """Embeddings of class names, the names, and their templates."""
     chosen: int = 0
     """Labels whose samples `suggest` chose."""
+    layout: LayoutSpec | None = None
+    """Shards of a new cache; None for the default."""
     restored: bool = False
     """True for an export of featcache, which says all of this itself."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from featcache.cache import overwriting
 from featcache.cache.reader import is_group
@@ -31,9 +32,10 @@ def write(
     """
     _require_room(plan, out, overwrite)
     written = {}
-    with CacheWriter(out, plan.spec, overwrite=overwrite, provenance=plan.provenance) as writer:
+    how: dict[str, Any] = {"layout": plan.layout, "overwrite": overwrite, "provenance": plan.provenance}
+    with CacheWriter(out, plan.spec, **how) as writer:
         begun = {
-            name: writer.split(name, split.spec, split.ids, plan.shapes)
+            name: writer.split(name, split.spec, split.ids, plan.shapes, split.samples)
             for name, split in plan.splits.items()
         }
         if relabel:

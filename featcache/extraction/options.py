@@ -48,6 +48,13 @@ def _from_the_end(value: tuple[int, ...]) -> tuple[int, ...]:
     return value
 
 
+Layers = Annotated[
+    tuple[Annotated[int, Field(ge=-1000)], ...],
+    pydantic.BeforeValidator(_layers),
+    pydantic.AfterValidator(_from_the_end),
+]
+
+
 def _shard_size(value: str) -> str:
     from featcache.cache.layout import block_rows  # imports NumPy, which `--help` does without
 
@@ -70,11 +77,7 @@ class ExtractOptions(Config):
         ViewSpec(), description="Augmented views to cache, for example weak=1,strong=2,flip=0."
     )
     tokens: TokenChoice = Field("all", description="all, cls, patch, pooled or grid:HxW.")
-    layers: Annotated[
-        tuple[Annotated[int, Field(ge=-1000)], ...],
-        pydantic.BeforeValidator(_layers),
-        pydantic.AfterValidator(_from_the_end),
-    ] = Field((-1,), description="Layers from the end, for example -1|-2.")
+    layers: Layers = Field((-1,), description="Layers from the end, for example -1|-2.")
     dtype: StoredType = Field(
         "float16", description="The type values are stored in; int8 tokens come with a scale each."
     )
