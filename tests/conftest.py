@@ -120,7 +120,8 @@ def write_cache(
                 SplitSpec(content=f"digest of {name}", rows=len(labels)),
                 _ids(name, len(labels)),
             )
-            split = writer.split(name, rows, ids, shapes)
+            digests = np.arange(1, len(labels) + 1, dtype=np.uint64)
+            split = writer.split(name, rows, ids, shapes, digests)
             writer.label(LabelTable(classes, {name: np.array(labels)}))
             if text:
                 writer.class_text(_centres(len(classes), pooled), classes, ("a photo of a {}.",))

@@ -45,7 +45,8 @@ def _adopt_split(storage: Storage, name: str, cache: CacheReader, root: bytes) -
         _seal(storage, key)
     entries = {unit: ledger.read(split.storage, unit) for unit in split.units}
     ledger.write(split.storage, {unit: entry for unit, entry in entries.items() if entry is not None})
-    ids = {"sample_id/c/0": split.storage.read("sample_id/c/0") or b""}
+    read = ((f"{array}/c/0", split.storage.read(f"{array}/c/0")) for array in ("sample_id", "sample_digest"))
+    ids = {key: data for key, data in read if data is not None}
     metadata = {key.removeprefix(f"{name}/"): storage.read(key) or b"" for key in _metadata(storage, name)}
     ledger.write(split.storage, {None: create.split_entry(root, name, split.rows, ids | metadata)})
 

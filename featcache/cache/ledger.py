@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
+import numpy as np
 import pydantic
+from numpy.typing import NDArray
 
 from featcache.cache.layout import Unit
-from featcache.cache.records import FileRecord, Key
+from featcache.cache.records import FileRecord, Key, damaged
 from featcache.cache.storage import Storage
 from featcache.cache.zarr_files import METADATA
 from featcache.config import Config
@@ -92,6 +94,18 @@ def damage(split: Storage, entry: Entry) -> tuple[str, int | None, int] | None:
         if found != record.bytes:
             return name, found, record.bytes
     return None
+
+
+def status(split: Storage, name: str, unit: Unit, entry: Entry) -> NDArray[np.uint8]:
+    """Return the status of the rows of a unit, which the file `name` holds; raise CacheError if damaged."""
+    data, record = split.read(name), entry.files.get(name)
+    if record is None:
+        raise damaged(f"{split}/{key(unit)}", f"no record of {name}", "one of each file")
+    record.require(f"{split}/{name}", data)
+    found, rows = np.frombuffer(data or b"", np.uint8), unit.stop - unit.start
+    if len(found) < rows:
+        raise damaged(f"{split}/{name}", f"the status of {len(found)} rows", f"that of {rows}")
+    return found[:rows]
 
 
 def _file(entry: Entry) -> bytes:

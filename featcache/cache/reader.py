@@ -202,7 +202,8 @@ class SplitReader:
         found = np.full((self.rows, len(self.views)), MISSING, np.uint8)
         for unit in self.units:
             if (entry := ledger.read(self.storage, unit)) is not None:
-                found[unit.start : unit.stop, unit.view] = self._status_of(unit, entry)
+                key = f"status/{self._status.layout.unit_key(unit)}"
+                found[unit.start : unit.stop, unit.view] = ledger.status(self.storage, key, unit, entry)
         return found
 
     def array(self, name: str, *, checked: bool = True) -> ShardedArray:
@@ -259,14 +260,6 @@ class SplitReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._cache, self.name, self.views)
-
-    def _status_of(self, unit: Unit, entry: ledger.Entry) -> NDArray[np.uint8]:
-        key = f"status/{self._status.layout.unit_key(unit)}"
-        data, record = self.storage.read(key), entry.files.get(key)
-        if record is None:
-            raise damaged(f"{self.storage}/{ledger.key(unit)}", f"no record of {key}", "one of each file")
-        record.require(f"{self.storage}/{key}", data)
-        return np.frombuffer(data or b"", np.uint8)[: unit.stop - unit.start]
 
 
 def sample_digests(split: SplitReader) -> NDArray[np.uint64] | None:

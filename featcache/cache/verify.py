@@ -173,11 +173,13 @@ def _of_split(
 ) -> Iterator[_Check]:
     name, storage = split.name, split.storage
     yield _sealed(storage, METADATA, sealed, name)
-    for array in (*split.arrays, "status", "sample_id"):
+    entry = ledger.read(storage)
+    records = {} if entry is None else entry.files
+    small = {"sample_id", *(key.partition("/")[0] for key in records)}
+    for array in (*split.arrays, "status", *sorted(small)):
         yield _sealed(storage, f"{array}/{METADATA}", sealed, name)
     yield _sealed(storage, ledger.key(), sealed, name)
-    entry = ledger.read(storage)
-    for key, record in ({} if entry is None else entry.files).items():
+    for key, record in records.items():
         yield _recorded(storage, key, record, name)
     for unit in split.units:
         if storage.size(ledger.key(unit)) is None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featcache.cache.reader import CacheReader
+from featcache.cache.reader import CacheReader, sample_digests
 from featcache.cache.storage import Folder
 from featcache.cache.verify import Verification, verify_cache
 from featcache.errors import CacheError
@@ -45,7 +45,7 @@ def _read(path: Path) -> list[object]:
     for name in cache.split_names:
         split = cache.split(name)
         split.check()
-        found += [split.spec, split.ids, split.status, split.failures()]
+        found += [split.spec, split.ids, sample_digests(split), split.status, split.failures()]
         for array in split.arrays:
             opened = split.array(array)
             for view in range(len(split.views)):

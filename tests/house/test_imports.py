@@ -149,7 +149,7 @@ def run(code: str) -> str:
 def test_the_front_door_is_light(arguments: list[str]) -> None:
     """`import featcache` and asking for help load none of the heavy libraries."""
     heavy = {"torch", "zarr", "numpy", "pydantic", "sklearn", "PIL", "matplotlib"}
-    if {"extract", "import"} & set(arguments):
+    if {"copy", "extract", "import"} & set(arguments):
         heavy -= {"pydantic"}  # their flags are the fields of options
     call = f"featcache.cli.main({arguments!r}, standalone_mode=False)" if arguments else "featcache.__all__"
     found = run(
