@@ -95,8 +95,10 @@ def write_cache(
     layers: tuple[int, ...] = (-1,),
     pooled: int = 8,
     unwritten: int = 0,
+    digests: bool = False,
 ) -> Path:
-    """`splits`: the labels by name; `failed`: their failed rows; `unwritten`: how many units to leave out."""
+    """`splits`: the labels by name; `failed`: their failed rows; `unwritten`: how many units to leave out;
+    `digests`: whether to keep one of each sample."""
     from featcache.cache.labels import LabelTable
     from featcache.cache.spec import CacheSpec, LayoutSpec, Shapes, SplitSpec, TokenArray
     from featcache.cache.writer import CacheWriter
@@ -120,8 +122,8 @@ def write_cache(
                 SplitSpec(content=f"digest of {name}", rows=len(labels)),
                 _ids(name, len(labels)),
             )
-            digests = np.arange(1, len(labels) + 1, dtype=np.uint64)
-            split = writer.split(name, rows, ids, shapes, digests)
+            content = np.arange(1, len(labels) + 1, dtype=np.uint64) if digests else None
+            split = writer.split(name, rows, ids, shapes, content)
             writer.label(LabelTable(classes, {name: np.array(labels)}))
             if text:
                 writer.class_text(_centres(len(classes), pooled), classes, ("a photo of a {}.",))

@@ -73,7 +73,7 @@ def quantise(tokens: NDArray[Any], std: NDArray[np.float32]) -> Quantised:
 
     A token of zeros has scale 0. One that holds a NaN or infinity gets it as its scale.
 
-    >>> quantise(np.array([[254.0, -1.0], [0.0, 0.0]]), np.array([2, 1], np.float32))
+    >>> tuple(quantise(np.array([[254.0, -1.0], [0.0, 0.0]]), np.array([2, 1], np.float32)))
     (array([[127,  -1],
            [  0,   0]], dtype=int8), array([1., 0.], dtype=float32))
     """

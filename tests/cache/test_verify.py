@@ -24,7 +24,7 @@ FLIPS = 3
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, make_cache: Callable[..., Path]) -> Path:
     """A cache with every kind of array; not to be changed."""
-    options: dict[str, Any] = {"weak": 1, "dtype": "int8", "mask": True, "text": True}
+    options: dict[str, Any] = {"weak": 1, "dtype": "int8", "mask": True, "text": True, "digests": True}
     options |= {"splits": {"train": [row % 3 for row in range(20)]}}
     return make_cache(tmp_path_factory.mktemp("whole") / "c.zarr", failed={"train": [3]}, **options)
 
